@@ -1,0 +1,30 @@
+"""`sdquant demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="The picture to write.")] = Path(
+        "sdquant-demo.png"
+    ),
+    store: o.StoreOption = o.DEFAULT_STORE,
+) -> None:
+    """Draw, quantize to w4a8, draw again and compare: all stages, on the embedded model.
+
+    Example: sdquant demo
+    """
+    from ..stages import pipeline
+    from ..store import Store
+    from .execute import show_artifact
+    from .render import Terminal
+
+    opened, events = Store(store), Terminal()
+    metrics = pipeline.run(pipeline.demo_chain(), opened, events)
+    pipeline.side_by_side(metrics, opened, output)
+    show_artifact(metrics)
+    typer.echo(f"pictures: {output} (above: floating-point; below: w4a8, simulated)")

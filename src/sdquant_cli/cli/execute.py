@@ -1,0 +1,64 @@
+"""Runs one stage for a command: flags to request, request to artifact, artifact to the user."""
+
+import logging
+import os
+from typing import Any
+
+from .errors import request_of
+
+
+def quiet_libraries() -> None:
+    """Keep the bars and advice of other libraries out of our output; a set variable wins.
+
+    Call before their first import: they read these once.
+    """
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> Any:
+    """Run `stage` with a command's flags and show what it made; returns the artifact, if any.
+
+    `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has.
+    """
+    from ..store import Store
+    from . import render
+
+    own = {name: flags[name] for name in request_type.model_fields if name in flags}
+    request = request_of(request_type, **own)
+    store = Store(flags["store"])
+    if flags["dry_run"]:
+        _show_plan(stage.plan(request, store), as_json=flags["json"])
+        return None
+    artifact = stage.run(request, store, render.Terminal())
+    if not flags["json"]:
+        show_artifact(artifact)
+    elif hasattr(stage, "document"):
+        render.print_json(stage.document(artifact))
+    else:
+        render.print_json(artifact.manifest.model_dump(mode="json"))
+    return artifact
+
+
+def show_artifact(artifact: Any) -> None:
+    """An artifact's name, and its facts in the form that suits its kind."""
+    from . import render
+
+    manifest = artifact.manifest.model_dump(mode="json")
+    title = f"{manifest['kind']}/{manifest['key']}"
+    if manifest["kind"] == "metrics":
+        render.print_pairs(title, {})
+        render.print_metrics(manifest["facts"]["metrics"])
+    else:
+        render.print_pairs(title, manifest["facts"])
+
+
+def _show_plan(plan: Any, *, as_json: bool) -> None:
+    from . import render
+
+    if as_json:
+        render.print_json({"stage": plan.stage, "plan": plan.numbers})
+    else:
+        render.print_pairs(f"{plan.stage} would do", plan.numbers)

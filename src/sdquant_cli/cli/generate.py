@@ -1,0 +1,45 @@
+"""`sdquant generate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def generate(
+    model: Annotated[
+        str | None, typer.Option("--model", help="fp: draw with the floating-point model instead.")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", help="Quantizer state; the latest by default.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Prompt file; the embedded model has held-out prompts of its own."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder for PNG files.")] = None,
+    scheduler: o.SchedulerOption = None,
+    steps: o.StepsOption = None,
+    guidance_scale: o.GuidanceOption = None,
+    height: o.HeightOption = None,
+    width: o.WidthOption = None,
+    dtype: o.DtypeOption = None,
+    seed: o.SeedOption = 0,
+    limit: o.LimitOption = None,
+    micro_batch: o.MicroBatchOption = 8,
+    device: o.DeviceOption = "cpu",
+    store: o.StoreOption = o.DEFAULT_STORE,
+    dry_run: o.DryRunOption = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Draw pictures from fixed per-prompt noise, with the quantized or the floating-point model.
+
+    Example: sdquant generate --prompts prompts.txt --output pictures
+    """
+    from ..stages import generate as stage
+    from ..stages.requests import GenerateRequest
+    from .execute import execute
+
+    execute(stage, GenerateRequest, locals())

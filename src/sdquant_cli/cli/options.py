@@ -1,0 +1,32 @@
+"""Flags that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..types import Dtype, Scheduler
+
+DEFAULT_STORE = "./sdquant-store"
+
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="SDQUANT_STORE", help="Folder or URL of the store.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
+SchedulerOption = Annotated[
+    Scheduler | None, typer.Option("--scheduler", help="Sampler; the model's own by default.")
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Inference steps.")]
+GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", help="Weight of the prompt.")]
+HeightOption = Annotated[int | None, typer.Option("--height", help="Pixels.")]
+WidthOption = Annotated[int | None, typer.Option("--width", help="Pixels.")]
+DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Format of the floating-point denoiser.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Use only the first so many.")]
+MicroBatchOption = Annotated[int, typer.Option("--micro-batch", help="Prompts per UNet call.")]
+PromptsOption = Annotated[
+    Path,
+    typer.Option("--prompts", help="Prompts: .txt, .csv, .tsv, .jsonl, .parquet or COCO captions .json."),
+]

@@ -1,0 +1,22 @@
+"""`sdquant precalc-time`."""
+
+from . import options as o
+
+
+def precalc_time(
+    scheduler: o.SchedulerOption = None,
+    steps: o.StepsOption = None,
+    device: o.DeviceOption = "cpu",
+    store: o.StoreOption = o.DEFAULT_STORE,
+    dry_run: o.DryRunOption = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Tabulate the time path for every inference step, so that it can leave the UNet.
+
+    Example: sdquant precalc-time
+    """
+    from ..stages import precalc_time as stage
+    from ..stages.requests import PrecalcTimeRequest
+    from .execute import execute
+
+    execute(stage, PrecalcTimeRequest, locals())

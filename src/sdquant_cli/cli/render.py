@@ -1,0 +1,127 @@
+"""What the user sees: the only door to rich. Data on stdout, everything else on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ..events import Task
+
+_stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_stdout = Console(highlight=False, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Any) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s")
+
+
+class _BarTask:
+    def __init__(self, progress: Progress, name: str, total: int, unit: str) -> None:
+        self._progress, self._id = progress, progress.add_task(name, total=total, unit=unit)
+
+    def advance(self, steps: int = 1) -> None:
+        self._progress.advance(self._id, steps)
+
+
+class _LineTask:
+    """Progress where stderr is a file: one line for each tenth."""
+
+    def __init__(self, name: str, total: int, unit: str) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._done, self._told, self._began = 0, 0, time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        tenth = 10 * self._done // max(1, self._total)
+        if tenth > self._told:
+            self._told = tenth
+            rate = self._done / max(1e-9, time.monotonic() - self._began)
+            left = (self._total - self._done) / rate
+            _stderr.print(
+                f"{self._name}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s, {left:.0f} s left"
+            )
+
+
+class Terminal:
+    """Events for a person at a terminal, or for a log."""
+
+    @contextmanager
+    def task(self, name: str, total: int, unit: str) -> Iterator[Task]:
+        if not _stderr.is_terminal:
+            yield _LineTask(name, total, unit)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=_stderr, transient=True) as progress:
+            yield _BarTask(progress, name, total, unit)
+
+    def note(self, message: str) -> None:
+        _stderr.print(message, style="dim", markup=False)
+
+    def warn(self, message: str) -> None:
+        _stderr.print(f"warning: {message}", style="yellow", markup=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
+    """A title and named values, one a line."""
+    _stdout.print(title, markup=False)
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        _stdout.print(f"  {name:<{width}}  {_plain(value)}", markup=False)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(map(_plain, value[:3]))
+        return shown + (f" ... ({len(value)})" if len(value) > 3 else "")
+    if isinstance(value, dict):
+        shown = ", ".join(f"{k} {_plain(v)}" for k, v in list(value.items())[:3])
+        return shown + (f" ... ({len(value)})" if len(value) > 3 else "")
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns, never cut off."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        _stdout.print(line.rstrip(), markup=False)
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Metric summaries as a table."""
+    rows = []
+    for name, summary in metrics.items():
+        interval = "" if summary["ci95"] is None else "[{:.4g}, {:.4g}]".format(*summary["ci95"])
+        mean = "not available" if summary["mean"] is None else f"{summary['mean']:.4g}"
+        rows.append([name, mean, interval, str(summary["n"])])
+    print_table(["metric", "mean", "95% interval", "N"], rows)

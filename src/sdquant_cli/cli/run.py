@@ -1,0 +1,29 @@
+"""`sdquant run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def run(
+    config: Annotated[Path, typer.Option("--config", help="YAML file with a section per stage.")],
+    store: o.StoreOption = o.DEFAULT_STORE,
+    json: o.JsonOption = False,
+) -> None:
+    """Run all stages from one file, skipping what is up to date.
+
+    Example: sdquant run --config chain.yaml
+    """
+    from ..stages import evaluate, pipeline
+    from ..store import Store
+    from .execute import show_artifact
+    from .render import Terminal, print_json
+
+    metrics = pipeline.run(pipeline.read_chain(config), Store(store), Terminal())
+    if json:
+        print_json(evaluate.document(metrics))
+    else:
+        show_artifact(metrics)

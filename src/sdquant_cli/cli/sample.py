@@ -1,0 +1,39 @@
+"""`sdquant sample`."""
+
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def sample(
+    prompts: o.PromptsOption,
+    per_prompt: Annotated[int, typer.Option("--per-prompt", help="Latents kept per prompt, 1..steps.")] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Pipeline folder, Hub id, or shapes, the embedded model (default)."),
+    ] = None,
+    scheduler: o.SchedulerOption = None,
+    steps: o.StepsOption = None,
+    guidance_scale: o.GuidanceOption = None,
+    height: o.HeightOption = None,
+    width: o.WidthOption = None,
+    dtype: o.DtypeOption = None,
+    seed: o.SeedOption = 0,
+    limit: o.LimitOption = None,
+    micro_batch: o.MicroBatchOption = 8,
+    device: o.DeviceOption = "cpu",
+    store: o.StoreOption = o.DEFAULT_STORE,
+    dry_run: o.DryRunOption = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Collect latents of the floating-point model at random steps of its own trajectories.
+
+    Example: sdquant sample --prompts coco.txt --per-prompt 1
+    """
+    from ..stages import sample as stage
+    from ..stages.requests import SampleRequest
+    from .execute import execute
+
+    execute(stage, SampleRequest, locals())

@@ -1,0 +1,29 @@
+"""`sdquant sensitivity`."""
+
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def sensitivity(
+    bits: Annotated[
+        str, typer.Option("--bits", help="Bits at which the weights are rounded, as in w4a8.")
+    ] = "w4a8",
+    limit: o.LimitOption = None,
+    micro_batch: o.MicroBatchOption = 8,
+    device: o.DeviceOption = "cpu",
+    store: o.StoreOption = o.DEFAULT_STORE,
+    dry_run: o.DryRunOption = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Rank all layers by how much they matter to the quantized output.
+
+    Example: sdquant sensitivity
+    """
+    from ..stages import sensitivity as stage
+    from ..stages.requests import SensitivityRequest
+    from .execute import execute
+
+    execute(stage, SensitivityRequest, locals())

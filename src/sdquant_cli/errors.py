@@ -1,0 +1,47 @@
+"""What can go wrong, as a tree; the command line prints one line for each and exits with its code.
+
+SdquantError                     1
+├── UsageProblem                 2   a flag or an input file that makes no sense
+├── MissingArtifact              3   an input artifact is not there: names the command that makes it
+├── DamagedArtifact              3   stored bytes are not those that were published
+├── EnvironmentProblem           5   a missing file, device or permission; a full disk
+└── NewerFormat                  6   written by a newer sdquant
+
+Standard library only.
+"""
+
+
+class SdquantError(Exception):
+    """An error whose message is meant for the user: one line, no traceback."""
+
+    exit_code = 1
+
+
+class UsageProblem(SdquantError):
+    """A flag or an input file that makes no sense."""
+
+    exit_code = 2
+
+
+class MissingArtifact(SdquantError):
+    """An input artifact is not in the store."""
+
+    exit_code = 3
+
+
+class DamagedArtifact(SdquantError):
+    """Stored bytes differ from those that were published."""
+
+    exit_code = 3
+
+
+class EnvironmentProblem(SdquantError):
+    """Something outside sdquant is missing or refuses: a file, a device, a permission, disk space."""
+
+    exit_code = 5
+
+
+class NewerFormat(SdquantError):
+    """The store or artifact was written by a newer sdquant."""
+
+    exit_code = 6

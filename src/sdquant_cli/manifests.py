@@ -1,0 +1,309 @@
+"""The shape of what the store holds: one Spec and one Manifest per artifact kind. Pydantic only.
+
+A Spec is everything that decides an artifact's content besides its inputs; its hash, with the
+inputs' digests, is the artifact's key. A Manifest describes one published artifact and repeats the
+numbers people ask for, so that reading it needs neither zarr nor torch.
+"""
+
+import hashlib
+import json
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .types import Kind
+
+FORMAT = 1
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ref(Frozen):
+    """A pointer to a published artifact."""
+
+    kind: Kind
+    key: str
+    digest: str  # of the artifact's content
+
+
+class ModelRef(Frozen):
+    """Which model: where it was found and the digest of its files."""
+
+    source: str
+    digest: str
+
+
+class Setting(Frozen):
+    """How the model draws: everything two pictures must share to be comparable."""
+
+    model: ModelRef
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    height: int  # pixels
+    width: int
+    dtype: str  # of the denoiser
+
+
+# -------------------------------------------------------------------------------------- specs
+
+
+class Spec(Frozen):
+    """Base of all specs."""
+
+    kind: ClassVar[Kind]
+    stage_version: ClassVar[int] = 1  # raised by hand when the same spec gives other content
+
+
+class PromptsSpec(Spec):
+    kind: ClassVar[Kind] = Kind.PROMPTS
+    count: int
+    sha256: str  # of the prompts, each followed by a zero byte
+
+
+class TextEmbedsSpec(Spec):
+    kind: ClassVar[Kind] = Kind.TEXT_EMBEDS
+    model: ModelRef
+
+
+class LatentsSpec(Spec):
+    kind: ClassVar[Kind] = Kind.LATENTS
+    setting: Setting
+    per_prompt: int
+    seed: int
+    micro_batch: int  # prompts per UNet call; each is two items, conditional and unconditional
+
+
+class TimeTableSpec(Spec):
+    kind: ClassVar[Kind] = Kind.TIME_TABLE
+    model: ModelRef
+    scheduler: str
+    steps: int
+
+
+class SensitivitySpec(Spec):
+    kind: ClassVar[Kind] = Kind.SENSITIVITY
+    bits: str
+    micro_batch: int  # latents per backward pass
+    loss: Literal["mse to fp, at rounded weights"] = "mse to fp, at rounded weights"
+
+
+class QuantStateSpec(Spec):
+    kind: ClassVar[Kind] = Kind.QUANT_STATE
+    method: str
+    bits: str
+    mixed: bool
+    iterations: int
+    batch_size: int  # latents per update; each is two items, conditional and unconditional
+    weight_rate: float
+    step_rate: float
+    seed: int
+
+
+class ImagesSpec(Spec):
+    kind: ClassVar[Kind] = Kind.IMAGES
+    setting: Setting
+    engine: Literal["fp", "simulated"]
+    seed: int
+    micro_batch: int
+
+
+class MetricsSpec(Spec):
+    kind: ClassVar[Kind] = Kind.METRICS
+    metrics: tuple[str, ...]
+
+
+def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) -> str:
+    """20 hex digits of sha256 over the canonical JSON of spec, inputs' digests and array layout."""
+    identity = {
+        "kind": spec.kind.value,
+        "stage_version": spec.stage_version,
+        "spec": spec.model_dump(mode="json"),
+        "inputs": {role: ref.digest for role, ref in inputs.items()},
+        "layout": layout,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+
+# ---------------------------------------------------------------------------------- manifests
+
+
+class StoredObject(Frozen):
+    """One file of an artifact."""
+
+    path: str  # relative to the artifact
+    size: int  # bytes
+    sha256: str
+
+
+class Receipt(Frozen):
+    """Proof that one unit of work is stored."""
+
+    unit: int
+    objects: tuple[StoredObject, ...]
+    counts: dict[str, int] = {}
+
+
+class ArrayInfo(Frozen):
+    """One stored array; `unit_rows` rows of the first axis belong to each unit of work."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    chunk_rows: int
+    unit_rows: int
+    compressed: bool
+
+
+class Provenance(Frozen):
+    """How an artifact came to be; not part of its key."""
+
+    sdquant: str
+    python: str
+    packages: dict[str, str]
+    threads: int
+    created_at: str  # UTC, ISO 8601
+    seconds: float  # of the run that published it
+
+
+class Manifest(Frozen):
+    """What every published artifact says of itself."""
+
+    format: Literal[1] = 1
+    kind: Kind
+    key: str
+    digest: str  # sha256 over (path, size, sha256) of all objects
+    inputs: dict[str, Ref]
+    arrays: dict[str, ArrayInfo]
+    metadata: tuple[StoredObject, ...]  # the arrays' own descriptions
+    units: tuple[Receipt, ...]
+    provenance: Provenance
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(kind=self.kind, key=self.key, digest=self.digest)
+
+
+class PromptsFacts(Frozen):
+    source: str
+    prompts: int
+    unique: int
+
+
+class TextEmbedsFacts(Frozen):
+    unique: int
+    truncated: int  # prompts longer than the tokenizer takes
+
+
+class LatentsFacts(Frozen):
+    latents: int
+    unet_calls: int  # items through the UNet; each is one picture, with or without its prompt
+    unet_calls_minimum: int  # had every trajectory stopped at its own last selected call
+
+
+class TimeTableFacts(Frozen):
+    rows: int
+    layers: int
+    table_bytes: int
+    removed_parameters: int
+
+
+class SensitivityFacts(Frozen):
+    samples: int
+    ranking: tuple[str, ...]  # most sensitive first
+    scores: dict[str, float]
+    first_order: dict[str, float]
+    second_order: dict[str, float]
+    top: tuple[str, ...]
+    bottom: tuple[str, ...]
+
+
+class QuantStateFacts(Frozen):
+    setting: Setting
+    layers: int
+    bits: dict[str, str]  # only layers that differ from the spec's bits
+    average_bits: dict[str, float]
+    losses: tuple[float, ...]  # mean over each checkpoint interval
+    borrowed_rows: int  # activation table entries without data of their own
+
+
+class ImagesFacts(Frozen):
+    images: int
+
+
+class MetricSummary(Frozen):
+    """Mean over N values with a 95% interval; `None` where a number cannot be had."""
+
+    mean: float | None
+    std: float | None = None
+    ci95: tuple[float, float] | None = None
+    n: int
+
+
+class MetricsFacts(Frozen):
+    metrics: dict[str, MetricSummary]
+
+
+class PromptsManifest(Manifest):
+    kind: Literal[Kind.PROMPTS]
+    spec: PromptsSpec
+    facts: PromptsFacts
+
+
+class TextEmbedsManifest(Manifest):
+    kind: Literal[Kind.TEXT_EMBEDS]
+    spec: TextEmbedsSpec
+    facts: TextEmbedsFacts
+
+
+class LatentsManifest(Manifest):
+    kind: Literal[Kind.LATENTS]
+    spec: LatentsSpec
+    facts: LatentsFacts
+
+
+class TimeTableManifest(Manifest):
+    kind: Literal[Kind.TIME_TABLE]
+    spec: TimeTableSpec
+    facts: TimeTableFacts
+
+
+class SensitivityManifest(Manifest):
+    kind: Literal[Kind.SENSITIVITY]
+    spec: SensitivitySpec
+    facts: SensitivityFacts
+
+
+class QuantStateManifest(Manifest):
+    kind: Literal[Kind.QUANT_STATE]
+    spec: QuantStateSpec
+    facts: QuantStateFacts
+
+
+class ImagesManifest(Manifest):
+    kind: Literal[Kind.IMAGES]
+    spec: ImagesSpec
+    facts: ImagesFacts
+
+
+class MetricsManifest(Manifest):
+    kind: Literal[Kind.METRICS]
+    spec: MetricsSpec
+    facts: MetricsFacts
+
+
+MANIFESTS: dict[Kind, type[Manifest]] = {
+    Kind.PROMPTS: PromptsManifest,
+    Kind.TEXT_EMBEDS: TextEmbedsManifest,
+    Kind.LATENTS: LatentsManifest,
+    Kind.TIME_TABLE: TimeTableManifest,
+    Kind.SENSITIVITY: SensitivityManifest,
+    Kind.QUANT_STATE: QuantStateManifest,
+    Kind.IMAGES: ImagesManifest,
+    Kind.METRICS: MetricsManifest,
+}

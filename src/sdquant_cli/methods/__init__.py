@@ -1,0 +1,1 @@
+"""How quantizers are found: what a published method chooses, built from the blocks of `quant`."""

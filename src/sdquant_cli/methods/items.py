@@ -1,0 +1,54 @@
+"""Calibration items: latents with their timesteps and text, conditional and unconditional alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """UNet inputs. Items come in pairs: the first half unconditional, the second conditional."""
+
+    x: Tensor  # (2B,C,h,w)
+    timestep: Tensor  # (2B)
+    row: Tensor  # (2B)
+    context: Tensor  # (2B,L,D)
+
+
+@dataclass(frozen=True)
+class Items:
+    """All calibration latents of an artifact, in memory as stored (fp16)."""
+
+    x: Tensor  # (N,C,h,w), as the UNet sees it
+    row: Tensor  # (N) row of each latent's timestep
+    text: Tensor  # (N) index into the embeddings
+    embeddings: Tensor  # (P,L,D), unconditional at 0
+    timesteps: Tensor  # (rows)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, picks: Sequence[int] | Tensor, device: torch.device) -> Batch:
+        """The picked latents, each with and without its prompt."""
+        index = torch.as_tensor(picks)
+        row = self.row[index].repeat(2)
+        text = torch.cat([torch.zeros_like(self.text[index]), self.text[index]])
+        return Batch(
+            self.x[index].float().repeat(2, 1, 1, 1).to(device),
+            self.timesteps[row].to(device),
+            row,
+            self.embeddings[text].float().to(device),
+        )
+
+
+def shuffled(count: int, batch: int, iteration: int, seed: int) -> Tensor:
+    """Items of one iteration: every epoch visits all items once in an order of its own.
+
+    Depends on the arguments alone, so a resumed run draws what an undisturbed one draws.
+    """
+    per_epoch = max(1, count // batch)
+    epoch, place = divmod(iteration, per_epoch)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return order[place * batch : (place + 1) * batch]

@@ -1,0 +1,1 @@
+"""Measures of closeness: features from networks in one module, pure formulas in the others."""

@@ -1,0 +1,29 @@
+"""All randomness that belongs to a prompt, from (seed, prompt index) alone.
+
+The stream of prompt i is `torch.Generator("cpu")` seeded with the first 8 bytes, big-endian and
+without the sign bit, of sha256("sdquant/<purpose>/<seed>/<i>"). So order, resume and the number of
+workers never change an artifact, and different purposes never share numbers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def generator(purpose: str, seed: int, index: int) -> torch.Generator:
+    """The random stream of one prompt for one purpose."""
+    digest = hashlib.sha256(f"sdquant/{purpose}/{seed}/{index}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def initial_noise(shape: tuple[int, int, int], seed: int, indices: Sequence[int]) -> Tensor:
+    """Standard normal latents (N,C,h,w) fp32, one stream per prompt index."""
+    return torch.stack([torch.randn(shape, generator=generator("noise", seed, i)) for i in indices])
+
+
+def choose_calls(calls: int, count: int, seed: int, index: int) -> tuple[int, ...]:
+    """`count` distinct UNet calls of one prompt's trajectory, ascending (Algorithm 1, line 3)."""
+    order = torch.randperm(calls, generator=generator("calls", seed, index))
+    return tuple(sorted(order[:count].tolist()))

@@ -1,0 +1,49 @@
+"""Which row of the per-step tables each item of the current batch uses.
+
+The row follows from the timestep that the network is called with, and from nothing else: no
+counter can get out of step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageProblem
+
+TOLERANCE = 1e-3  # float timesteps differ by rounding; integers are 1 apart
+
+
+class Rows:
+    """Rows by timestep, shared by every table of one network."""
+
+    def __init__(self, timesteps: Sequence[float]) -> None:
+        self.timesteps = torch.tensor(timesteps, dtype=torch.float64)
+        self._current: Tensor | None = None
+
+    def find(self, timestep: Tensor) -> Tensor:
+        """Row of each timestep; raises UsageProblem for one that no row stands for."""
+        wanted = timestep.detach().to("cpu", torch.float64).reshape(-1)
+        distance, row = (wanted[:, None] - self.timesteps[None]).abs().min(dim=1)
+        if bool((distance > TOLERANCE).any()):
+            found = float(wanted[distance > TOLERANCE][0])
+            raise UsageProblem(
+                f"timestep {found:g} is not among the {len(self.timesteps)} calibrated ones "
+                f"({self.timesteps[0]:g} ... {self.timesteps[-1]:g}); use the same --scheduler and --steps"
+            )
+        return row
+
+    def current(self, items: int) -> Tensor:
+        """Rows (items,) of the batch in hand, or (1,) where all items share one."""
+        if self._current is None or len(self._current) not in (1, items):
+            raise RuntimeError("rows are set by calling the network that follows them")
+        return self._current
+
+    def follow(self, network: nn.Module) -> None:
+        """From now on calling `network(x, timestep, ...)` sets the current rows."""
+        network.register_forward_pre_hook(self._before_call, with_kwargs=True)
+
+    def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        self._current = self.find(torch.as_tensor(timestep))

@@ -1,0 +1,108 @@
+"""The state of a quantized network: all that rebuilds it from its floating-point weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..types import Bits
+from .grid import Grid, dequantize, quantize
+from .modules import LayerState, QuantConv2d, QuantLinear
+from .rows import Rows
+from .swap import swap
+
+FIELDS = {"codes": "int8", "weight_step": "float32", "activation_step": "float32", "activation_zero": "int32"}
+
+
+def grids(bits: Bits) -> tuple[Grid, Grid]:
+    """Weights: signed and symmetric. Activations: affine."""
+    return Grid(bits.weights, signed=True), Grid(bits.activations, signed=False)
+
+
+@dataclass(frozen=True)
+class SavedLayer:
+    """One layer's integers and step sizes."""
+
+    bits: Bits
+    codes: Tensor  # int8, the weight's shape
+    weight_step: Tensor  # (C_out)
+    activation_step: Tensor  # (rows) or (1)
+    activation_zero: Tensor  # (rows) or (1), integers
+
+    def weight(self) -> Tensor:
+        """The weight on its grid, fp32."""
+        step = self.weight_step.view(-1, *[1] * (self.codes.dim() - 1))
+        return dequantize(self.codes.float(), step, 0.0)
+
+    def layer_state(self) -> LayerState:
+        weight_grid, activation_grid = grids(self.bits)
+        return LayerState(
+            self.weight_step, self.activation_step, self.activation_zero.float(), weight_grid, activation_grid
+        )
+
+
+State = dict[str, SavedLayer]
+
+
+def pack(state: State) -> dict[str, np.ndarray]:
+    """Flat arrays, one per field, with offsets (layers + 1) and bits (layers, 2), in the state's order."""
+    packed = {}
+    for field, dtype in FIELDS.items():
+        parts = [getattr(layer, field).reshape(-1).numpy().astype(dtype) for layer in state.values()]
+        packed[field] = np.concatenate(parts)
+        packed[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    packed["bits"] = np.array(
+        [[layer.bits.weights, layer.bits.activations] for layer in state.values()], dtype=np.int64
+    )
+    return packed
+
+
+def unpack(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> State:
+    """The inverse of `pack`, given each layer's weight shape in the same order."""
+
+    def part(field: str, i: int) -> Tensor:
+        start, stop = packed[f"{field}_offset"][i : i + 2]
+        return torch.from_numpy(np.array(packed[field][start:stop]))
+
+    return {
+        name: SavedLayer(
+            Bits(*map(int, packed["bits"][i])),
+            part("codes", i).view(shape),
+            part("weight_step", i),
+            part("activation_step", i),
+            part("activation_zero", i),
+        )
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def restore(network: nn.Module, state: State, rows: Rows) -> None:
+    """Turn a floating-point network into the quantized one of `state`, in place."""
+    for name, layer in state.items():
+        weight: Any = network.get_submodule(name).weight
+        weight.data = layer.weight().to(weight)
+    swap(network, {name: layer.layer_state() for name, layer in state.items()}, rows, weights_on_grid=True)
+    network.requires_grad_(False)
+
+
+@torch.no_grad()
+def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
+    """The state of a quantized network; raises TypeError for a named layer that is not quantized."""
+    state = {}
+    for name, layer_bits in bits.items():
+        layer = network.get_submodule(name)
+        if not isinstance(layer, QuantLinear | QuantConv2d):
+            raise TypeError(f"{name} is {type(layer).__name__}, not a quantized layer")
+        step = layer.weight_step.detach().cpu()
+        shaped = step.view(-1, *[1] * (layer.weight.dim() - 1))
+        state[name] = SavedLayer(
+            layer_bits,
+            quantize(layer.weight.cpu(), shaped, 0.0, layer.weight_grid).to(torch.int8),
+            step,
+            layer.activation_step.detach().cpu(),
+            layer.activation_zero.cpu().to(torch.int32),
+        )
+    return state

@@ -1,0 +1,1 @@
+"""The verbs: each stage reads artifacts, orders calls, and publishes one artifact."""

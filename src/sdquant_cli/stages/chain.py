@@ -1,0 +1,113 @@
+"""What all stages share: finding inputs, inheriting their setting, publishing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import EnvironmentProblem, UsageProblem
+from ..events import Events
+from ..manifests import Frozen, Ref, Setting
+from ..models.load import EMBEDDED, Model, find_model
+from ..store import Artifact, Draft, Store
+from ..types import Dtype, Scheduler
+from .requests import SettingRequest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would do: numbers by name."""
+
+    stage: str
+    numbers: dict[str, int | float | str] = field(default_factory=dict)
+
+
+def use_device(name: str) -> torch.device:
+    """The torch device of `--device`; raises EnvironmentProblem where there is none."""
+    try:
+        device = torch.device(
+            "cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name
+        )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EnvironmentProblem(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
+    """Model and setting that a request names, the model's own defaults elsewhere."""
+    model = find_model(request.model or EMBEDDED)
+    defaults = model.defaults
+    scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    height, width = (side or model.resolution for side in (request.height, request.width))
+    multiple = model.latent_factor * 8  # the UNet halves its input three times
+    for name, side in (("height", height), ("width", width)):
+        if side % multiple:
+            raise UsageProblem(f"--{name} {side}: expected a multiple of {multiple}")
+    return model, Setting(
+        model=model.ref,
+        scheduler=request.scheduler or model.default_scheduler,
+        steps=request.steps or defaults.steps,
+        guidance_scale=scale,
+        height=height,
+        width=width,
+        dtype=request.dtype or Dtype.FP32,
+    )
+
+
+def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None:
+    """Raise UsageProblem where a request contradicts the setting of its input artifact."""
+    wanted = {
+        "scheduler": (request.scheduler, setting.scheduler),
+        "steps": (request.steps, setting.steps),
+        "guidance-scale": (request.guidance_scale, setting.guidance_scale),
+        "height": (request.height, setting.height),
+        "width": (request.width, setting.width),
+        "dtype": (request.dtype, setting.dtype),
+        "model": (request.model, setting.model.source),
+    }
+    for flag, (asked, found) in wanted.items():
+        if asked is not None and asked != found:
+            raise UsageProblem(
+                f"--{flag} {asked}: {source.manifest.kind}/{source.manifest.key} was made with {found}; "
+                f"leave the flag out, or run `sdquant sample` with it first"
+            )
+
+
+def open_model(setting: Setting) -> Model:
+    """The model of a setting; raises UsageProblem if its files have changed since."""
+    model = find_model(setting.model.source)
+    if model.ref.digest != setting.model.digest:
+        raise UsageProblem(
+            f"--model {setting.model.source}: its files changed since the input artifact was made; "
+            f"run `sdquant sample` again"
+        )
+    return model
+
+
+def sampler_name(setting: Setting) -> Scheduler:
+    return Scheduler(setting.scheduler)
+
+
+def refs(inputs: Mapping[str, Artifact]) -> dict[str, Ref]:
+    return {role: artifact.ref for role, artifact in inputs.items()}
+
+
+def publish(store: Store, draft: Draft, facts: Frozen) -> Artifact:
+    """Publish a finished draft as the latest of its kind."""
+    artifact = draft.publish(facts, store.provenance(torch.get_num_threads()))
+    store.tag(artifact)
+    return artifact
+
+
+def up_to_date(store: Store, artifact: Artifact, events: Events) -> Artifact:
+    """Say that nothing needs to be computed; the artifact is the latest of its kind all the same."""
+    store.tag(artifact)
+    events.note(f"{artifact.manifest.kind}/{artifact.manifest.key} is up to date")
+    return artifact
+
+
+def announce(events: Events, inputs: Mapping[str, Artifact]) -> None:
+    """Tell which versions of the inputs are used."""
+    for role, artifact in inputs.items():
+        events.note(f"using {role}: {artifact.manifest.kind}/{artifact.manifest.key}")

@@ -1,0 +1,118 @@
+"""`evaluate --against fp`: how close quantized pictures are to the floating-point model's own."""
+
+import numpy as np
+
+from ..errors import UsageProblem
+from ..events import SILENT, Events
+from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
+from ..metrics.distribution import frechet
+from ..metrics.features import ClipFeatures
+from ..metrics.pairs import psnr, ssim
+from ..metrics.summary import bootstrap_interval, clip_score
+from ..models.load import EMBEDDED_FOLDER
+from ..store import ArraySpec, Artifact, Store
+from ..types import Kind
+from .chain import Plan, announce, publish, refs, up_to_date, use_device
+from .generate import draw
+from .requests import EvaluateRequest
+from .texts import read_prompts
+
+BATCH = 64
+METRICS = (
+    "psnr",
+    "ssim",
+    "fid[shapes-clip]",
+    "clip_score[shapes-clip]",
+    "clip_score_difference[shapes-clip]",
+)
+
+
+def plan(request: EvaluateRequest, store: Store) -> Plan:
+    images = _images(request, store)
+    return Plan("evaluate", {"images": images.facts.images})
+
+
+def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Artifact:
+    """Compare the latest quantized pictures with floating-point ones of the same prompts and noise."""
+    images = _images(request, store)
+    prompts = store.follow(images.manifest.inputs["prompts"])
+    embeds = store.follow(images.manifest.inputs["text-embeds"])
+    spec: ImagesSpec = images.spec.model_copy(update={"engine": "fp"})
+    reference = draw(spec, prompts, embeds, None, store, use_device(request.device), events)
+    announce(events, {"images": images, "reference": reference})
+    n = images.facts.images
+    arrays = {
+        name: ArraySpec((n,), "float64", ("sample",)) for name in ("psnr", "ssim", "clip", "clip_reference")
+    }
+    inputs = refs({"images": images, "reference": reference})
+    draft = store.begin(MetricsSpec(metrics=METRICS), inputs, arrays)
+    if isinstance(draft, Artifact):
+        return up_to_date(store, draft, events)
+    rows, fid = _measure(images, reference, read_prompts(prompts), events)
+    for unit in draft.missing():
+        draft.write(unit, rows)
+    return publish(store, draft, MetricsFacts(metrics=_summaries(rows, fid)))
+
+
+def _images(request: EvaluateRequest, store: Store) -> Artifact:
+    if request.against != "fp":
+        raise UsageProblem(f"--against {request.against}: expected fp")
+    images = store.resolve(request.images) if request.images else store.need(Kind.IMAGES, "latest-quantized")
+    if images.manifest.kind is not Kind.IMAGES:
+        raise UsageProblem(f"--images {request.images}: is {images.manifest.kind}, expected images")
+    return images
+
+
+def _measure(
+    images: Artifact, reference: Artifact, prompts: list[str], events: Events
+) -> tuple[dict[str, np.ndarray], float]:
+    """Values per picture, and the Fréchet distance of the two sets."""
+    clip = ClipFeatures(EMBEDDED_FOLDER / "clip")
+    rows: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "clip": [], "clip_reference": []}
+    features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    n = images.facts.images
+    with events.task("measuring", n, "image") as task:
+        for start in range(0, n, BATCH):
+            stop = min(start + BATCH, n)
+            ours, theirs = (a.read("image", start, stop) for a in (images, reference))
+            texts = clip.of_texts(prompts[start:stop])
+            found = [clip.of_images(pictures) for pictures in (ours, theirs)]
+            for kept, new in zip(features, found, strict=True):
+                kept.append(new)
+            rows["psnr"].append(psnr(ours, theirs))
+            rows["ssim"].append(ssim(ours, theirs))
+            rows["clip"].append(clip_score(found[0], texts))
+            rows["clip_reference"].append(clip_score(found[1], texts))
+            task.advance(stop - start)
+    fid = frechet(*(np.concatenate(kept) for kept in features)) if n > 1 else float("nan")
+    return {name: np.concatenate(parts).astype(np.float64) for name, parts in rows.items()}, fid
+
+
+def _summaries(rows: dict[str, np.ndarray], fid: float) -> dict[str, MetricSummary]:
+    values = (rows["psnr"], rows["ssim"], rows["clip"], rows["clip"] - rows["clip_reference"])
+    psnr_row, ssim_row, clip_row, difference = (_summary(v) for v in values)
+    n = len(rows["psnr"])
+    distance = MetricSummary(mean=None if np.isnan(fid) else fid, n=n)
+    return dict(zip(METRICS, (psnr_row, ssim_row, distance, clip_row, difference), strict=True))
+
+
+def _summary(values: np.ndarray) -> MetricSummary:
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return MetricSummary(mean=float(values.mean()), std=std, ci95=bootstrap_interval(values), n=len(values))
+
+
+def document(artifact: Artifact) -> dict[str, object]:
+    """What `evaluate --json` prints: `metrics` by name first, then a row for each image."""
+    values = {name: artifact.read(name) for name in ("psnr", "ssim", "clip", "clip_reference")}
+    return {
+        "format": 1,
+        "artifact": f"{artifact.manifest.kind}/{artifact.manifest.key}",
+        "inputs": {role: f"{ref.kind}/{ref.key}" for role, ref in artifact.manifest.inputs.items()},
+        "metrics": {
+            name: summary.model_dump(mode="json") for name, summary in artifact.facts.metrics.items()
+        },
+        "images": [
+            {"index": i, **{name: float(column[i]) for name, column in values.items()}}
+            for i in range(len(values["psnr"]))
+        ],
+    }

@@ -1,0 +1,195 @@
+"""`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import UsageProblem
+from ..events import SILENT, Events
+from ..manifests import ImagesFacts, ImagesSpec, Setting
+from ..models.denoise import decode, denoise
+from ..models.load import Model
+from ..models.noise import initial_noise
+from ..models.prompt_files import PromptFile, read_prompts
+from ..models.schedule import schedule_of
+from ..quant.state import FIELDS, State, restore, unpack
+from ..store import ArraySpec, Artifact, Draft, Store
+from ..types import Dtype, Kind
+from .chain import (
+    Plan,
+    announce,
+    inherit,
+    new_setting,
+    open_model,
+    publish,
+    refs,
+    sampler_name,
+    up_to_date,
+    use_device,
+)
+from .precalc_time import unet_on_table
+from .requests import GenerateRequest
+from .texts import store_embeddings, store_prompts
+
+IMAGES_PER_UNIT = 64
+FP = "fp"
+
+
+def plan(request: GenerateRequest, store: Store) -> Plan:
+    setting, state = _source(request, store, SILENT)
+    model = open_model(setting)
+    count = len(_prompts(request, model).prompts)
+    calls = len(schedule_of(model.scheduler(sampler_name(setting)), setting.steps).calls)
+    return Plan(
+        "generate", {"images": count, "UNet calls": 2 * count * calls, "engine": "simulated" if state else FP}
+    )
+
+
+def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Artifact:
+    """Draw the prompts of a request; also as PNG files if it names an output folder."""
+    setting, state = _source(request, store, events)
+    device, model = use_device(request.device), open_model(setting)
+    prompts = store_prompts(store, _prompts(request, model), events)
+    embeds = store_embeddings(store, model, prompts, device, events)
+    spec = ImagesSpec(
+        setting=setting,
+        engine="simulated" if state else "fp",
+        seed=request.seed,
+        micro_batch=request.micro_batch,
+    )
+    images = draw(spec, prompts, embeds, state, store, device, events)
+    if request.output:
+        write_png(images, request.output, events)
+    return images
+
+
+def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Setting, Artifact | None]:
+    """The setting to draw with, and the quantizer state unless the floating-point model is asked for."""
+    without_model = request.model_copy(update={"model": None}) if request.model == FP else request
+    if request.model != FP:
+        state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
+        if state.manifest.kind is not Kind.QUANT_STATE:
+            raise UsageProblem(
+                f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state"
+            )
+        announce(events, {"state": state})
+        inherit(state.facts.setting, without_model, state)
+        return state.facts.setting, state
+    if request.state:
+        raise UsageProblem("--state: has no meaning with --model fp")
+    source = store.latest(Kind.QUANT_STATE) or store.latest(Kind.LATENTS)
+    if source is None:
+        return new_setting(without_model)[1], None
+    quantized = source.manifest.kind is Kind.QUANT_STATE
+    setting: Setting = source.facts.setting if quantized else source.spec.setting
+    inherit(setting, without_model, source)
+    return setting, None
+
+
+def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
+    path = request.prompts or model.prompts_file
+    if path is None:
+        raise UsageProblem(f"--prompts: {model.source} brings no prompts of its own, name a file")
+    return read_prompts(path, request.limit)
+
+
+def draw(
+    spec: ImagesSpec,
+    prompts: Artifact,
+    embeds: Artifact,
+    state: Artifact | None,
+    store: Store,
+    device: torch.device,
+    events: Events,
+) -> Artifact:
+    """The images artifact of a spec for stored prompts, made where it is absent."""
+    setting, n = spec.setting, prompts.facts.prompts
+    inputs = {"prompts": prompts, "text-embeds": embeds} | ({"state": state} if state else {})
+    arrays = {
+        "image": ArraySpec(
+            (n, setting.height, setting.width, 3),
+            "uint8",
+            ("sample", "height", "width", "channel"),
+            IMAGES_PER_UNIT,
+            1,
+            compressed=True,
+        )
+    }
+    draft = store.begin(spec, refs(inputs), arrays, -(-n // IMAGES_PER_UNIT))
+    tag = "latest-quantized" if state else "latest-fp"
+    if isinstance(draft, Artifact):
+        store.tag(draft, tag)
+        return up_to_date(store, draft, events)
+    _draw_units(spec, draft, embeds, state, store, device, events)
+    images = publish(store, draft, ImagesFacts(images=n))
+    store.tag(images, tag)
+    return images
+
+
+def _draw_units(
+    spec: ImagesSpec,
+    draft: Draft,
+    embeds: Artifact,
+    state: Artifact | None,
+    store: Store,
+    device: torch.device,
+    events: Events,
+) -> None:
+    setting, model = spec.setting, open_model(spec.setting)
+    unet = (
+        quantized_unet(model, state, store, device)
+        if state
+        else model.unet(Dtype(setting.dtype), str(device))
+    )
+    vae = model.vae(str(device))
+    embedding, index = torch.from_numpy(embeds.read("embedding")), embeds.read("index")
+    shape = model.latent_shape(setting.height, setting.width)
+    missing = draft.missing()
+    total = sum(stop - start for start, stop in (draft.rows(unit, "image") for unit in missing))
+    with events.task(f"drawing ({spec.engine})", total, "image") as task:
+        for unit in missing:
+            start, stop = draft.rows(unit, "image")
+            parts = []
+            for first in range(start, stop, spec.micro_batch):
+                batch = range(first, min(first + spec.micro_batch, stop))
+                sampler = model.scheduler(sampler_name(setting))
+                sampler.set_timesteps(setting.steps)
+                latents = denoise(
+                    unet,
+                    sampler,
+                    initial_noise(shape, spec.seed, batch).to(device),
+                    embedding[index[batch.start : batch.stop]].float().to(device),
+                    embedding[:1].float().to(device),
+                    setting.guidance_scale,
+                )
+                parts.append(decode(vae, latents).cpu().numpy())
+                task.advance(len(batch))
+            draft.write(unit, {"image": np.concatenate(parts)})
+
+
+def quantized_unet(model: Model, state: Artifact, store: Store, device: torch.device) -> nn.Module:
+    """The UNet of a quantizer state, simulated: rounded values, floating-point arithmetic."""
+    table = store.follow(state.manifest.inputs["time-table"])
+    unet, rows = unet_on_table(model, Dtype.FP32, torch.device("cpu"), table)
+    restore(unet, read_state(state, model), rows)
+    return unet.to(device)
+
+
+def read_state(state: Artifact, model: Model) -> State:
+    """The quantizer state of an artifact."""
+    names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
+    return unpack({name: state.read(name) for name in names}, model.layer_shapes)
+
+
+def write_png(images: Artifact, folder: Path, events: Events) -> None:
+    """One PNG per picture, named by its index."""
+    from PIL import Image
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageProblem(f"--output {folder}: is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(images.facts.images):
+        Image.fromarray(images.read("image", i, i + 1)[0]).save(folder / f"{i:05d}.png")
+    events.note(f"{images.facts.images} PNG files in {folder}")

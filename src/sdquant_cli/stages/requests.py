@@ -1,0 +1,72 @@
+"""What a user may ask of each stage: the command line's flags and a configuration file's fields.
+
+`None` means: as the input artifact has it, or else the model's default.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ..types import Bits, Dtype, Scheduler
+
+BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
+
+
+class Request(BaseModel):
+    """Base: strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: str = "cpu"
+
+
+class SettingRequest(Request):
+    """How to draw."""
+
+    model: str | None = None
+    scheduler: Scheduler | None = None
+    steps: int | None = Field(default=None, ge=1)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    height: int | None = Field(default=None, ge=8)
+    width: int | None = Field(default=None, ge=8)
+    dtype: Dtype | None = None
+
+
+class SampleRequest(SettingRequest):
+    prompts: Path
+    per_prompt: int = 1
+    seed: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
+
+
+class PrecalcTimeRequest(SettingRequest):
+    pass
+
+
+class SensitivityRequest(SettingRequest):
+    bits: BitsText = "w4a8"
+    limit: int | None = Field(default=None, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
+
+
+class CalibrateRequest(SettingRequest):
+    bits: BitsText = "w4a8"
+    mixed: bool = False
+    iterations: int = Field(default=400, ge=0)
+    batch_size: int = Field(default=12, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class GenerateRequest(SettingRequest):
+    state: str | None = None  # which quantizer state; `model` "fp" draws without one
+    prompts: Path | None = None
+    seed: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
+    output: Path | None = None
+
+
+class EvaluateRequest(Request):
+    against: str = "fp"
+    images: str | None = None

@@ -1,0 +1,161 @@
+"""`sample`: latents of the floating-point model at random steps of its own trajectories (Algorithm 1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageProblem
+from ..events import SILENT, Events, Task
+from ..manifests import LatentsFacts, LatentsSpec
+from ..models.denoise import denoise
+from ..models.load import Model
+from ..models.noise import choose_calls, initial_noise
+from ..models.prompt_files import PromptFile, read_prompts
+from ..models.schedule import Schedule, schedule_of
+from ..store import ArraySpec, Artifact, Draft, Store
+from ..types import Dtype
+from .chain import Plan, new_setting, publish, refs, sampler_name, up_to_date, use_device
+from .requests import SampleRequest
+from .texts import store_embeddings, store_prompts
+
+LATENTS_PER_UNIT = 256
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a request comes to."""
+
+    model: Model
+    spec: LatentsSpec
+    file: PromptFile
+    schedule: Schedule
+    chosen: tuple[tuple[int, ...], ...]  # UNet calls whose input is kept, by prompt
+    unit: int  # prompts per unit
+
+    def batches(self, unit: int) -> list[list[int]]:
+        """Prompts of one unit in UNet batches; those that stop at about the same call go together."""
+        prompts = range(unit * self.unit, min((unit + 1) * self.unit, len(self.chosen)))
+        ordered = sorted(prompts, key=lambda i: (self.chosen[i][-1], i))
+        size = self.spec.micro_batch
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.chosen) // self.unit)
+
+    def calls(self, batch: list[int]) -> int:
+        """Items through the UNet for one batch: it stops at its last selected call, without running it."""
+        return 2 * len(batch) * max(self.chosen[i][-1] for i in batch)
+
+    @property
+    def minimum_calls(self) -> int:
+        return sum(2 * chosen[-1] for chosen in self.chosen)
+
+    @property
+    def planned_calls(self) -> int:
+        return sum(self.calls(batch) for unit in range(self.units) for batch in self.batches(unit))
+
+
+def _prepare(request: SampleRequest) -> _Work:
+    file = read_prompts(request.prompts, request.limit)
+    model, setting = new_setting(request)
+    if not 1 <= request.per_prompt <= setting.steps:
+        raise UsageProblem(
+            f"--per-prompt {request.per_prompt}: expected 1..{setting.steps}, the number of steps"
+        )
+    schedule = schedule_of(model.scheduler(sampler_name(setting)), setting.steps)
+    spec = LatentsSpec(
+        setting=setting, per_prompt=request.per_prompt, seed=request.seed, micro_batch=request.micro_batch
+    )
+    chosen = tuple(
+        choose_calls(len(schedule.calls), request.per_prompt, request.seed, i)
+        for i in range(len(file.prompts))
+    )
+    return _Work(model, spec, file, schedule, chosen, max(1, LATENTS_PER_UNIT // request.per_prompt))
+
+
+def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
+    """What `run` would do, without doing it."""
+    work = _prepare(request)
+    return Plan(
+        "sample",
+        {
+            "prompts": len(work.chosen),
+            "latents": len(work.chosen) * work.spec.per_prompt,
+            "UNet calls": work.planned_calls,
+            "UNet calls at least": work.minimum_calls,
+        },
+    )
+
+
+def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifact:
+    """Make the latents artifact of a request, or find it up to date."""
+    work = _prepare(request)
+    device = use_device(request.device)
+    prompts = store_prompts(store, work.file, events)
+    embeds = store_embeddings(store, work.model, prompts, device, events)
+    n, per_prompt, setting = len(work.chosen), work.spec.per_prompt, work.spec.setting
+    shape = work.model.latent_shape(setting.height, setting.width)
+    rows = work.unit * per_prompt
+    arrays = {
+        "x": ArraySpec(
+            (n * per_prompt, *shape), "float16", ("sample", "channel", "height", "width"), rows, per_prompt
+        ),
+        "prompt_index": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
+        "call": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
+        "row": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
+    }
+    draft = store.begin(work.spec, refs({"prompts": prompts, "text-embeds": embeds}), arrays, work.units)
+    if isinstance(draft, Artifact):
+        return up_to_date(store, draft, events)
+    _sample_units(work, draft, embeds, device, events)
+    made = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
+    facts = LatentsFacts(latents=n * per_prompt, unet_calls=made, unet_calls_minimum=work.minimum_calls)
+    return publish(store, draft, facts)
+
+
+def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.device, events: Events) -> None:
+    missing = draft.missing()
+    unet = work.model.unet(Dtype(work.spec.setting.dtype), str(device))
+    embedding, index = torch.from_numpy(embeds.read("embedding")).to(device), embeds.read("index")
+    total = sum(work.calls(batch) for unit in missing for batch in work.batches(unit))
+    with events.task("sampling", total, "UNet call") as task:
+        for unit in missing:
+            kept: dict[tuple[int, int], Tensor] = {}
+            for batch in work.batches(unit):
+                text = embedding[index[batch]].float()
+                kept |= _sample_batch(work, unet, batch, text, embedding[:1].float(), task)
+            order = sorted(kept)
+            values = {
+                "x": torch.stack([kept[key] for key in order]).numpy(),
+                "prompt_index": np.array([i for i, _ in order]),
+                "call": np.array([call for _, call in order]),
+                "row": np.array([work.schedule.rows[call] for _, call in order]),
+            }
+            draft.write(unit, values, {"unet_calls": sum(map(work.calls, work.batches(unit)))})
+
+
+def _sample_batch(
+    work: _Work, unet: nn.Module, batch: list[int], text: Tensor, empty: Tensor, task: Task
+) -> dict[tuple[int, int], Tensor]:
+    """Run one batch until its last selected call; the inputs of selected calls by (prompt, call)."""
+    setting = work.spec.setting
+    sampler = work.model.scheduler(sampler_name(setting))
+    sampler.set_timesteps(setting.steps)
+    shape = work.model.latent_shape(setting.height, setting.width)
+    noise = initial_noise(shape, work.spec.seed, batch).to(text.device)
+    last = max(work.chosen[i][-1] for i in batch)
+    kept = {}
+
+    def visit(call: int, x: Tensor) -> bool:
+        for place, i in enumerate(batch):
+            if call in work.chosen[i]:
+                kept[i, call] = x[place].half().cpu()
+        if call < last:
+            task.advance(2 * len(batch))
+        return call < last
+
+    denoise(unet, sampler, noise, text, empty, setting.guidance_scale, visit)
+    return kept

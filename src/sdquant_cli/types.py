@@ -1,0 +1,55 @@
+"""Small types that the command line and the library share. Standard library only."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kinds of artifact in a store."""
+
+    PROMPTS = "prompts"
+    TEXT_EMBEDS = "text-embeds"
+    LATENTS = "latents"
+    TIME_TABLE = "time-table"
+    SENSITIVITY = "sensitivity"
+    QUANT_STATE = "quant-state"
+    IMAGES = "images"
+    METRICS = "metrics"
+
+
+class Scheduler(StrEnum):
+    """Samplers by their usual short names."""
+
+    PNDM = "pndm"
+    DDIM = "ddim"
+    EULER = "euler"
+    UNIPC = "unipc"
+
+
+class Dtype(StrEnum):
+    """Floating-point formats of the denoiser."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bit widths of weights and activations; written `w4a8`."""
+
+    weights: int
+    activations: int
+
+    def __str__(self) -> str:
+        return f"w{self.weights}a{self.activations}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Bits":
+        """Read `w4a8`; raises ValueError unless weights are 2..8 and activations 2..16 bits."""
+        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        bits = cls(int(match[1]), int(match[2])) if match else None
+        if bits is None or not (2 <= bits.weights <= 8 and 2 <= bits.activations <= 16):
+            raise ValueError(f"expected w<2..8>a<2..16> such as w4a8, found {text!r}")
+        return bits

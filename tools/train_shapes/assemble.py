@@ -1,0 +1,62 @@
+"""Puts the trained parts together as the embedded model, in fp16, where the package finds it.
+
+`python -m tools.train_shapes.assemble`
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from .scenes import draw_scenes
+from .training import RUNS
+from .unet import SCHEDULER
+
+TARGET = Path("src/sdquant_cli/models/shapes")
+EXAMPLES = Path("examples/prompts")
+PROMPTS = 500
+SEEDS = {"heldout": 101, "unseen": 102, "train": 103}
+
+
+def write_prompts() -> None:
+    """The prompt files of `examples/`: held-out captions, unseen combinations, and training captions."""
+    EXAMPLES.mkdir(parents=True, exist_ok=True)
+    for split, seed in SEEDS.items():
+        captions = [scene.caption for scene in draw_scenes(PROMPTS, split, seed)]
+        (EXAMPLES / f"shapes-{split}.txt").write_text("\n".join(captions) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="the one at which the model draws best"
+    )
+    args = parser.parse_args()
+    shutil.rmtree(TARGET, ignore_errors=True)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(RUNS / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(RUNS / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(RUNS / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(RUNS / "unet"),
+        scheduler=PNDMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(TARGET)
+    CLIPModel.from_pretrained(RUNS / "clip").half().save_pretrained(TARGET / "clip")
+    CLIPTokenizer.from_pretrained(RUNS / "tokenizer").save_pretrained(TARGET / "clip")
+    write_prompts()
+    shutil.copy(EXAMPLES / "shapes-heldout.txt", TARGET / "prompts.txt")
+    defaults = {"guidance_scale": args.guidance_scale, "steps": 50, "prompts": "prompts.txt"}
+    (TARGET / "sdquant.json").write_text(json.dumps(defaults, indent=1) + "\n")
+    size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
+    print(f"{TARGET}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
