@@ -124,14 +124,14 @@ class Model:
         """The denoiser in eval mode, without gradients."""
         from diffusers import UNet2DConditionModel
 
-        unet = self._load(UNet2DConditionModel, "unet", torch_dtype=TORCH_DTYPES[dtype])
+        unet = self._load(UNet2DConditionModel, "unet", dtype=TORCH_DTYPES[dtype])
         return unet.to(device)
 
     def vae(self, device: str = "cpu") -> nn.Module:
         """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
         from diffusers import AutoencoderKL
 
-        return self._load(AutoencoderKL, "vae", torch_dtype=torch.float32).to(device)
+        return self._load(AutoencoderKL, "vae", dtype=torch.float32).to(device)
 
     def text_encoder(self, device: str = "cpu") -> nn.Module:
         from transformers import CLIPTextModel

@@ -46,14 +46,13 @@ def create_group(objects: Objects, artifact: str, arrays: dict[str, ArrayInfo]) 
                     compressors=[*([ZstdCodec(level=1)] if info.compressed else []), Crc32cCodec()],
                     fill_value=np.nan if np.dtype(info.dtype).kind == "f" else 0,
                     dimension_names=info.dims,
-                    config={"write_empty_chunks": True},
                 )
 
 
 def write_rows(objects: Objects, artifact: str, name: str, start: int, values: np.ndarray) -> None:
     """Store one unit's rows; `start` is a multiple of the array's unit_rows."""
-    group = zarr.open_group(_zarr_store(objects, artifact, writable=True), mode="r+")
-    array: Any = group[name]
+    with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk reads as zeros: store them
+        array: Any = zarr.open_group(_zarr_store(objects, artifact, writable=True), mode="r+")[name]
     if start % array.shards[0] or (start + len(values)) not in (start + array.shards[0], array.shape[0]):
         raise ValueError(f"{name}: rows {start}..{start + len(values)} are not whole units")
     with plain_errors(f"{objects.url}/{artifact}"):

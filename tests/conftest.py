@@ -1,0 +1,46 @@
+"""What tests share: stores in temporary folders, and the command line run in this process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from typer.testing import CliRunner
+
+from sdquant_cli.cli import app
+from sdquant_cli.store import Store
+
+settings.register_profile("default", deadline=None)  # the first example pays for imports
+settings.load_profile("default")
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = ROOT / "examples" / "prompts"
+
+
+@dataclass(frozen=True)
+class Sdquant:
+    """The command line on one store."""
+
+    store: Path
+
+    def __call__(self, *words: str, code: int = 0):
+        """Run a command; fails unless it exits with `code`, or if it prints a traceback."""
+        result = CliRunner().invoke(app, [*map(str, words), "--store", str(self.store)])
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
+        assert "Traceback" not in result.stderr
+        return result
+
+    def opened(self) -> Store:
+        return Store(str(self.store))
+
+
+@pytest.fixture
+def sdquant(tmp_path: Path) -> Sdquant:
+    return Sdquant(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def embedded_unet():
+    from sdquant_cli.models.load import find_model
+
+    return find_model("shapes").unet()

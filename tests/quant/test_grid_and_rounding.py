@@ -1,0 +1,96 @@
+import itertools
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdquant_cli.quant.grid import Grid, dequantize, quantize, round_to_grid
+from sdquant_cli.quant.ranges import affine_parameters, borrow_rows, weight_steps
+from sdquant_cli.quant.rounding import fake_quantize
+
+
+def reference_round(x, s, z, low, high):
+    """Eq. (4) and (5), one number at a time."""
+    out = []
+    for value in x.flatten().tolist():
+        code = min(max(round(value / s) + z, low), high)  # Python rounds half to even, as torch does
+        out.append((code - z) * s)
+    return torch.tensor(out, dtype=x.dtype).view_as(x)
+
+
+@given(st.integers(2, 8), st.booleans(), st.floats(0.01, 2.0), st.integers(0, 1000))
+def test_rounding_is_equation_4_and_5(bits, signed, step, seed):
+    step = float(torch.tensor(step))
+    grid = Grid(bits, signed)
+    zero = 0 if signed else 2 ** (bits - 1)
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)).double() * 2
+    found = round_to_grid(x, torch.tensor(step, dtype=torch.float64), zero, grid)
+    torch.testing.assert_close(found, reference_round(x, step, zero, grid.low, grid.high), atol=1e-6, rtol=0)
+
+
+@given(st.integers(2, 8), st.booleans())
+def test_grid_points_stay_where_they_are(bits, signed):
+    grid, step = Grid(bits, signed), torch.tensor(0.37)
+    codes = torch.arange(grid.low, grid.high + 1).float()
+    zero = 0.0 if signed else 3.0
+    points = dequantize(codes, step, zero)
+    assert torch.equal(quantize(points, step, zero, grid), codes)
+
+
+def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq():
+    torch.manual_seed(0)
+    grid = Grid(4, signed=False)
+    x = (torch.randn(4, 6) * 2).requires_grad_()
+    step = torch.tensor([[0.3], [0.2], [0.5], [0.1]], requires_grad=True)
+    zero = torch.tensor([[8.0], [7.0], [0.0], [15.0]])
+    y = fake_quantize(x, step, zero, grid)
+    assert torch.equal(y.detach(), round_to_grid(x.detach(), step.detach(), zero, grid))
+    up = torch.randn_like(y)
+    y.backward(up)
+
+    to_x, to_step = torch.zeros_like(x), torch.zeros_like(step)
+    for i, j in itertools.product(range(4), range(6)):
+        scaled = (x[i, j] / step[i, 0]).item()
+        code = round(scaled) + zero[i, 0].item()
+        inside = grid.low <= code <= grid.high
+        to_x[i, j] = up[i, j] * inside
+        slope = round(scaled) - scaled if inside else min(max(code, grid.low), grid.high) - zero[i, 0].item()
+        to_step[i, 0] += up[i, j].item() * slope
+    assert 0 < (to_x == 0).sum() < 24  # the case has values inside and outside of the range
+    torch.testing.assert_close(x.grad, to_x)
+    torch.testing.assert_close(step.grad, to_step)
+
+
+def test_weight_steps_beat_min_max_and_are_per_channel():
+    torch.manual_seed(0)
+    weight, grid = torch.randn(6, 40) * torch.logspace(-2, 1, 6)[:, None], Grid(4, signed=True)
+    steps = weight_steps(weight, grid)
+    largest = weight.abs().amax(1) / grid.high
+
+    def error(s):
+        return (round_to_grid(weight, s[:, None], 0.0, grid) - weight).square().sum(1)
+
+    assert steps.shape == (6,)
+    assert (error(steps) <= error(largest) + 1e-9).all()
+    assert error(steps).sum() < 0.95 * error(largest).sum()
+
+
+def test_a_zero_weight_channel_has_a_finite_step():
+    steps = weight_steps(torch.zeros(2, 3), Grid(4, signed=True))
+    assert (steps > 0).all()
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.integers(4, 16))
+def test_zero_is_on_the_activation_grid_and_the_range_is_covered(a, b, bits):
+    grid = Grid(bits, signed=False)
+    low, high = torch.tensor([min(a, b)]), torch.tensor([max(a, b)])
+    step, zero = affine_parameters(low, high, grid)
+    assert round_to_grid(torch.zeros(1), step, zero, grid) == 0
+    for edge in (low, high):
+        assert (round_to_grid(edge, step, zero, grid) - edge).abs() <= step * 1.01 + 1e-6
+
+
+def test_rows_without_data_borrow_from_the_nearest():
+    values = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    seen = torch.tensor([False, True, False, False, True, False])
+    assert borrow_rows(values, seen).tolist() == [1, 1, 1, 4, 4, 4]

@@ -1,0 +1,196 @@
+"""The six stages on the embedded model, with few steps and prompts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import PROMPTS
+
+TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
+CHAIN = [
+    ("sample", "--prompts", TRAIN, "--limit", 6, "--steps", 5, "--seed", 3),
+    ("precalc-time",),
+    ("sensitivity",),
+    ("calibrate", "--bits", "w4a8", "--mixed", "--iterations", 2, "--batch-size", 3),
+    ("generate", "--prompts", HELDOUT, "--limit", 4),
+    ("evaluate", "--against", "fp"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A store with the whole chain in it, and what each command printed."""
+    from tests.conftest import Sdquant
+
+    sdquant = Sdquant(tmp_path_factory.mktemp("chain") / "store")
+    return sdquant, {words[0]: sdquant(*words) for words in CHAIN}
+
+
+def test_every_stage_uses_the_latest_of_the_one_before(finished):
+    sdquant, _ = finished
+    store = sdquant.opened()
+    metrics = store.resolve("metrics")
+    images = store.follow(metrics.manifest.inputs["images"])
+    state = store.follow(images.manifest.inputs["state"])
+    assert state.manifest.inputs["sensitivity"].key == store.resolve("sensitivity").manifest.key
+    assert state.manifest.inputs["latents"].key == store.resolve("latents").manifest.key
+    assert images.spec.setting.steps == 5
+
+
+def test_the_same_commands_again_compute_nothing(finished, monkeypatch):
+    sdquant, _ = finished
+    before = {a.manifest.key for a in sdquant.opened().artifacts()}
+    monkeypatch.setattr("sdquant_cli.models.load.Model._load", lambda *_, **__: pytest.fail("weights were loaded"))
+    for words in CHAIN:
+        assert "is up to date" in sdquant(*words).stderr
+    assert {a.manifest.key for a in sdquant.opened().artifacts()} == before
+
+
+def test_everything_stored_is_intact(finished):
+    sdquant, _ = finished
+    lines = sdquant("verify").stdout.splitlines()
+    assert len(lines) == len(sdquant.opened().artifacts()) == 11
+    assert all(line.endswith("is intact") for line in lines)
+
+
+def test_latents_are_the_unets_inputs_at_their_own_call(finished):
+    """Run one prompt's trajectory again, alone, and find its stored latent on the way."""
+    from sdquant_cli.models.denoise import denoise
+    from sdquant_cli.models.load import find_model
+    from sdquant_cli.models.noise import initial_noise
+
+    sdquant, _ = finished
+    store = sdquant.opened()
+    latents = store.resolve("latents")
+    embeds = store.follow(latents.manifest.inputs["text-embeds"])
+    model, prompt = find_model("shapes"), 4
+    sampler = model.scheduler("pndm")
+    sampler.set_timesteps(5)
+    embedding = torch.from_numpy(embeds.read("embedding")).float()
+    place = int(np.flatnonzero(latents.read("prompt_index") == prompt)[0])
+    seen = {}
+
+    def visit(call, x):
+        seen[call] = x[0]
+        return True
+
+    text = embedding[embeds.read("index")[prompt]][None]
+    noise = initial_noise((4, 16, 16), 3, [prompt])
+    denoise(model.unet(), sampler, noise, text, embedding[:1], latents.spec.setting.guidance_scale, visit)
+    expected = seen[int(latents.read("call")[place])]
+    # stored in fp16, and computed in another micro-batch
+    torch.testing.assert_close(torch.from_numpy(latents.read("x"))[place].float(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_sample_counts_its_unet_calls(finished):
+    sdquant, _ = finished
+    facts = sdquant.opened().resolve("latents").facts
+    calls = sdquant.opened().resolve("latents").read("call")
+    assert facts.unet_calls_minimum == 2 * calls.sum()
+    assert facts.unet_calls == 2 * 6 * calls.max()  # one batch of all six
+
+
+def test_the_ranking_has_all_layers_and_both_ends(finished):
+    sdquant, _ = finished
+    facts = sdquant.opened().resolve("sensitivity").facts
+    assert len(facts.ranking) == len(facts.scores) == 258
+    assert (len(facts.top), len(facts.bottom)) == (13, 13)
+    values = [facts.scores[name] for name in facts.ranking]
+    assert values == sorted(values, reverse=True)
+    x = facts.first_order["conv_in"]
+    assert facts.scores["conv_in"] == pytest.approx(abs(x - x * x / 2))
+
+
+def test_mixed_precision_follows_the_ranking(finished):
+    sdquant, _ = finished
+    ranking, state = (sdquant.opened().resolve(kind).facts for kind in ("sensitivity", "quant-state"))
+    assert {name for name, bits in state.bits.items() if bits == "w8a16"} == set(ranking.top)
+    assert {name for name, bits in state.bits.items() if bits == "w4a4"} == set(ranking.bottom)
+    codes = sdquant.opened().resolve("quant-state").read("codes")
+    assert codes.min() >= -127
+    assert state.layers == 258
+
+
+def test_evaluate_prints_one_json_document(finished):
+    sdquant, _ = finished
+    document = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)
+    psnr = document["metrics"]["psnr"]
+    rows = [row["psnr"] for row in document["images"]]
+    assert psnr["n"] == len(rows) == 4
+    assert psnr["mean"] == pytest.approx(np.mean(rows))
+    assert psnr["ci95"][0] <= psnr["mean"] <= psnr["ci95"][1]
+    assert list(document).index("metrics") < list(document).index("images")
+    assert set(psnr) == {"mean", "std", "ci95", "n"}
+
+
+def test_state_rebuilds_the_pictures_it_was_calibrated_for(finished):
+    """Quantized pictures are near the floating-point ones, and not equal to them."""
+    sdquant, _ = finished
+    metrics = sdquant.opened().resolve("metrics").facts.metrics
+    assert 10 < metrics["psnr"].mean < 60
+    assert 0 < metrics["ssim"].mean < 1
+
+
+def test_a_flag_that_contradicts_the_input_is_a_usage_error(finished):
+    sdquant, _ = finished
+    for words in (("precalc-time", "--steps", 6), ("calibrate", "--guidance-scale", 9), ("generate", "--steps", 4)):
+        assert f"{words[1]} {words[2]}" in sdquant(*words, code=2).stderr
+
+
+def test_dry_runs_write_nothing(finished, sdquant):
+    done, _ = finished
+    before = len(done.opened().artifacts())
+    for words in CHAIN:
+        document = json.loads(done(*words, "--dry-run", "--json").stdout)
+        assert document["stage"] == words[0]
+        assert document["plan"]
+    assert len(done.opened().artifacts()) == before
+    sdquant(*CHAIN[0], "--dry-run")
+    assert not sdquant.store.exists()
+
+
+def test_pictures_are_written_as_png(finished, tmp_path):
+    from PIL import Image
+
+    sdquant, _ = finished
+    sdquant("generate", "--prompts", HELDOUT, "--limit", 4, "--output", tmp_path / "out")
+    stored = sdquant.opened().resolve("images/latest-quantized").read("image")
+    for i in range(4):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{i:05d}.png")), stored[i])
+
+
+def test_calibration_without_a_ranking_and_with_few_latents(sdquant):
+    sdquant("sample", "--prompts", TRAIN, "--limit", 3, "--steps", 3)
+    assert "run" not in (result := sdquant("calibrate", "--mixed", code=3)).stdout
+    assert "sdquant sensitivity" in result.stderr
+    told = sdquant("calibrate", "--bits", "w8a8", "--iterations", 1).stderr
+    assert "batch cut to the 3 latents" in told
+    assert "L_out alone" in told
+    facts = sdquant.opened().resolve("quant-state").facts
+    assert facts.bits == {}
+    assert facts.average_bits["weights, by parameters"] == 8
+
+
+def test_the_micro_batch_changes_latents_by_rounding_only(sdquant):
+    for size in (2, 5):
+        sdquant("sample", "--prompts", TRAIN, "--limit", 5, "--steps", 4, "--per-prompt", 4, "--micro-batch", size)
+    first, second = (a for a in sdquant.opened().artifacts() if a.manifest.kind == "latents")
+    assert first.manifest.key != second.manifest.key
+    difference = np.abs(first.read("x").astype(np.float32) - second.read("x").astype(np.float32))
+    # stored as fp16: one unit in the last place of values below 4 is 2e-3
+    assert difference.max() <= 2e-3
+    assert (difference > 1e-4).mean() < 0.01
+
+
+def test_a_configuration_file_runs_the_chain(sdquant, tmp_path):
+    config = tmp_path / "chain.yaml"
+    config.write_text(
+        f"sample:\n  prompts: {TRAIN}\n  limit: 2\n  steps: 3\nsensitivity:\n"
+        "calibrate:\n  bits: w8a8\n  iterations: 0\ngenerate:\n  limit: 2\n"
+    )
+    document = json.loads(sdquant("run", "--config", config, "--json").stdout)
+    assert document["metrics"]["psnr"]["n"] == 2
+    config.write_text("sample:\n  prompts: x.txt\n  stepz: 3\n")
+    assert "sample.stepz" in sdquant("run", "--config", config, code=2).stderr
