@@ -42,7 +42,7 @@ def main() -> None:
         text_encoder=CLIPTextModel.from_pretrained(RUNS / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(RUNS / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(RUNS / "unet"),
-        scheduler=PNDMScheduler(**SCHEDULER),
+        scheduler=PNDMScheduler.from_config(SCHEDULER),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -34,6 +34,7 @@ SCHEDULER = dict(
     skip_prk_steps=True,
     steps_offset=1,
     set_alpha_to_one=False,
+    clip_sample=False,  # of no use to PNDM; DDIM made from this configuration needs it
 )
 SNR_CAP = 5.0
 EMPTY = 0.1  # share of empty prompts, for classifier-free guidance
@@ -71,7 +72,7 @@ class Conditioned(nn.Module):
 
 def noise_levels() -> Tensor:
     """Cumulative alphas (1000,) of the training schedule."""
-    return PNDMScheduler(**SCHEDULER).alphas_cumprod
+    return PNDMScheduler.from_config(SCHEDULER).alphas_cumprod
 
 
 def loss_weight(alpha: Tensor) -> Tensor:

@@ -147,7 +147,8 @@ class Model:
         """A sampler of this model's noise schedule."""
         import diffusers
 
-        config = self._config("scheduler", "scheduler_config.json")
+        # DDIM clips x_0 to -1..1 unless told otherwise: right for pictures, wrong for latents
+        config = {"clip_sample": False, **self._config("scheduler", "scheduler_config.json")}
         return getattr(diffusers, _SCHEDULER_CLASSES[name]).from_config(config)
 
     @property

@@ -1,0 +1,160 @@
+"""Bad input: one clear line on stderr, a documented exit code, no traceback, nothing lost."""
+
+import json
+import shutil
+
+import pytest
+
+from sdquant_cli.models.load import EMBEDDED_FOLDER
+from tests.conftest import PROMPTS, Sdquant
+
+TRAIN = PROMPTS / "shapes-train.txt"
+SMALL = ("sample", "--prompts", TRAIN, "--limit", 2, "--steps", 2)
+
+
+def one_line(result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("sdquant: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("calibrate", "--bits", "w5a99"), 2, "--bits w5a99: expected w<2..8>a<2..16>"),
+        (("calibrate", "--bits", "w-1a8"), 2, "--bits"),
+        (("calibrate", "--iterations", "-1"), 2, "--iterations -1"),
+        (("calibrate", "--batch-size", "0"), 2, "--batch-size 0"),
+        (("sample", "--prompts", "absent.txt"), 2, "absent.txt: no such file"),
+        (("sample", "--prompts", TRAIN, "--per-prompt", "0"), 2, "--per-prompt 0: expected 1..50"),
+        (("sample", "--prompts", TRAIN, "--per-prompt", "51"), 2, "--per-prompt 51: expected 1..50"),
+        (("sample", "--prompts", TRAIN, "--steps", "0"), 2, "--steps 0"),
+        (("sample", "--prompts", TRAIN, "--steps", "2000"), 2, "--steps 2000"),
+        (("sample", "--prompts", TRAIN, "--height", "65"), 2, "--height 65: expected a multiple of 32"),
+        (("sample", "--prompts", TRAIN, "--limit", "0"), 2, "--limit 0"),
+        (("sample", "--prompts", TRAIN, "--model", "/absent"), 2, "/absent"),
+        (("sample", "--prompts", TRAIN, "--limit", "1", "--device", "cuda:7"), 5, "--device cuda:7"),
+        (("precalc-time",), 3, "sdquant sample"),
+        (("sensitivity",), 3, "sdquant sample"),
+        (("calibrate",), 3, "sdquant sample"),
+        (("generate",), 3, "sdquant calibrate"),
+        (("generate", "--model", "fp", "--state", "x"), 2, "--state"),
+        (("evaluate",), 3, "sdquant generate"),
+        (("evaluate", "--against", "int8"), 2, "--against int8"),
+        (("show", "nothing"), 3, "no artifact named 'nothing'"),
+        (("rm", "latents"), 3, "no latents artifact"),
+        (("run", "--config", "absent.yaml"), 2, "absent.yaml: no such file"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_each_is_one_line_and_a_documented_code(sdquant, words, code, says):
+    assert says in one_line(sdquant(*words, code=code))
+
+
+def test_an_unknown_command_or_flag_is_usage(sdquant):
+    for words in (("quantise",), ("sample", "--prompts", TRAIN, "--stepz", "3"), ("sample",)):
+        assert sdquant(*words, code=2).stdout == ""
+
+
+def test_a_store_that_is_a_file(tmp_path):
+    (tmp_path / "store").write_text("not a store")
+    assert "is a file" in one_line(Sdquant(tmp_path / "store")("ls", code=2))
+
+
+def test_a_store_that_cannot_be_written(tmp_path, monkeypatch):
+    """Root may write anywhere, so the refusal is the file system's, simulated where obstore meets it."""
+    import obstore
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(obstore, "put", refuse)
+    line = one_line(Sdquant(tmp_path / "store")(*SMALL, code=5))
+    assert "permission is denied" in line
+    assert "--store" in line
+
+
+def test_a_store_of_a_newer_format(sdquant):
+    sdquant.store.mkdir()
+    (sdquant.store / "sdquant-store.json").write_text('{"format": 99}')
+    assert "store format 99" in one_line(sdquant("ls", code=6))
+
+
+def test_a_damaged_store_header(sdquant):
+    sdquant.store.mkdir()
+    (sdquant.store / "sdquant-store.json").write_text("{")
+    assert "sdquant-store.json" in one_line(sdquant("ls", code=3))
+
+
+def test_a_flipped_byte_stops_the_next_stage_and_names_the_object(sdquant):
+    sdquant(*SMALL)
+    latents = sdquant.opened().resolve("latents")
+    shard = sdquant.store / latents.path / "data.zarr" / "x" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    assert "'x' cannot be read" in one_line(sdquant("sensitivity", code=3))
+    line = one_line(sdquant("verify", f"latents/{latents.manifest.key}", code=3))
+    assert "x/c/0/0/0/0" in line
+    assert f"sdquant rm latents/{latents.manifest.key}" in line
+    sdquant("rm", "latents")
+    sdquant(*SMALL)
+    sdquant("verify")
+
+
+def test_a_model_without_a_component(sdquant, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    shutil.rmtree(folder / "vae")
+    assert "has no vae/" in one_line(sdquant(*SMALL, "--model", folder, code=2))
+
+
+def test_a_model_with_a_broken_file(sdquant, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert str(folder / "unet") in one_line(sdquant(*SMALL, "--model", folder, code=2))
+    (folder / "unet" / "config.json").write_text("{")
+    assert "config.json" in one_line(sdquant(*SMALL, "--model", folder, code=2))
+
+
+def test_a_model_that_changed_since_it_was_sampled(sdquant, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    sdquant(*SMALL, "--model", folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.013}))
+    assert "its files changed" in one_line(sdquant("precalc-time", code=2))
+
+
+def test_a_copied_model_folder_works_as_the_embedded_one_does(sdquant, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    sdquant(*SMALL, "--model", folder)
+    sdquant(*SMALL)
+    first, second = (a for a in sdquant.opened().artifacts() if a.manifest.kind == "latents")
+    assert first.manifest.key != second.manifest.key
+    assert first.manifest.digest == second.manifest.digest
+
+
+def test_long_and_repeated_and_blank_prompts_are_told(sdquant, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\n\n" + "verylongword " * 40 + "\na red circle\n")
+    told = sdquant("sample", "--prompts", path, "--steps", "2").stderr
+    assert "skipped 1 blank" in told
+    assert "1 prompts are repeats" in told
+    assert "1 prompts are longer than the 32 tokens" in told
+    latents = sdquant.opened().resolve("latents")
+    assert latents.facts.latents == 3
+
+
+def test_removing_what_others_need_is_refused(sdquant):
+    sdquant(*SMALL)
+    assert "depend on it" in one_line(sdquant("rm", "prompts", code=2))
+    sdquant("ls")
+    sdquant("show", "latents")
+    sdquant("tag", "latents", "baseline")
+    assert json.loads(sdquant("show", "latents/baseline", "--json").stdout)["kind"] == "latents"
+    sdquant("rm", "latents/baseline")
