@@ -45,5 +45,9 @@ def test_the_project_names_no_registry():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     for name in tracked:
         path = ROOT / name
-        if path.suffix in {".toml", ".md", ".yml", ".json", ""} and path.is_file() and path.stat().st_size < 1e6:
+        if (
+            path.suffix in {".toml", ".md", ".yml", ".json", ""}
+            and path.is_file()
+            and path.stat().st_size < 1e6
+        ):
             assert not pattern.search(path.read_text(errors="ignore")), name

@@ -3,7 +3,9 @@ import pytest
 from sdquant_cli.types import Bits
 
 
-@pytest.mark.parametrize(("text", "bits"), [("w4a8", Bits(4, 8)), ("W8A8", Bits(8, 8)), (" w2a16 ", Bits(2, 16))])
+@pytest.mark.parametrize(
+    ("text", "bits"), [("w4a8", Bits(4, 8)), ("W8A8", Bits(8, 8)), (" w2a16 ", Bits(2, 16))]
+)
 def test_bits_are_read_and_written(text, bits):
     assert Bits.parse(text) == bits
     assert Bits.parse(str(bits)) == bits

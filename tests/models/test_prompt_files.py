@@ -18,7 +18,9 @@ def written(folder: Path, suffix: str) -> Path:
         frame = pandas.DataFrame({"id": range(3), "caption": PROMPTS})
         frame.to_csv(path, sep="," if suffix == ".csv" else "\t", index=False)
     elif suffix == ".jsonl":
-        path.write_text("\n".join([json.dumps(PROMPTS[0]), *(json.dumps({"prompt": p}) for p in PROMPTS[1:])]))
+        path.write_text(
+            "\n".join([json.dumps(PROMPTS[0]), *(json.dumps({"prompt": p}) for p in PROMPTS[1:])])
+        )
     elif suffix == ".parquet":
         pandas.DataFrame({"text": PROMPTS, "n": 1}).to_parquet(path)
     else:

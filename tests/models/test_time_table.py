@@ -33,7 +33,9 @@ def test_the_unet_on_the_table_equals_the_original(embedded_unet, name):
     mixed = torch.tensor([schedule.timesteps[i] for i in (5, 0, 3)])
     with torch.no_grad():
         for t in (torch.tensor(schedule.calls[1]), mixed):
-            torch.testing.assert_close(lean(x, t, text).sample, embedded_unet(x, t, text).sample, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                lean(x, t, text).sample, embedded_unet(x, t, text).sample, atol=1e-5, rtol=1e-5
+            )
         with pytest.raises(UsageProblem, match="not among the"):
             lean(x, 12345, text)
 

@@ -42,7 +42,9 @@ def test_every_stage_uses_the_latest_of_the_one_before(finished):
 def test_the_same_commands_again_compute_nothing(finished, monkeypatch):
     sdquant, _ = finished
     before = {a.manifest.key for a in sdquant.opened().artifacts()}
-    monkeypatch.setattr("sdquant_cli.models.load.Model._load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        "sdquant_cli.models.load.Model._load", lambda *_, **__: pytest.fail("weights were loaded")
+    )
     for words in CHAIN:
         assert "is up to date" in sdquant(*words).stderr
     assert {a.manifest.key for a in sdquant.opened().artifacts()} == before
@@ -81,7 +83,9 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
     denoise(model.unet(), sampler, noise, text, embedding[:1], latents.spec.setting.guidance_scale, visit)
     expected = seen[int(latents.read("call")[place])]
     # stored in fp16, and computed in another micro-batch
-    torch.testing.assert_close(torch.from_numpy(latents.read("x"))[place].float(), expected, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(
+        torch.from_numpy(latents.read("x"))[place].float(), expected, atol=2e-3, rtol=2e-3
+    )
 
 
 def test_sample_counts_its_unet_calls(finished):
@@ -135,7 +139,11 @@ def test_state_rebuilds_the_pictures_it_was_calibrated_for(finished):
 
 def test_a_flag_that_contradicts_the_input_is_a_usage_error(finished):
     sdquant, _ = finished
-    for words in (("precalc-time", "--steps", 6), ("calibrate", "--guidance-scale", 9), ("generate", "--steps", 4)):
+    for words in (
+        ("precalc-time", "--steps", 6),
+        ("calibrate", "--guidance-scale", 9),
+        ("generate", "--steps", 4),
+    ):
         assert f"{words[1]} {words[2]}" in sdquant(*words, code=2).stderr
 
 
@@ -175,7 +183,9 @@ def test_calibration_without_a_ranking_and_with_few_latents(sdquant):
 
 def test_the_micro_batch_changes_latents_by_rounding_only(sdquant):
     for size in (2, 5):
-        sdquant("sample", "--prompts", TRAIN, "--limit", 5, "--steps", 4, "--per-prompt", 4, "--micro-batch", size)
+        sdquant(
+            "sample", "--prompts", TRAIN, "--limit", 5, "--steps", 4, "--per-prompt", 4, "--micro-batch", size
+        )
     first, second = (a for a in sdquant.opened().artifacts() if a.manifest.kind == "latents")
     assert first.manifest.key != second.manifest.key
     difference = np.abs(first.read("x").astype(np.float32) - second.read("x").astype(np.float32))

@@ -65,7 +65,9 @@ def test_ctrl_c_is_one_line_and_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # shells let background jobs ignore it
     )
     while not list((tmp_path / "store").glob("artifacts/latents/*/spec.json")):
         assert process.poll() is None

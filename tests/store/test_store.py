@@ -8,7 +8,15 @@ import pytest
 import zarr
 
 from sdquant_cli.errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, NewerFormat, UsageProblem
-from sdquant_cli.manifests import LatentsFacts, LatentsSpec, ModelRef, PromptsFacts, PromptsSpec, Setting, artifact_key
+from sdquant_cli.manifests import (
+    LatentsFacts,
+    LatentsSpec,
+    ModelRef,
+    PromptsFacts,
+    PromptsSpec,
+    Setting,
+    artifact_key,
+)
 from sdquant_cli.store import ArraySpec, Artifact, Draft, Store
 from sdquant_cli.types import Kind
 

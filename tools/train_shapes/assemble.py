@@ -18,15 +18,15 @@ from .unet import SCHEDULER
 
 TARGET = Path("src/sdquant_cli/models/shapes")
 EXAMPLES = Path("examples/prompts")
-PROMPTS = 500
-SEEDS = {"heldout": 101, "unseen": 102, "train": 103}
+SETS = {"heldout": (101, 500), "unseen": (102, 500), "train": (103, 256)}  # seed and size
+DEFAULT_PROMPTS = 64  # to draw where no prompts are named, and to calibrate the demo
 
 
 def write_prompts() -> None:
     """The prompt files of `examples/`: held-out captions, unseen combinations, and training captions."""
     EXAMPLES.mkdir(parents=True, exist_ok=True)
-    for split, seed in SEEDS.items():
-        captions = [scene.caption for scene in draw_scenes(PROMPTS, split, seed)]
+    for split, (seed, count) in SETS.items():
+        captions = [scene.caption for scene in draw_scenes(count, split, seed)]
         (EXAMPLES / f"shapes-{split}.txt").write_text("\n".join(captions) + "\n")
 
 
@@ -51,7 +51,9 @@ def main() -> None:
     CLIPModel.from_pretrained(RUNS / "clip").half().save_pretrained(TARGET / "clip")
     CLIPTokenizer.from_pretrained(RUNS / "tokenizer").save_pretrained(TARGET / "clip")
     write_prompts()
-    shutil.copy(EXAMPLES / "shapes-heldout.txt", TARGET / "prompts.txt")
+    for split, name in (("heldout", "prompts.txt"), ("train", "calibration.txt")):
+        captions = (EXAMPLES / f"shapes-{split}.txt").read_text().splitlines()
+        (TARGET / name).write_text("\n".join(captions[:DEFAULT_PROMPTS]) + "\n")
     defaults = {"guidance_scale": args.guidance_scale, "steps": 50, "prompts": "prompts.txt"}
     (TARGET / "sdquant.json").write_text(json.dumps(defaults, indent=1) + "\n")
     size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())

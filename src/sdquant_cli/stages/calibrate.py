@@ -1,13 +1,14 @@
 """`calibrate`: find a quantized UNet whose output stays that of the floating-point one."""
 
 import dataclasses
+import pickle
 import statistics
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..errors import MissingArtifact
+from ..errors import EnvironmentProblem, MissingArtifact
 from ..events import SILENT, Events
 from ..manifests import QuantStateFacts, QuantStateSpec
 from ..methods.initialise import Ranges, all_batches, initial_states
@@ -170,10 +171,7 @@ def _to_device(state: LayerState, device: torch.device) -> LayerState:
 
 def _train(training: Training, iterations: int, draft: Draft, events: Events) -> list[float]:
     """Run to `iterations`, from the last checkpoint if there is one."""
-    path = _last_checkpoint(draft.scratch)
-    if path is not None:
-        training.load_state_dict(torch.load(path, weights_only=True))
-        events.note(f"resuming at iteration {training.iteration}")
+    _resume(training, draft.scratch, events)
     with events.task("calibrating", iterations, "iteration") as task:
         task.advance(training.iteration)
         while training.iteration < iterations:
@@ -184,15 +182,27 @@ def _train(training: Training, iterations: int, draft: Draft, events: Events) ->
     return training.losses
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    found = sorted(folder.glob("*.pt"))
-    return found[-1] if found else None
+def _resume(training: Training, folder: Path, events: Events) -> None:
+    """Go on from the newest checkpoint that can be read, if there is any."""
+    for path in sorted(folder.glob("*.pt"), reverse=True):
+        try:
+            training.load_state_dict(torch.load(path, weights_only=True))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            events.warn(f"{path} is damaged and is left out")
+        else:
+            events.note(f"resuming at iteration {training.iteration}")
+            return
 
 
 def _save_checkpoint(training: Training, folder: Path) -> None:
     path = folder / f"{training.iteration:08d}.pt"
     partial = path.with_suffix(".partial")
-    torch.save(training.state_dict(), partial)
+    try:
+        torch.save(training.state_dict(), partial)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise EnvironmentProblem(
+            f"{partial}: {' '.join(str(error).split())}; run again once it can be written"
+        ) from None
     partial.replace(path)
     for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()

@@ -89,14 +89,13 @@ def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
     return artifact
 
 
-def demo_chain(images: int = 24) -> Chain:
+def demo_chain() -> Chain:
     """Small settings that show the whole chain on the embedded model in a few minutes."""
-    prompts = EMBEDDED_FOLDER / "prompts.txt"
     return Chain(
-        sample=SampleRequest(prompts=prompts, limit=48),
+        sample=SampleRequest(prompts=EMBEDDED_FOLDER / "calibration.txt", limit=48),
         sensitivity=SensitivityRequest(limit=16),
         calibrate=CalibrateRequest(bits="w4a8", mixed=True, iterations=80, batch_size=8),
-        generate=GenerateRequest(limit=images),
+        generate=GenerateRequest(limit=16),
     )
 
 
