@@ -45,7 +45,10 @@ def items(count=12):
     )
 
 
-def quantized(bits=Bits(4, 8)):
+W4A8 = Bits(4, 8)
+
+
+def quantized(bits=W4A8):
     torch.manual_seed(0)
     teacher = Net()
     student = Net()
@@ -152,5 +155,5 @@ def test_a_loss_that_is_not_a_number_stops_the_training():
     training = Training(student, teacher, items(), 4, 5)
     with torch.no_grad():
         student.conv.bias.fill_(float("nan"))
-    with pytest.raises(SdquantError, match="diverged.*iteration 0"):
+    with pytest.raises(SdquantError, match=r"diverged.*iteration 0"):
         training.step()

@@ -36,8 +36,16 @@ def test_it_is_small_and_fp16_and_safetensors_only():
 
 def test_the_scheduler_is_sd_v1_4s():
     config = find_model("shapes").scheduler("pndm").config
-    wanted = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
-    wanted |= dict(steps_offset=1, set_alpha_to_one=False, num_train_timesteps=1000)
+    wanted = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+    }
     assert {name: config[name] for name in wanted} == wanted
 
 

@@ -37,7 +37,7 @@ def load_shards() -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--shards", type=int, default=16)
     args = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(RUNS / "vae").eval()
     tokenizer = build()
