@@ -11,8 +11,8 @@ import torch
 
 from tests.conftest import PROMPTS, Sdquant
 
-TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
-SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 300, "--steps", 2)
+HELDOUT = PROMPTS / "shapes-heldout.txt"
+SAMPLE = ("sample", "--prompts", HELDOUT, "--limit", 300, "--steps", 2)
 CALIBRATE = ("calibrate", "--bits", "w4a8", "--iterations", 60, "--batch-size", 1)
 GENERATE = ("generate", "--model", "fp", "--prompts", HELDOUT, "--limit", 80)
 
@@ -60,7 +60,9 @@ def test_a_killed_stage_resumes_to_the_same_digest(tmp_path, before, words, kind
 
 def test_ctrl_c_is_one_line_and_130(tmp_path):
     # shells let background jobs ignore the signal, and children inherit that
-    code = "import signal as s; s.signal(s.SIGINT, s.default_int_handler)\nfrom sdquant_cli.cli import main\nmain()"
+    code = (
+        "import signal as s; s.signal(s.SIGINT, s.default_int_handler); import sdquant_cli.cli as c; c.main()"
+    )
     command = [sys.executable, "-c", code, *map(str, SAMPLE), "--store", str(tmp_path / "store")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "store").glob("artifacts/latents/*/spec.json")):
