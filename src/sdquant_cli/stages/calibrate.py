@@ -19,7 +19,7 @@ from ..models.load import Model
 from ..quant.allocate import average_bits, mixed_bits
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
-from ..quant.state import capture, pack
+from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind
@@ -128,13 +128,7 @@ def _layout(model: Model, rows: int) -> dict[str, ArraySpec]:
         "activation_step": table,
         "activation_zero": table,
     }
-    kinds = {
-        "codes": "int8",
-        "weight_step": "float32",
-        "activation_step": "float32",
-        "activation_zero": "int32",
-    }
-    layout = {name: ArraySpec((size,), kinds[name], ("value",)) for name, size in sizes.items()}
+    layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
     layout |= {f"{name}_offset": ArraySpec((len(shapes) + 1,), "int64", ("boundary",)) for name in sizes}
     return layout | {"bits": ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))}
 

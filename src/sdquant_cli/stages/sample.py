@@ -21,6 +21,7 @@ from .requests import SampleRequest
 from .texts import store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
+LATENTS_PER_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,17 @@ def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifa
     embeds = store_embeddings(store, work.model, prompts, device, events)
     n, per_prompt, setting = len(work.chosen), work.spec.per_prompt, work.spec.setting
     shape = work.model.latent_shape(setting.height, setting.width)
-    rows = work.unit * per_prompt
-    arrays = {
-        "x": ArraySpec(
-            (n * per_prompt, *shape), "float16", ("sample", "channel", "height", "width"), rows, per_prompt
-        ),
-        "prompt_index": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
-        "call": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
-        "row": ArraySpec((n * per_prompt,), "int64", ("sample",), rows, per_prompt),
-    }
+    count, rows = n * per_prompt, work.unit * per_prompt
+    chunk = LATENTS_PER_CHUNK if rows % LATENTS_PER_CHUNK == 0 else per_prompt
+    index = ArraySpec((count,), "int64", ("sample",), rows, chunk)
+    x = ArraySpec((count, *shape), "float16", ("sample", "channel", "height", "width"), rows, chunk)
+    arrays = {"x": x, "prompt_index": index, "call": index, "row": index}
     draft = store.begin(work.spec, refs({"prompts": prompts, "text-embeds": embeds}), arrays, work.units)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     _sample_units(work, draft, embeds, device, events)
     made = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
-    facts = LatentsFacts(latents=n * per_prompt, unet_calls=made, unet_calls_minimum=work.minimum_calls)
+    facts = LatentsFacts(latents=count, unet_calls=made, unet_calls_minimum=work.minimum_calls)
     return publish(store, draft, facts)
 
 
