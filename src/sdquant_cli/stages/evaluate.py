@@ -84,6 +84,11 @@ def _measure(
             rows["clip"].append(clip_score(found[0], texts))
             rows["clip_reference"].append(clip_score(found[1], texts))
             task.advance(stop - start)
+    width = features[0][0].shape[1]
+    if n < 10 * width:
+        events.warn(
+            f"fid[shapes-clip] of {n} images over {width} features is biased; compare it at equal N only"
+        )
     fid = frechet(*(np.concatenate(kept) for kept in features)) if n > 1 else float("nan")
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in rows.items()}, fid
 
