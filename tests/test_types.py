@@ -1,6 +1,6 @@
 import pytest
 
-from sdquant_cli.types import Bits
+from sdquant_cli.types import Bits, Gate
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,17 @@ def test_bits_are_read_and_written(text, bits):
 def test_other_bits_are_refused(text):
     with pytest.raises(ValueError, match="expected"):
         Bits.parse(text)
+
+
+def test_gates_are_read_written_and_bound_both_ways():
+    gate = Gate.parse(" lpips <= 0.10 ")
+    assert str(gate) == "lpips<=0.1"
+    assert gate.passes(0.1)
+    assert not gate.passes(0.11)
+    assert Gate.parse("fid[shapes-clip]>=1e-3").passes(0.5)
+
+
+@pytest.mark.parametrize("text", ["psnr", "psnr=3", "psnr<3", ">=3", "psnr>=x", "psnr>=nan", "psnr>=", ""])
+def test_other_gates_are_refused(text):
+    with pytest.raises(ValueError, match="expected"):
+        Gate.parse(text)

@@ -4,6 +4,7 @@ SdquantError                     1
 ├── UsageProblem                 2   a flag or an input file that makes no sense
 ├── MissingArtifact              3   an input artifact is not there: names the command that makes it
 ├── DamagedArtifact              3   stored bytes are not those that were published
+├── GateFailed                   4   a metric is outside of the bound that --gate sets
 ├── EnvironmentProblem           5   a missing file, device or permission; a full disk
 └── NewerFormat                  6   written by a newer sdquant
 
@@ -33,6 +34,12 @@ class DamagedArtifact(SdquantError):
     """Stored bytes differ from those that were published."""
 
     exit_code = 3
+
+
+class GateFailed(SdquantError):
+    """A metric is outside of its bound."""
+
+    exit_code = 4
 
 
 class EnvironmentProblem(SdquantError):

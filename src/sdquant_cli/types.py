@@ -1,5 +1,6 @@
 """Small types that the command line and the library share. Standard library only."""
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,6 +34,32 @@ class Dtype(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on a metric; written `psnr>=25`."""
+
+    metric: str
+    operator: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.operator}{self.bound:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Gate":
+        """Read `metric<=number` or `metric>=number`; raises ValueError for anything else."""
+        match = re.fullmatch(r"\s*([^<>=\s]+)\s*(<=|>=)\s*(\S+)\s*", text)
+        try:
+            if match is not None and math.isfinite(bound := float(match[3])):
+                return cls(match[1], match[2], bound)
+        except ValueError:
+            pass
+        raise ValueError(f"expected metric<=number or metric>=number such as psnr>=25, found {text!r}")
+
+    def passes(self, value: float) -> bool:
+        return value <= self.bound if self.operator == "<=" else value >= self.bound
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,17 @@ def test_evaluate_prints_one_json_document(finished):
     assert set(psnr) == {"mean", "std", "ci95", "n"}
 
 
+def test_gates_decide_the_exit_code(finished):
+    sdquant, _ = finished
+    sdquant("evaluate", "--gate", "psnr>=1", "--gate", "fid[shapes-clip]<=1000")
+    failed = sdquant("evaluate", "--gate", "psnr>=1", "--gate", "ssim >= 2", "--json", code=4)
+    assert "ssim>=2 (is 0." in failed.stderr
+    assert "psnr" not in failed.stderr.splitlines()[-1]
+    assert json.loads(failed.stdout)["metrics"]["ssim"]["n"] == 4
+    assert "no metric 'lpips'" in sdquant("evaluate", "--gate", "lpips<=0.1", code=2).stderr
+    assert "expected metric<=number" in sdquant("evaluate", "--gate", "psnr==3", code=2).stderr
+
+
 def test_state_rebuilds_the_pictures_it_was_calibrated_for(finished):
     """Quantized pictures are near the floating-point ones, and not equal to them."""
     sdquant, _ = finished
@@ -192,6 +203,20 @@ def test_the_micro_batch_changes_latents_by_rounding_only(sdquant):
     # stored as fp16: one unit in the last place of values below 4 is 2e-3
     assert difference.max() <= 2e-3
     assert (difference > 1e-4).mean() < 0.01
+
+
+def test_an_up_to_date_artifact_becomes_the_latest_again(sdquant):
+    def sample(seed):
+        return sdquant("sample", "--prompts", TRAIN, "--limit", 1, "--steps", 2, "--seed", seed)
+
+    sample(0)
+    first = sdquant.opened().resolve("latents").ref
+    sample(1)
+    assert sdquant.opened().resolve("latents").ref != first
+    assert "is up to date" in sample(0).stderr
+    assert sdquant.opened().resolve("latents").ref == first
+    listed = json.loads(sdquant("ls", "--json").stdout)
+    assert [row["tags"] for row in listed if first.key in row["artifact"]] == [["latest"]]
 
 
 def test_a_configuration_file_runs_the_chain(sdquant, tmp_path):

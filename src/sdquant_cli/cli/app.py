@@ -35,8 +35,8 @@ def sdquant(
     reads the latest artifacts of the one before from a store and adds its own; run twice, a stage
     computes nothing the second time; interrupted, the same command resumes.
 
-    Exit codes: 0 done, 1 unexpected, 2 usage, 3 input artifact missing or damaged, 5 environment,
-    6 newer format, 130 interrupted and resumable.
+    Exit codes: 0 done, 1 unexpected, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
+    5 environment, 6 newer format, 130 interrupted and resumable.
 
     Start with: sdquant demo
     """

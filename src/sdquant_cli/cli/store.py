@@ -19,16 +19,20 @@ def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> No
 
     opened = Store(store)
     tags = opened.tags()
-    rows = []
-    for artifact in opened.artifacts():
-        m = artifact.manifest
-        size = sum(item.size for item in artifact.objects())
-        rows.append((f"{m.kind}/{m.key}", " ".join(tags.get(m.key, [])), m.provenance.created_at, str(size)))
-    columns = ("artifact", "tags", "created", "bytes")
+    rows = [
+        {
+            "artifact": f"{a.manifest.kind}/{a.manifest.key}",
+            "tags": tags.get(a.manifest.key, []),
+            "created": a.manifest.provenance.created_at,
+            "bytes": sum(item.size for item in a.objects()),
+        }
+        for a in opened.artifacts()
+    ]
     if json:
-        render.print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        render.print_json(rows)
     else:
-        render.print_table(columns, rows)
+        cells = [[" ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows]
+        render.print_table(("artifact", "tags", "created", "bytes"), cells)
 
 
 def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:

@@ -1,8 +1,10 @@
 """`evaluate --against fp`: how close quantized pictures are to the floating-point model's own."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ..errors import UsageProblem
+from ..errors import EnvironmentProblem, GateFailed, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
 from ..metrics.distribution import frechet
@@ -11,7 +13,7 @@ from ..metrics.pairs import psnr, ssim
 from ..metrics.summary import bootstrap_interval, clip_score
 from ..models.load import EMBEDDED_FOLDER
 from ..store import ArraySpec, Artifact, Store
-from ..types import Kind
+from ..types import Gate, Kind
 from .chain import Plan, announce, publish, refs, up_to_date, use_device
 from .generate import draw
 from .requests import EvaluateRequest
@@ -28,12 +30,14 @@ METRICS = (
 
 
 def plan(request: EvaluateRequest, store: Store) -> Plan:
+    _check_names(request.gate)
     images = _images(request, store)
     return Plan("evaluate", {"images": images.facts.images})
 
 
 def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Compare the latest quantized pictures with floating-point ones of the same prompts and noise."""
+    _check_names(request.gate)
     images = _images(request, store)
     prompts = store.follow(images.manifest.inputs["prompts"])
     embeds = store.follow(images.manifest.inputs["text-embeds"])
@@ -52,6 +56,28 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
     for unit in draft.missing():
         draft.write(unit, rows)
     return publish(store, draft, MetricsFacts(metrics=_summaries(rows, fid)))
+
+
+def check_gates(metrics: Artifact, gates: Sequence[str]) -> None:
+    """Raise GateFailed with the bounds that are not met; EnvironmentProblem for a metric without a value."""
+    found = metrics.facts.metrics
+    failed = []
+    for gate in map(Gate.parse, gates):
+        value = found[gate.metric].mean
+        if value is None:
+            raise EnvironmentProblem(
+                f"--gate {gate}: {gate.metric} has no value for {found[gate.metric].n} images"
+            )
+        if not gate.passes(value):
+            failed.append(f"{gate} (is {value:.4g})")
+    if failed:
+        raise GateFailed(f"gate not met: {', '.join(failed)}")
+
+
+def _check_names(gates: Sequence[str]) -> None:
+    for gate in map(Gate.parse, gates):
+        if gate.metric not in METRICS:
+            raise UsageProblem(f"--gate {gate}: no metric {gate.metric!r}; there are {', '.join(METRICS)}")
 
 
 def _images(request: EvaluateRequest, store: Store) -> Artifact:

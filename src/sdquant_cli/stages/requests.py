@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ..types import Bits, Dtype, Scheduler
+from ..types import Bits, Dtype, Gate, Scheduler
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
+GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
 class Request(BaseModel):
@@ -70,3 +71,4 @@ class GenerateRequest(SettingRequest):
 class EvaluateRequest(Request):
     against: str = "fp"
     images: str | None = None
+    gate: tuple[GateText, ...] = ()
