@@ -13,6 +13,11 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     return float(low), float(high)
 
 
+def feature_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine distance 1 - cos (N) of unit-length features (N,D) of picture pairs."""
+    return 1 - (first * second).sum(axis=1)
+
+
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """CLIP score (N): 100 max(cos, 0) of unit-length features (N,D) (Hessel et al. 2021, eq. 1, w = 1)."""
     return 100 * np.clip((images * texts).sum(axis=1), 0, None)

@@ -10,7 +10,7 @@ from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
 from ..metrics.distribution import frechet
 from ..metrics.features import ClipFeatures
 from ..metrics.pairs import psnr, ssim
-from ..metrics.summary import bootstrap_interval, clip_score
+from ..metrics.summary import bootstrap_interval, clip_score, feature_distance
 from ..models.load import EMBEDDED_FOLDER
 from ..store import ArraySpec, Artifact, Store
 from ..types import Gate, Kind
@@ -20,13 +20,10 @@ from .requests import EvaluateRequest
 from .texts import read_prompts
 
 BATCH = 64
-METRICS = (
-    "psnr",
-    "ssim",
-    "fid[shapes-clip]",
-    "clip_score[shapes-clip]",
-    "clip_score_difference[shapes-clip]",
-)
+PSNR, SSIM, FEATURES, FID = "psnr", "ssim", "feature_distance[shapes-clip]", "fid[shapes-clip]"
+CLIP, CLIP_DIFFERENCE = "clip_score[shapes-clip]", "clip_score_difference[shapes-clip]"
+METRICS = (PSNR, SSIM, FEATURES, FID, CLIP, CLIP_DIFFERENCE)
+COLUMNS = ("psnr", "ssim", "feature_distance", "clip", "clip_reference")  # a value per picture
 
 
 def plan(request: EvaluateRequest, store: Store) -> Plan:
@@ -45,9 +42,7 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
     reference = draw(spec, prompts, embeds, None, store, use_device(request.device), events)
     announce(events, {"images": images, "reference": reference})
     n = images.facts.images
-    arrays = {
-        name: ArraySpec((n,), "float64", ("sample",)) for name in ("psnr", "ssim", "clip", "clip_reference")
-    }
+    arrays = {name: ArraySpec((n,), "float64", ("sample",)) for name in COLUMNS}
     inputs = refs({"images": images, "reference": reference})
     draft = store.begin(MetricsSpec(metrics=METRICS), inputs, arrays)
     if isinstance(draft, Artifact):
@@ -94,7 +89,7 @@ def _measure(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Values per picture, and the Fréchet distance of the two sets."""
     clip = ClipFeatures(EMBEDDED_FOLDER / "clip")
-    rows: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "clip": [], "clip_reference": []}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     n = images.facts.images
     with events.task("measuring", n, "image") as task:
@@ -107,6 +102,7 @@ def _measure(
                 kept.append(new)
             rows["psnr"].append(psnr(ours, theirs))
             rows["ssim"].append(ssim(ours, theirs))
+            rows["feature_distance"].append(feature_distance(*found))
             rows["clip"].append(clip_score(found[0], texts))
             rows["clip_reference"].append(clip_score(found[1], texts))
             task.advance(stop - start)
@@ -120,11 +116,15 @@ def _measure(
 
 
 def _summaries(rows: dict[str, np.ndarray], fid: float) -> dict[str, MetricSummary]:
-    values = (rows["psnr"], rows["ssim"], rows["clip"], rows["clip"] - rows["clip_reference"])
-    psnr_row, ssim_row, clip_row, difference = (_summary(v) for v in values)
-    n = len(rows["psnr"])
-    distance = MetricSummary(mean=None if np.isnan(fid) else fid, n=n)
-    return dict(zip(METRICS, (psnr_row, ssim_row, distance, clip_row, difference), strict=True))
+    difference = rows["clip"] - rows["clip_reference"]
+    return {
+        PSNR: _summary(rows["psnr"]),
+        SSIM: _summary(rows["ssim"]),
+        FEATURES: _summary(rows["feature_distance"]),
+        FID: MetricSummary(mean=None if np.isnan(fid) else fid, n=len(difference)),
+        CLIP: _summary(rows["clip"]),
+        CLIP_DIFFERENCE: _summary(difference),
+    }
 
 
 def _summary(values: np.ndarray) -> MetricSummary:
@@ -134,7 +134,7 @@ def _summary(values: np.ndarray) -> MetricSummary:
 
 def document(artifact: Artifact) -> dict[str, object]:
     """What `evaluate --json` prints: `metrics` by name first, then a row for each image."""
-    values = {name: artifact.read(name) for name in ("psnr", "ssim", "clip", "clip_reference")}
+    values = {name: artifact.read(name) for name in COLUMNS}
     return {
         "format": 1,
         "artifact": f"{artifact.manifest.kind}/{artifact.manifest.key}",
