@@ -23,7 +23,7 @@ from .scenes import COLOURS, Scene, draw_scenes, parse, render, shade
 CHOICES = 32
 BORDER = 3  # pixels around a picture that no object reaches
 STORE = "runs/quality"
-SWEEP = (2.0, 3.0, 4.0, 5.0, 6.0)
+SWEEP = (2.0, 3.0, 4.0, 5.0)
 MIN_OBJECT = 12  # pixels; the smallest star covers about 45
 
 
