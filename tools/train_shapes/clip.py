@@ -65,7 +65,7 @@ def pick_accuracy(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--updates", type=int, default=3500)
     parser.add_argument("--batch", type=int, default=64, help="pictures per worker and update")
     args = parser.parse_args()
     rank, workers = join_workers()

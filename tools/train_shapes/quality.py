@@ -1,4 +1,4 @@
-"""Measures how well the embedded model draws, and writes docs/embedded-model.md's numbers and picture.
+"""Measures how well the embedded model draws: the figures and the picture of docs/embedded-model.md.
 
 `python -m tools.train_shapes.quality --split heldout` prints the table's rows for one split;
 `--sweep` compares guidance scales; `--picture FILE` draws 64 pictures on one sheet.
@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from sdquant_cli.metrics.features import ClipFeatures
-from sdquant_cli.models.load import EMBEDDED_FOLDER
+from sdquant_cli.models.load import EMBEDDED, EMBEDDED_FOLDER, find_model
 from sdquant_cli.stages import generate
 from sdquant_cli.stages.requests import GenerateRequest
 from sdquant_cli.store import Store
 
 from .scenes import COLOURS, Scene, draw_scenes, parse, render, shade
+from .vae import heldout_psnr
 
 CHOICES = 32
 BORDER = 3  # pixels around a picture that no object reaches
@@ -108,6 +109,7 @@ def main() -> None:
         return
     images, captions = drawn(args.split, args.guidance_scale, args.limit)
     print(f"{args.split}, drawn:", json.dumps(measure(images, captions), indent=1))
+    print(f"VAE, held-out scenes: PSNR {heldout_psnr(find_model(EMBEDDED).vae()):.2f} dB")
     print(f"{args.split}, real renders:", json.dumps(real_renders(args.split, args.limit), indent=1))
     if args.picture:
         args.picture.parent.mkdir(parents=True, exist_ok=True)
