@@ -219,6 +219,23 @@ def test_an_up_to_date_artifact_becomes_the_latest_again(sdquant):
     assert [row["tags"] for row in listed if first.key in row["artifact"]] == [["latest"]]
 
 
+def test_trajectories_of_two_micro_batches_agree_within_1e_4(embedded_unet):
+    from sdquant_cli.models.denoise import denoise
+    from sdquant_cli.models.load import find_model
+    from sdquant_cli.models.noise import initial_noise
+
+    text = torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0))
+
+    def drawn(picks):
+        sampler = find_model("shapes").scheduler("pndm")
+        sampler.set_timesteps(4)
+        return denoise(
+            embedded_unet, sampler, initial_noise((4, 16, 16), 0, picks), text[picks], text[:1], 3.0
+        )
+
+    torch.testing.assert_close(drawn([0, 1, 2, 3, 4])[:2], drawn([0, 1]), atol=1e-4, rtol=0)
+
+
 def test_a_configuration_file_runs_the_chain(sdquant, tmp_path):
     config = tmp_path / "chain.yaml"
     config.write_text(
