@@ -112,9 +112,25 @@ class ImagesSpec(Spec):
     micro_batch: int
 
 
+class FeaturesSpec(Spec):
+    kind: ClassVar[Kind] = Kind.FEATURES
+    network: str  # as in the brackets of a metric's name
+    weights: dict[str, str]  # sha256 of each weight file
+
+
+class DriftSpec(Spec):
+    kind: ClassVar[Kind] = Kind.DRIFT
+    setting: Setting
+    prompts: int  # the first so many
+    seed: int
+    micro_batch: int
+
+
 class MetricsSpec(Spec):
     kind: ClassVar[Kind] = Kind.METRICS
-    metrics: tuple[str, ...]
+    stage_version: ClassVar[int] = 2
+    metrics: tuple[str, ...]  # those computed
+    weights: dict[str, str]  # sha256 of each weight file they need
 
 
 def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) -> str:
@@ -236,17 +252,38 @@ class ImagesFacts(Frozen):
     images: int
 
 
+class FeaturesFacts(Frozen):
+    images: int
+    width: int
+
+
+class DriftFacts(Frozen):
+    """Means over prompts, by UNet call."""
+
+    timesteps: tuple[float, ...]
+    latent_cosine: tuple[float | None, ...]  # of the two trajectories' latents; None: they are equal
+    latent_snr: tuple[float | None, ...]  # dB
+    prediction_sqnr: tuple[float | None, ...]  # dB, both networks on the floating-point model's latents
+
+
 class MetricSummary(Frozen):
-    """Mean over N values with a 95% interval; `None` where a number cannot be had."""
+    """Mean over N pictures with a 95% interval; `mean` is None where there is no number."""
 
     mean: float | None
     std: float | None = None
     ci95: tuple[float, float] | None = None
     n: int
+    identical: int = 0  # pictures equal to their reference, left out where the metric is infinite for them
+    worst: tuple[int, ...] = ()  # the ten pictures furthest from their reference, worst first
+    skipped: str | None = None  # why it was not computed
 
 
 class MetricsFacts(Frozen):
-    metrics: dict[str, MetricSummary]
+    """The same metrics for three sets of pictures, each against the floating-point reference."""
+
+    metrics: dict[str, MetricSummary]  # of the pictures in question
+    floor: dict[str, MetricSummary]  # of floating-point pictures from other noise: the far end
+    itself: dict[str, MetricSummary]  # of the reference: the near end
 
 
 class PromptsManifest(Manifest):
@@ -291,6 +328,18 @@ class ImagesManifest(Manifest):
     facts: ImagesFacts
 
 
+class FeaturesManifest(Manifest):
+    kind: Literal[Kind.FEATURES]
+    spec: FeaturesSpec
+    facts: FeaturesFacts
+
+
+class DriftManifest(Manifest):
+    kind: Literal[Kind.DRIFT]
+    spec: DriftSpec
+    facts: DriftFacts
+
+
 class MetricsManifest(Manifest):
     kind: Literal[Kind.METRICS]
     spec: MetricsSpec
@@ -305,5 +354,7 @@ MANIFESTS: dict[Kind, type[Manifest]] = {
     Kind.SENSITIVITY: SensitivityManifest,
     Kind.QUANT_STATE: QuantStateManifest,
     Kind.IMAGES: ImagesManifest,
+    Kind.FEATURES: FeaturesManifest,
+    Kind.DRIFT: DriftManifest,
     Kind.METRICS: MetricsManifest,
 }

@@ -16,6 +16,8 @@ class Kind(StrEnum):
     SENSITIVITY = "sensitivity"
     QUANT_STATE = "quant-state"
     IMAGES = "images"
+    FEATURES = "features"
+    DRIFT = "drift"
     METRICS = "metrics"
 
 

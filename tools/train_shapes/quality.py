@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdquant_cli.metrics.features import ClipFeatures
+from sdquant_cli.metrics.features import clip_of_folder
 from sdquant_cli.models.load import EMBEDDED, EMBEDDED_FOLDER, find_model
 from sdquant_cli.stages import generate
 from sdquant_cli.stages.requests import GenerateRequest
@@ -53,8 +53,9 @@ def colours_right(image: np.ndarray, scene: Scene) -> tuple[bool, bool]:
 
 def caption_picked(images: np.ndarray, captions: list[str]) -> float:
     """How often the embedded CLIP finds a picture's caption among CHOICES."""
-    clip = ClipFeatures(EMBEDDED_FOLDER / "clip")
-    likeness = clip.of_images(images) @ clip.of_texts(captions).T
+    clip = clip_of_folder(EMBEDDED_FOLDER / "clip", torch.device("cpu"))
+    texts = clip.of_texts(captions)
+    likeness = clip.of_images(images) @ (texts / np.linalg.norm(texts, axis=1, keepdims=True)).T
     n = len(captions)
     return float(np.mean([likeness[i, (i + np.arange(CHOICES)) % n].argmax() == 0 for i in range(n)]))
 

@@ -3,7 +3,7 @@
 import typer
 
 from .. import __version__
-from . import calibrate, demo, evaluate, generate, precalc_time, run, sample, sensitivity, store
+from . import calibrate, demo, doctor, evaluate, generate, precalc_time, run, sample, sensitivity, store
 from .errors import Group
 from .execute import quiet_libraries
 
@@ -51,6 +51,7 @@ for _name, _body in (
     ("generate", generate.generate),
     ("evaluate", evaluate.evaluate),
     ("demo", demo.demo),
+    ("doctor", doctor.doctor),
     ("run", run.run),
     ("ls", store.ls),
     ("show", store.show),

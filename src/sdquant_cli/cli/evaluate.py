@@ -1,5 +1,6 @@
 """`sdquant evaluate`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +9,9 @@ from . import options as o
 
 
 def evaluate(
-    against: Annotated[str, typer.Option("--against", help="What to compare with: fp.")] = "fp",
+    against: Annotated[
+        str, typer.Option("--against", help="What to compare with: fp, or an images artifact.")
+    ] = "fp",
     images: Annotated[
         str | None, typer.Option("--images", help="Images artifact; the latest quantized by default.")
     ] = None,
@@ -16,6 +19,22 @@ def evaluate(
         list[str] | None,
         typer.Option("--gate", help="A bound such as psnr>=25; exit 4 if not met. Repeatable."),
     ] = None,
+    require: Annotated[
+        str | None,
+        typer.Option("--require", help="Metrics that must be computed, as in lpips,fid; exit 5 if not."),
+    ] = None,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Measure floating-point pictures of other noise too.")
+    ] = True,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Measure at which call the trajectories part.")
+    ] = False,
+    drift_prompts: Annotated[int, typer.Option("--drift-prompts", help="Prompts for --drift.")] = 16,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="Append the results to this file as Markdown.")
+    ] = None,
+    weights_dir: o.WeightsOption = None,
+    download: o.DownloadOption = False,
     device: o.DeviceOption = "cpu",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
@@ -29,7 +48,5 @@ def evaluate(
     from ..stages.requests import EvaluateRequest
     from .execute import execute
 
-    gates = tuple(gate or ())
-    artifact = execute(stage, EvaluateRequest, {**locals(), "gate": gates})
-    if artifact is not None:
-        stage.check_gates(artifact, gates)
+    names = tuple(name.strip() for name in require.split(",")) if require else ()
+    execute(stage, EvaluateRequest, {**locals(), "gate": tuple(gate or ()), "require": names})

@@ -18,8 +18,8 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> Any:
-    """Run `stage` with a command's flags and show what it made; returns the artifact, if any.
+def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
+    """Run `stage` with a command's flags and show what it made.
 
     `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has.
     """
@@ -31,7 +31,7 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> Any:
     store = Store(flags["store"])
     if flags["dry_run"]:
         _show_plan(stage.plan(request, store), as_json=flags["json"])
-        return None
+        return
     artifact = stage.run(request, store, render.Terminal())
     if not flags["json"]:
         show_artifact(artifact)
@@ -39,7 +39,8 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> Any:
         render.print_json(stage.document(artifact))
     else:
         render.print_json(artifact.manifest.model_dump(mode="json"))
-    return artifact
+    if hasattr(stage, "conclude"):
+        stage.conclude(artifact, request)
 
 
 def show_artifact(artifact: Any) -> None:
@@ -50,7 +51,7 @@ def show_artifact(artifact: Any) -> None:
     title = f"{manifest['kind']}/{manifest['key']}"
     if manifest["kind"] == "metrics":
         render.print_pairs(title, {})
-        render.print_metrics(manifest["facts"]["metrics"])
+        render.print_metrics(artifact.facts)
     else:
         render.print_pairs(title, manifest["facts"])
 

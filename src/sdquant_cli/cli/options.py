@@ -26,6 +26,15 @@ DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Format of th
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use only the first so many.")]
 MicroBatchOption = Annotated[int, typer.Option("--micro-batch", help="Prompts per UNet call.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights-dir",
+        envvar="SDQUANT_WEIGHTS",
+        help="Folder of metric weights; ~/.cache/sdquant/weights by default.",
+    ),
+]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch missing metric weights first.")]
 PromptsOption = Annotated[
     Path,
     typer.Option("--prompts", help="Prompts: .txt, .csv, .tsv, .jsonl, .parquet or COCO captions .json."),

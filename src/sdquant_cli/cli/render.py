@@ -117,11 +117,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         _stdout.print(line.rstrip(), markup=False)
 
 
-def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Metric summaries as a table."""
-    rows = []
-    for name, summary in metrics.items():
-        interval = "" if summary["ci95"] is None else "[{:.4g}, {:.4g}]".format(*summary["ci95"])
-        mean = "not available" if summary["mean"] is None else f"{summary['mean']:.4g}"
-        rows.append([name, mean, interval, str(summary["n"])])
-    print_table(["metric", "mean", "95% interval", "N"], rows)
+def print_metrics(facts: Any) -> None:
+    """Metric summaries as a table; skipped ones below it."""
+    from ..report.markdown import interval, number
+
+    rows = [
+        [
+            name,
+            number(summary),
+            interval(summary),
+            number(facts.floor.get(name)),
+            number(facts.itself.get(name)),
+            str(summary.n),
+        ]
+        for name, summary in facts.metrics.items()
+        if summary.skipped is None
+    ]
+    print_table(["metric", "mean", "95% interval", "other noise", "itself", "N"], rows)
+    for name, summary in facts.metrics.items():
+        if summary.skipped:
+            _stdout.print(f"{name}  {number(summary)}", markup=False)

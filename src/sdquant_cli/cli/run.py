@@ -22,8 +22,10 @@ def run(
     from .execute import show_artifact
     from .render import Terminal, print_json
 
-    metrics = pipeline.run(pipeline.read_chain(config), Store(store), Terminal())
+    chain = pipeline.read_chain(config)
+    metrics = pipeline.run(chain, Store(store), Terminal())
     if json:
         print_json(evaluate.document(metrics))
     else:
         show_artifact(metrics)
+    evaluate.conclude(metrics, chain.evaluate)

@@ -1,6 +1,6 @@
 """What all stages share: finding inputs, inheriting their setting, publishing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -93,16 +93,21 @@ def refs(inputs: Mapping[str, Artifact]) -> dict[str, Ref]:
     return {role: artifact.ref for role, artifact in inputs.items()}
 
 
-def publish(store: Store, draft: Draft, facts: Frozen) -> Artifact:
-    """Publish a finished draft as the latest of its kind."""
+LATEST = ("latest",)
+
+
+def publish(store: Store, draft: Draft, facts: Frozen, tags: Sequence[str] = LATEST) -> Artifact:
+    """Publish a finished draft, by default as the latest of its kind."""
     artifact = draft.publish(facts, store.provenance(torch.get_num_threads()))
-    store.tag(artifact)
+    for tag in tags:
+        store.tag(artifact, tag)
     return artifact
 
 
-def up_to_date(store: Store, artifact: Artifact, events: Events) -> Artifact:
-    """Say that nothing needs to be computed; the artifact is the latest of its kind all the same."""
-    store.tag(artifact)
+def up_to_date(store: Store, artifact: Artifact, events: Events, tags: Sequence[str] = LATEST) -> Artifact:
+    """Say that nothing needs to be computed; the artifact gets its tags all the same."""
+    for tag in tags:
+        store.tag(artifact, tag)
     events.note(f"{artifact.manifest.kind}/{artifact.manifest.key} is up to date")
     return artifact
 

@@ -1,149 +1,222 @@
-"""`evaluate --against fp`: how close quantized pictures are to the floating-point model's own."""
+"""`evaluate`: how close pictures are to the floating-point model's own.
 
+Every metric is measured on three sets of pictures against one reference: those in question,
+floating-point pictures of other noise (the floor), and the reference itself.
+"""
+
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from ..errors import EnvironmentProblem, GateFailed, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
-from ..metrics.distribution import frechet
-from ..metrics.features import ClipFeatures
-from ..metrics.pairs import psnr, ssim
-from ..metrics.summary import bootstrap_interval, clip_score, feature_distance
-from ..models.load import EMBEDDED_FOLDER
+from ..metrics.catalog import CATALOG, Form, metric_named
+from ..metrics.scores import summarise
+from ..metrics.weights import WEIGHT_FILES, Weights
+from ..report.markdown import metrics_summary
 from ..store import ArraySpec, Artifact, Store
 from ..types import Gate, Kind
 from .chain import Plan, announce, publish, refs, up_to_date, use_device
+from .drift import measure_drift
 from .generate import draw
+from .measure import Measures
 from .requests import EvaluateRequest
 from .texts import read_prompts
 
-BATCH = 64
-PSNR, SSIM, FEATURES, FID = "psnr", "ssim", "feature_distance[shapes-clip]", "fid[shapes-clip]"
-CLIP, CLIP_DIFFERENCE = "clip_score[shapes-clip]", "clip_score_difference[shapes-clip]"
-METRICS = (PSNR, SSIM, FEATURES, FID, CLIP, CLIP_DIFFERENCE)
-COLUMNS = ("psnr", "ssim", "feature_distance", "clip", "clip_reference")  # a value per picture
+FP = "fp"
 
 
 def plan(request: EvaluateRequest, store: Store) -> Plan:
-    _check_names(request.gate)
+    names, skipped = _choose(request, Weights(request.weights_dir))
     images = _images(request, store)
-    return Plan("evaluate", {"images": images.facts.images})
+    return Plan("evaluate", {"images": images.facts.images, "metrics": len(names), "skipped": len(skipped)})
 
 
 def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Artifact:
-    """Compare the latest quantized pictures with floating-point ones of the same prompts and noise."""
-    _check_names(request.gate)
+    """Compare pictures (the latest quantized ones) with floating-point ones of the same prompts and noise."""
+    weights, device = Weights(request.weights_dir), use_device(request.device)
+    if request.download:
+        weights.download(WEIGHT_FILES, events)
+    names, skipped = _choose(request, weights)
     images = _images(request, store)
+    if request.drift and "state" not in images.manifest.inputs:
+        raise UsageProblem(f"--drift: {_name(images)} are floating-point pictures, there is no drift")
     prompts = store.follow(images.manifest.inputs["prompts"])
-    embeds = store.follow(images.manifest.inputs["text-embeds"])
-    spec: ImagesSpec = images.spec.model_copy(update={"engine": "fp"})
-    reference = draw(spec, prompts, embeds, None, store, use_device(request.device), events)
-    announce(events, {"images": images, "reference": reference})
+    reference, floor = _counterparts(request, images, prompts, store, device, events)
+    inputs = {"images": images, "reference": reference} | ({"floor": floor} if floor else {})
+    announce(events, inputs)
+    if request.drift:
+        measure_drift(images, request.drift_prompts, store, device, events)
     n = images.facts.images
-    arrays = {name: ArraySpec((n,), "float64", ("sample",)) for name in COLUMNS}
-    inputs = refs({"images": images, "reference": reference})
-    draft = store.begin(MetricsSpec(metrics=METRICS), inputs, arrays)
+    per_picture = [name for name in names if CATALOG[name].form is not Form.SETS]
+    arrays = {name: ArraySpec((n,), "float64", ("sample",)) for name in per_picture}
+    files = {file for name in names for file in CATALOG[name].files}
+    spec = MetricsSpec(
+        metrics=tuple(names), weights={file: WEIGHT_FILES[file].sha256 for file in sorted(files)}
+    )
+    draft = store.begin(spec, refs(inputs), arrays)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    rows, fid = _measure(images, reference, read_prompts(prompts), events)
+    measures = Measures(names, read_prompts(prompts), store, weights, device, events)
+    values = {role: measures.compare(side, reference) for role, side in inputs.items()}
+    _warn_of_small_n(names, n, events)
     for unit in draft.missing():
-        draft.write(unit, rows)
-    return publish(store, draft, MetricsFacts(metrics=_summaries(rows, fid)))
+        draft.write(unit, {name: np.asarray(values["images"][name]) for name in per_picture})
+    facts = MetricsFacts(
+        metrics=_summaries(values["images"], n) | skipped,
+        floor=_summaries(values["floor"], n) if floor else {},
+        itself=_summaries(values["reference"], n),
+    )
+    return publish(store, draft, facts)
 
 
-def check_gates(metrics: Artifact, gates: Sequence[str]) -> None:
-    """Raise GateFailed with the bounds that are not met; EnvironmentProblem for a metric without a value."""
-    found = metrics.facts.metrics
-    failed = []
-    for gate in map(Gate.parse, gates):
-        value = found[gate.metric].mean
-        if value is None:
+def _choose(request: EvaluateRequest, weights: Weights) -> tuple[list[str], dict[str, MetricSummary]]:
+    """The metrics whose weights are there, and a summary that says why for each of the others."""
+    wanted = {gate.metric: f"--gate {gate}" for gate in map(Gate.parse, request.gate)}
+    wanted |= {name: f"--require {name}" for name in request.require}
+    for name, flag in wanted.items():
+        metric_named(name, flag)
+    names, skipped = [], {}
+    for name, metric in CATALOG.items():
+        missing = weights.missing(metric.files)
+        if not missing:
+            names.append(name)
+            continue
+        if name in wanted:
             raise EnvironmentProblem(
-                f"--gate {gate}: {gate.metric} has no value for {found[gate.metric].n} images"
+                f"{wanted[name]}: needs {', '.join(missing)}, not in {weights.folder}; "
+                f"`sdquant doctor` says where to get it, `sdquant evaluate --download` fetches it"
             )
-        if not gate.passes(value):
-            failed.append(f"{gate} (is {value:.4g})")
+        skipped[name] = MetricSummary(mean=None, n=0, skipped=f"needs {', '.join(missing)}")
+    return names, skipped
+
+
+def _images(request: EvaluateRequest, store: Store) -> Artifact:
+    if request.images is None:
+        return store.need(Kind.IMAGES, "latest-quantized")
+    return _resolve_images(request.images, "--images", store)
+
+
+def _resolve_images(name: str, flag: str, store: Store) -> Artifact:
+    found = store.resolve(name)
+    if found.manifest.kind is not Kind.IMAGES:
+        raise UsageProblem(f"{flag} {name}: is {found.manifest.kind}, expected images")
+    return found
+
+
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.manifest.kind}/{artifact.manifest.key}"
+
+
+def _counterparts(
+    request: EvaluateRequest,
+    images: Artifact,
+    prompts: Artifact,
+    store: Store,
+    device: torch.device,
+    events: Events,
+) -> tuple[Artifact, Artifact | None]:
+    """The reference, and the floor: floating-point pictures from the next seed's noise."""
+    embeds = store.follow(images.manifest.inputs["text-embeds"])
+    spec: ImagesSpec = images.spec.model_copy(update={"engine": "fp"})
+    if request.against == FP:
+        reference = draw(spec, prompts, embeds, None, store, device, events, tags=("latest-fp",))
+    else:
+        reference = _resolve_images(request.against, "--against", store)
+        _refuse_unless_comparable(images, reference, request.against)
+    if not request.floor:
+        return reference, None
+    other = spec.model_copy(update={"seed": spec.seed + 1})
+    return reference, draw(other, prompts, embeds, None, store, device, events, tags=("latest-floor",))
+
+
+def _refuse_unless_comparable(images: Artifact, reference: Artifact, name: str) -> None:
+    """Raise UsageProblem for the first thing that two sets of pictures should share and do not."""
+
+    def shared(artifact: Artifact) -> dict[str, object]:
+        setting = artifact.spec.setting
+        return {
+            "number of pictures": artifact.facts.images,
+            "prompts": artifact.manifest.inputs["prompts"].key,
+            "seed": artifact.spec.seed,
+            "height": setting.height,
+            "width": setting.width,
+            "steps": setting.steps,
+            "scheduler": setting.scheduler,
+            "guidance scale": setting.guidance_scale,
+            "model": setting.model.digest,
+        }
+
+    ours, theirs = shared(images), shared(reference)
+    for field, value in ours.items():
+        if theirs[field] != value:
+            raise UsageProblem(
+                f"--against {name}: {field} is {theirs[field]}, of {_name(images)} it is {value}; "
+                f"compare pictures that differ in nothing but the quantization"
+            )
+
+
+def _summaries(values: dict[str, np.ndarray | float], n: int) -> dict[str, MetricSummary]:
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            found[name] = summarise(value, CATALOG[name].distance)
+        else:
+            found[name] = MetricSummary(mean=None if math.isnan(value) else value, n=n)
+    return {name: found[name] for name in CATALOG if name in found}
+
+
+# A Fréchet distance of N pictures over D features is biased upwards by about D / N of its scale.
+_WIDTHS = {"fid": 2048, "sfid": 2023, "fid[clip]": 512, "fid[shapes-clip]": 64}
+
+
+def _warn_of_small_n(names: Sequence[str], n: int, events: Events) -> None:
+    small = [f"{name} ({_WIDTHS[name]} features)" for name in names if n < 10 * _WIDTHS.get(name, 0)]
+    if small:
+        events.warn(f"{n} pictures are few for {', '.join(small)}: biased upwards, compare at equal N only")
+
+
+def conclude(metrics: Artifact, request: EvaluateRequest) -> None:
+    """Write the Markdown summary and check the gates; raises GateFailed with those that are not met."""
+    found, gates = metrics.facts.metrics, [Gate.parse(text) for text in request.gate]
+    values = {str(gate): _gated_value(found[gate.metric], gate) for gate in gates}
+    verdicts = {str(gate): gate.passes(values[str(gate)]) for gate in gates}
+    if request.summary is not None:
+        with request.summary.open("a", encoding="utf-8") as file:
+            file.write(metrics_summary(metrics.facts, _name(metrics), verdicts))
+    failed = [f"{text} (is {values[text]:.4g})" for text, met in verdicts.items() if not met]
     if failed:
         raise GateFailed(f"gate not met: {', '.join(failed)}")
 
 
-def _check_names(gates: Sequence[str]) -> None:
-    for gate in map(Gate.parse, gates):
-        if gate.metric not in METRICS:
-            raise UsageProblem(f"--gate {gate}: no metric {gate.metric!r}; there are {', '.join(METRICS)}")
-
-
-def _images(request: EvaluateRequest, store: Store) -> Artifact:
-    if request.against != "fp":
-        raise UsageProblem(f"--against {request.against}: expected fp")
-    images = store.resolve(request.images) if request.images else store.need(Kind.IMAGES, "latest-quantized")
-    if images.manifest.kind is not Kind.IMAGES:
-        raise UsageProblem(f"--images {request.images}: is {images.manifest.kind}, expected images")
-    return images
-
-
-def _measure(
-    images: Artifact, reference: Artifact, prompts: list[str], events: Events
-) -> tuple[dict[str, np.ndarray], float]:
-    """Values per picture, and the Fréchet distance of the two sets."""
-    clip = ClipFeatures(EMBEDDED_FOLDER / "clip")
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-    features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    n = images.facts.images
-    with events.task("measuring", n, "image") as task:
-        for start in range(0, n, BATCH):
-            stop = min(start + BATCH, n)
-            ours, theirs = (a.read("image", start, stop) for a in (images, reference))
-            texts = clip.of_texts(prompts[start:stop])
-            found = [clip.of_images(pictures) for pictures in (ours, theirs)]
-            for kept, new in zip(features, found, strict=True):
-                kept.append(new)
-            rows["psnr"].append(psnr(ours, theirs))
-            rows["ssim"].append(ssim(ours, theirs))
-            rows["feature_distance"].append(feature_distance(*found))
-            rows["clip"].append(clip_score(found[0], texts))
-            rows["clip_reference"].append(clip_score(found[1], texts))
-            task.advance(stop - start)
-    width = features[0][0].shape[1]
-    if n < 10 * width:
-        events.warn(
-            f"fid[shapes-clip] of {n} images over {width} features is biased; compare it at equal N only"
-        )
-    fid = frechet(*(np.concatenate(kept) for kept in features)) if n > 1 else float("nan")
-    return {name: np.concatenate(parts).astype(np.float64) for name, parts in rows.items()}, fid
-
-
-def _summaries(rows: dict[str, np.ndarray], fid: float) -> dict[str, MetricSummary]:
-    difference = rows["clip"] - rows["clip_reference"]
-    return {
-        PSNR: _summary(rows["psnr"]),
-        SSIM: _summary(rows["ssim"]),
-        FEATURES: _summary(rows["feature_distance"]),
-        FID: MetricSummary(mean=None if np.isnan(fid) else fid, n=len(difference)),
-        CLIP: _summary(rows["clip"]),
-        CLIP_DIFFERENCE: _summary(difference),
-    }
-
-
-def _summary(values: np.ndarray) -> MetricSummary:
-    std = float(values.std(ddof=1)) if len(values) > 1 else None
-    return MetricSummary(mean=float(values.mean()), std=std, ci95=bootstrap_interval(values), n=len(values))
+def _gated_value(summary: MetricSummary, gate: Gate) -> float:
+    if summary.mean is not None:
+        return summary.mean
+    if summary.identical:
+        return math.inf
+    raise EnvironmentProblem(f"--gate {gate}: {gate.metric} has no value for {summary.n} pictures")
 
 
 def document(artifact: Artifact) -> dict[str, object]:
-    """What `evaluate --json` prints: `metrics` by name first, then a row for each image."""
-    values = {name: artifact.read(name) for name in COLUMNS}
+    """What `evaluate --json` prints: `metrics` by name first, then a row for each picture."""
+    manifest, facts = artifact.manifest, artifact.facts.model_dump(mode="json")
+    columns = {name: artifact.read(name) for name in manifest.arrays}
+    count = len(next(iter(columns.values())))
     return {
         "format": 1,
-        "artifact": f"{artifact.manifest.kind}/{artifact.manifest.key}",
-        "inputs": {role: f"{ref.kind}/{ref.key}" for role, ref in artifact.manifest.inputs.items()},
-        "metrics": {
-            name: summary.model_dump(mode="json") for name, summary in artifact.facts.metrics.items()
-        },
+        "artifact": _name(artifact),
+        "inputs": {role: f"{ref.kind}/{ref.key}" for role, ref in manifest.inputs.items()},
+        **facts,
         "images": [
-            {"index": i, **{name: float(column[i]) for name, column in values.items()}}
-            for i in range(len(values["psnr"]))
+            {"index": i, **{name: _number(column[i]) for name, column in columns.items()}}
+            for i in range(count)
         ],
     }
+
+
+def _number(value: np.float64) -> float | None:
+    """JSON has no infinity: the PSNR of identical pictures is null."""
+    return float(value) if np.isfinite(value) else None

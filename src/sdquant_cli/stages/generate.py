@@ -1,12 +1,13 @@
 """`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import UsageProblem
+from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.denoise import decode, denoise
@@ -59,7 +60,8 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
         seed=request.seed,
         micro_batch=request.micro_batch,
     )
-    images = draw(spec, prompts, embeds, state, store, device, events)
+    tags = ("latest", "latest-quantized" if state else "latest-fp")
+    images = draw(spec, prompts, embeds, state, store, device, events, tags=tags)
     if request.output:
         write_png(images, request.output, events)
     return images
@@ -103,6 +105,8 @@ def draw(
     store: Store,
     device: torch.device,
     events: Events,
+    *,
+    tags: Sequence[str],
 ) -> Artifact:
     """The images artifact of a spec for stored prompts, made where it is absent."""
     setting, n = spec.setting, prompts.facts.prompts
@@ -118,14 +122,10 @@ def draw(
         )
     }
     draft = store.begin(spec, refs(inputs), arrays, -(-n // IMAGES_PER_UNIT))
-    tag = "latest-quantized" if state else "latest-fp"
     if isinstance(draft, Artifact):
-        store.tag(draft, tag)
-        return up_to_date(store, draft, events)
+        return up_to_date(store, draft, events, tags)
     _draw_units(spec, draft, embeds, state, store, device, events)
-    images = publish(store, draft, ImagesFacts(images=n))
-    store.tag(images, tag)
-    return images
+    return publish(store, draft, ImagesFacts(images=n), tags)
 
 
 def _draw_units(
@@ -164,9 +164,20 @@ def _draw_units(
                     embedding[:1].float().to(device),
                     setting.guidance_scale,
                 )
-                parts.append(decode(vae, latents).cpu().numpy())
+                parts.append(decode(vae, _finite(latents, batch)).cpu().numpy())
                 task.advance(len(batch))
             draft.write(unit, {"image": np.concatenate(parts)})
+
+
+def _finite(latents: Tensor, batch: range) -> Tensor:
+    """The same latents; raises SdquantError that names the first picture with NaN or infinity."""
+    broken = (~latents.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise SdquantError(
+            f"picture {batch[broken[0]]} is not finite: the model computes NaN or infinity for its prompt; "
+            f"nothing of its unit was stored (another --dtype, or another calibration)"
+        )
+    return latents
 
 
 def quantized_unet(model: Model, state: Artifact, store: Store, device: torch.device) -> nn.Module:

@@ -68,7 +68,20 @@ class GenerateRequest(SettingRequest):
     output: Path | None = None
 
 
+class DoctorRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    weights_dir: Path | None = None
+    download: bool = False
+
+
 class EvaluateRequest(Request):
     against: str = "fp"
     images: str | None = None
     gate: tuple[GateText, ...] = ()
+    require: tuple[str, ...] = ()
+    floor: bool = True
+    drift: bool = False
+    drift_prompts: int = Field(default=16, ge=1)
+    summary: Path | None = None  # Markdown is appended to it
+    weights_dir: Path | None = None
+    download: bool = False

@@ -24,6 +24,8 @@ MADE_BY = {
     Kind.SENSITIVITY: "sdquant sensitivity",
     Kind.QUANT_STATE: "sdquant calibrate --bits w4a8",
     Kind.IMAGES: "sdquant generate",
+    Kind.FEATURES: "sdquant evaluate --against fp",
+    Kind.DRIFT: "sdquant evaluate --drift",
     Kind.METRICS: "sdquant evaluate --against fp",
 }
 

@@ -1,0 +1,81 @@
+"""Which metrics there are, what each is made of, and what each needs. `docs/metrics.md` defines them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from ..errors import UsageProblem
+
+EMBEDDED_CLIP, CLIP, INCEPTION, SPATIAL = "shapes-clip", "clip-vit-b-32", "inception", "inception-spatial"
+
+# Weight files of each feature network; the embedded model's CLIP comes with the package.
+NETWORK_FILES: dict[str, tuple[str, ...]] = {
+    EMBEDDED_CLIP: (),
+    CLIP: ("clip-vit-base-patch32.bin", "clip-vit-base-patch32-tokenizer.json"),
+    INCEPTION: ("inception-2015-12-05.pt",),
+    SPATIAL: ("pt_inception-2015-12-05-6726825d.pth",),
+}
+LPIPS_FILES = ("alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth")
+
+
+class Form(StrEnum):
+    """What a metric is computed from."""
+
+    PAIR = "two pictures"
+    FEATURE_PAIR = "features of two pictures"
+    SETS = "features of two sets of pictures"
+    TEXT = "features of a picture and its prompt"
+    TEXT_DIFFERENCE = "the same, less that of the reference picture"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `best` is the end of its scale where the picture is the reference."""
+
+    name: str
+    form: Form
+    best: Literal["high", "low", "zero"]
+    network: str | None = None
+    own_files: tuple[str, ...] = ()
+
+    @property
+    def formula(self) -> str:
+        """The name without the brackets that tell whose features it uses."""
+        return self.name.partition("[")[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weight files without which it cannot be computed."""
+        return self.own_files or (NETWORK_FILES[self.network] if self.network else ())
+
+    def distance(self, value: float) -> float:
+        """How far from the reference: orders pictures from the closest to the worst."""
+        return {"high": -value, "low": value, "zero": abs(value)}[self.best]
+
+
+CATALOG: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", Form.PAIR, "high"),
+        Metric("ssim", Form.PAIR, "high"),
+        Metric("lpips", Form.PAIR, "low", own_files=LPIPS_FILES),
+        Metric("feature_distance[shapes-clip]", Form.FEATURE_PAIR, "low", EMBEDDED_CLIP),
+        Metric("fid", Form.SETS, "low", INCEPTION),
+        Metric("kid", Form.SETS, "low", INCEPTION),
+        Metric("sfid", Form.SETS, "low", SPATIAL),
+        Metric("fid[clip]", Form.SETS, "low", CLIP),
+        Metric("fid[shapes-clip]", Form.SETS, "low", EMBEDDED_CLIP),
+        Metric("kid[shapes-clip]", Form.SETS, "low", EMBEDDED_CLIP),
+        Metric("clip_score", Form.TEXT, "high", CLIP),
+        Metric("clip_score_difference", Form.TEXT_DIFFERENCE, "zero", CLIP),
+        Metric("clip_score[shapes-clip]", Form.TEXT, "high", EMBEDDED_CLIP),
+        Metric("clip_score_difference[shapes-clip]", Form.TEXT_DIFFERENCE, "zero", EMBEDDED_CLIP),
+    )
+}
+
+
+def metric_named(name: str, flag: str) -> Metric:
+    """The metric of a name; raises UsageProblem that tells which there are."""
+    if name not in CATALOG:
+        raise UsageProblem(f"{flag}: no metric {name!r}; there are {', '.join(CATALOG)}")
+    return CATALOG[name]

@@ -1,0 +1,51 @@
+"""Scores of features (N,D), one per picture; and from scores to what is reported."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..manifests import MetricSummary
+
+RESAMPLES = 1000
+WORST = 10
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine (N) between rows."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+
+def feature_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine distance 1 - cos (N) between the features of picture pairs."""
+    return 1 - cosine(first, second)
+
+
+def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """CLIP score (N): 100 max(cos, 0) (Hessel et al. 2021, eq. 1, w = 1)."""
+    return 100 * np.clip(cosine(images, texts), 0, None)
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% percentile-bootstrap interval of the mean of values (N)."""
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricSummary:
+    """Mean, deviation, interval and the worst of values (N); infinite ones are identical pictures.
+
+    Those are counted and left out of the statistics: a mean with them would be infinite.
+    """
+    finite = values[np.isfinite(values)]
+    order = np.argsort([-distance(value) for value in values.tolist()], kind="stable")
+    return MetricSummary(
+        mean=float(finite.mean()) if len(finite) else None,
+        std=float(finite.std(ddof=1)) if len(finite) > 1 else None,
+        ci95=bootstrap_interval(finite) if len(finite) else None,
+        n=len(values),
+        identical=len(values) - len(finite),
+        worst=tuple(order[:WORST].tolist()),
+    )

@@ -1,0 +1,119 @@
+"""`evaluate --drift`: at which call the quantized trajectory leaves the floating-point one, and why.
+
+Two things are kept apart: the error that each call makes on the floating-point model's own latents, and
+the distance of the two trajectories from the same noise, in which those errors add up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..events import Events, Task
+from ..manifests import DriftFacts, DriftSpec, ImagesSpec
+from ..metrics.drift import cosine, snr
+from ..models.denoise import denoise
+from ..models.noise import initial_noise
+from ..models.schedule import schedule_of
+from ..store import ArraySpec, Artifact, Store
+from ..types import Dtype
+from .chain import open_model, publish, refs, sampler_name, up_to_date
+from .generate import quantized_unet
+
+COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A micro-batch of prompts: everything but the network."""
+
+    sampler: Any
+    noise: Tensor
+    text: Tensor
+    empty: Tensor
+    guidance_scale: float
+    task: Task
+
+    def trajectory(self, unet: nn.Module) -> list[Tensor]:
+        """What the UNet is given at each call."""
+        seen: list[Tensor] = []
+
+        def visit(_: int, x: Tensor) -> bool:
+            seen.append(x.clone())
+            self.task.advance()
+            return True
+
+        self.sampler.set_timesteps(self.sampler.num_inference_steps)  # a fresh state
+        denoise(unet, self.sampler, self.noise, self.text, self.empty, self.guidance_scale, visit)
+        return seen
+
+    @torch.no_grad()
+    def predictions(self, unet: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
+        """Noise predictions (N,2,...) of both branches of guidance."""
+        dtype = next(unet.parameters()).dtype
+        context = torch.cat([self.empty.expand(len(x), -1, -1), self.text]).to(dtype)
+        both = unet(torch.cat([x, x]).to(dtype), timestep, encoder_hidden_states=context).sample
+        self.task.advance()
+        return torch.stack(both.float().chunk(2), dim=1)
+
+    def compare(self, teacher: nn.Module, student: nn.Module) -> dict[str, np.ndarray]:
+        """The three columns (prompts, calls)."""
+        ours, theirs = self.trajectory(teacher), self.trajectory(student)
+        calls = list(zip(ours, self.sampler.timesteps, strict=True))
+        sqnr = [snr(self.predictions(teacher, x, t), self.predictions(student, x, t)) for x, t in calls]
+        return {
+            "latent_cosine": _columns([cosine(a, b) for a, b in zip(ours, theirs, strict=True)]),
+            "latent_snr": _columns([snr(a, b) for a, b in zip(ours, theirs, strict=True)]),
+            "prediction_sqnr": _columns(sqnr),
+        }
+
+
+def measure_drift(
+    images: Artifact, count: int, store: Store, device: torch.device, events: Events
+) -> Artifact:
+    """The drift artifact of quantized pictures: their first `count` prompts drawn again, twice."""
+    drawn: ImagesSpec = images.spec
+    roles = ("prompts", "text-embeds", "state")
+    inputs = {role: store.follow(images.manifest.inputs[role]) for role in roles}
+    setting, model = drawn.setting, open_model(drawn.setting)
+    count = min(count, images.facts.images)
+    spec = DriftSpec(setting=setting, prompts=count, seed=drawn.seed, micro_batch=drawn.micro_batch)
+    timesteps = schedule_of(model.scheduler(sampler_name(setting)), setting.steps).calls
+    column = ArraySpec((count, len(timesteps)), "float64", ("sample", "call"), drawn.micro_batch)
+    draft = store.begin(spec, refs(inputs), dict.fromkeys(COLUMNS, column), -(-count // drawn.micro_batch))
+    if isinstance(draft, Artifact):
+        return up_to_date(store, draft, events)
+    teacher = model.unet(Dtype(setting.dtype), str(device))
+    student = quantized_unet(model, inputs["state"], store, device)
+    embedding = torch.from_numpy(inputs["text-embeds"].read("embedding")).float()
+    index = inputs["text-embeds"].read("index")
+    shape = model.latent_shape(setting.height, setting.width)
+    with events.task("drift", 4 * len(timesteps) * len(draft.missing()), "UNet call") as task:
+        for unit in draft.missing():
+            picks = range(*draft.rows(unit, COLUMNS[0]))
+            sampler = model.scheduler(sampler_name(setting))
+            sampler.set_timesteps(setting.steps)
+            batch = _Batch(
+                sampler,
+                initial_noise(shape, drawn.seed, picks).to(device),
+                embedding[index[picks.start : picks.stop]].to(device),
+                embedding[:1].to(device),
+                setting.guidance_scale,
+                task,
+            )
+            draft.write(unit, batch.compare(teacher, student))
+    found = {name: draft.peek(name) for name in COLUMNS}
+    facts = DriftFacts(timesteps=timesteps, **{name: _means(values) for name, values in found.items()})
+    return publish(store, draft, facts)
+
+
+def _columns(by_call: Sequence[Tensor]) -> np.ndarray:
+    return torch.stack(list(by_call), dim=1).cpu().numpy()
+
+
+def _means(values: np.ndarray) -> tuple[float | None, ...]:
+    """Mean over prompts by call; None where latents are still equal."""
+    return tuple(float(mean) if np.isfinite(mean) else None for mean in values.mean(axis=0))
