@@ -34,6 +34,14 @@ class Sdquant:
         return Store(str(self.store))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_metric_weights(tmp_path_factory):
+    """Whatever weights this user has are left out: results of tests do not depend on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDQUANT_WEIGHTS", str(tmp_path_factory.mktemp("no-weights")))
+        yield
+
+
 @pytest.fixture
 def sdquant(tmp_path: Path) -> Sdquant:
     return Sdquant(tmp_path / "store")

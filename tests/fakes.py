@@ -1,0 +1,76 @@
+"""Stand-ins for what takes long to make."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sdquant_cli.events import SILENT
+from sdquant_cli.manifests import ImagesFacts, ImagesSpec, ModelRef, Setting, TextEmbedsFacts, TextEmbedsSpec
+from sdquant_cli.models.prompt_files import PromptFile
+from sdquant_cli.stages.chain import publish, refs
+from sdquant_cli.stages.generate import IMAGES_PER_UNIT
+from sdquant_cli.stages.texts import store_prompts
+from sdquant_cli.store import ArraySpec, Artifact, Store
+from sdquant_cli.types import Kind
+
+MODEL = ModelRef(source="shapes", digest="0" * 64)
+
+
+def pictures(count: int, seed: int = 0, side: int = 64) -> np.ndarray:
+    """Smooth random pictures (N,side,side,3) uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3))
+    smooth = coarse.repeat(side // 8, axis=1).repeat(side // 8, axis=2).astype(np.float32)
+    for axis in (1, 2):
+        for shift in (1, 2, 4):
+            smooth = (smooth + np.roll(smooth, shift, axis)) / 2
+    return smooth.round().astype(np.uint8)
+
+
+def noisy(images: np.ndarray, deviation: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, deviation, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def publish_pictures(
+    store: Store,
+    images: np.ndarray,
+    engine: str = "simulated",
+    seed: int = 0,
+    text: str = "prompt",
+    **setting,
+) -> Artifact:
+    """An images artifact as `generate` would have made it."""
+    n, height, width, _ = images.shape
+    prompts = store_prompts(
+        store, PromptFile(Path("fake.txt"), tuple(f"{text} {i}" for i in range(n)), 0, 0), SILENT
+    )
+    arrays = {
+        "embedding": ArraySpec((1, 1, 1), "float16", ("prompt", "token", "channel")),
+        "index": ArraySpec((n,), "int64", ("sample",)),
+    }
+    embeds = store.begin(TextEmbedsSpec(model=MODEL), refs({"prompts": prompts}), arrays)
+    if not isinstance(embeds, Artifact):
+        embeds.write(0, {"embedding": np.zeros((1, 1, 1)), "index": np.zeros(n)})
+        embeds = publish(store, embeds, TextEmbedsFacts(unique=1, truncated=0))
+    fields = {"scheduler": "pndm", "steps": 5, "guidance_scale": 3.0, "dtype": "fp32", "model": MODEL}
+    spec = ImagesSpec(
+        setting=Setting(**{**fields, "height": height, "width": width, **setting}),
+        engine=engine,
+        seed=seed,
+        micro_batch=8,
+    )
+    dims = ("sample", "height", "width", "channel")
+    array = ArraySpec(images.shape, "uint8", dims, IMAGES_PER_UNIT, 1, compressed=True)
+    inputs = refs({"prompts": prompts, "text-embeds": embeds})
+    draft = store.begin(spec, inputs, {"image": array}, -(-n // IMAGES_PER_UNIT))
+    if isinstance(draft, Artifact):
+        return draft
+    for unit in draft.missing():
+        start, stop = draft.rows(unit, "image")
+        draft.write(unit, {"image": images[start:stop]})
+    tag = "latest-fp" if engine == "fp" else "latest-quantized"
+    return publish(store, draft, ImagesFacts(images=n), (tag,))
+
+
+def name(artifact: Artifact) -> str:
+    return f"{Kind(artifact.manifest.kind)}/{artifact.manifest.key}"
