@@ -3,7 +3,7 @@
 import typer
 
 from .. import __version__
-from . import calibrate, demo, doctor, evaluate, generate, precalc_time, run, sample, sensitivity, store
+from . import calibrate, demo, doctor, evaluate, generate, precalc_time, report, run, sample, sensitivity, store
 from .errors import Group
 from .execute import quiet_libraries
 
@@ -50,6 +50,7 @@ for _name, _body in (
     ("calibrate", calibrate.calibrate),
     ("generate", generate.generate),
     ("evaluate", evaluate.evaluate),
+    ("report", report.report),
     ("demo", demo.demo),
     ("doctor", doctor.doctor),
     ("run", run.run),

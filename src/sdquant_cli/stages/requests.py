@@ -85,3 +85,10 @@ class EvaluateRequest(Request):
     summary: Path | None = None  # Markdown is appended to it
     weights_dir: Path | None = None
     download: bool = False
+
+
+class ReportRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    names: tuple[str, ...] = ()  # metrics artifacts
+    output: Path = Path("sdquant-report.html")
+    pictures: int = Field(default=24, ge=1)

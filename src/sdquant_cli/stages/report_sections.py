@@ -1,0 +1,260 @@
+"""Sections of the report that look inside a quantized model. What is absent is said in a sentence."""
+
+import string
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from ..errors import MissingArtifact, SdquantError
+from ..models.layers import is_text_fed
+from ..models.load import find_model
+from ..report import charts, page
+from ..store import Artifact, Store
+from ..types import Bits, Kind
+from .calibrate import CHECKPOINT_EVERY
+from .compared import Compared
+
+CHOSEN_LAYERS = 6
+Charts = list[page.Chart | page.Absent]
+
+
+def without_place(error: SdquantError, store: Store) -> str:
+    """An error's message without the store's place: a report is read elsewhere."""
+    return str(error).removeprefix(f"{store.url}: ")
+
+
+def _input(model: Compared, role: str, store: Store) -> Artifact | page.Absent:
+    """An artifact that the quantizer state was made from, or why there is none."""
+    ref = model.state.manifest.inputs.get(role)
+    if ref is None:
+        return page.Absent(f"{model.label} was calibrated without a {role} artifact.")
+    try:
+        return store.follow(ref)
+    except MissingArtifact as error:
+        return page.Absent(f"{model.label}: {without_place(error, store)}.")
+
+
+# -------------------------------------------------------------------------------------- drift
+
+
+def newest_drift(model: Compared, store: Store) -> Artifact | None:
+    """The drift that was measured last on a model."""
+    found = [a for a in store.dependents(model.state.manifest) if a.manifest.kind is Kind.DRIFT]
+    return found[-1] if found else None
+
+
+def drift(models: Sequence[Compared], store: Store) -> Charts:
+    """Three charts by UNet call, one line a model."""
+    found = {model.label: newest_drift(model, store) for model in models}
+    measured = {label: artifact for label, artifact in found.items() if artifact}
+    absent: Charts = [
+        page.Absent(f"{label}: not measured; `sdquant evaluate --drift` does it.")
+        for label, artifact in found.items()
+        if artifact is None
+    ]
+    if not measured:
+        return absent
+    counts = sorted({a.spec.prompts for a in measured.values()})
+    means = f"mean of {' or '.join(map(str, counts))} prompts"
+
+    def chart(title: str, field: str, caption: str) -> page.Chart:
+        series = [
+            charts.Line(i, range(1, len(a.facts.timesteps) + 1), getattr(a.facts, field))
+            for i, a in enumerate(found.values())
+            if a
+        ]
+        return page.Chart(caption, charts.lines(title, "UNet call", series))
+
+    own, shared = f"each model on its own trajectory, {means}", f"all on the FP trajectory, {means}"
+    return [
+        chart("latent SNR, dB", "latent_snr", own),
+        chart("latent cosine", "latent_cosine", own),
+        chart("noise-prediction SQNR, dB", "prediction_sqnr", shared),
+        *absent,
+    ]
+
+
+# -------------------------------------------------------------------------------- sensitivity
+
+
+def sensitivity(models: Sequence[Compared], store: Store) -> Charts:
+    """A chart a distinct ranking: bars by layer in network order, both ends marked."""
+    shown: dict[str, tuple[Artifact, list[str]]] = {}
+    absent: Charts = []
+    for model in models:
+        ranking = _input(model, "sensitivity", store)
+        if isinstance(ranking, page.Absent):
+            absent.append(ranking)
+        else:
+            shown.setdefault(ranking.manifest.key, (ranking, []))[1].append(model.label)
+    return [*(_ranking_chart(ranking, labels) for ranking, labels in shown.values()), *absent]
+
+
+def _ranking_chart(ranking: Artifact, labels: Sequence[str]) -> page.Chart:
+    facts, spec = ranking.facts, ranking.spec
+    caption = (
+        f"{len(facts.ranking)} layers in network order, weights rounded at {spec.bits}, "
+        f"{facts.samples} samples; used by {', '.join(labels)}"
+    )
+    listed = ((f"{end} 5%", tuple(getattr(facts, end))) for end in ("top", "bottom"))
+    return page.Chart(
+        caption, charts.sensitivity(facts.scores, facts.top, facts.bottom), wide=True, details=tuple(listed)
+    )
+
+
+# ------------------------------------------------------------------------------------- layers
+
+
+def _layer_names(models: Sequence[Compared], store: Store) -> list[str]:
+    """Quantizable layers in network order: from a ranking, or else from the model's configuration."""
+    for model in models:
+        ranking = _input(model, "sensitivity", store)
+        if isinstance(ranking, Artifact):
+            return list(ranking.facts.scores)
+    return list(find_model(models[0].images.spec.setting.model.source).layer_shapes)
+
+
+def activations(models: Sequence[Compared], store: Store) -> Charts:
+    """Ranges and step sizes over timesteps, for layers from both ends of the ranking."""
+    try:
+        names = _layer_names(models, store)
+    except SdquantError as error:
+        return [page.Absent(f"The layers' names are not at hand: {without_place(error, store)}.")]
+    bands = [_bands(model, names, store) for model in models]
+    chosen = _chosen_layers(models, names, store)
+    return [
+        page.Chart(why, charts.activation_range(name, [band(name) for band in bands])) for name, why in chosen
+    ]
+
+
+def _chosen_layers(models: Sequence[Compared], names: list[str], store: Store) -> list[tuple[str, str]]:
+    """Half the most, half the least sensitive layers; evenly spread where there is no ranking."""
+    per_step = [name for name in names if not is_text_fed(name)]
+    half = CHOSEN_LAYERS // 2
+    for model in models:
+        ranking = _input(model, "sensitivity", store)
+        if isinstance(ranking, Artifact):
+            ranked = [name for name in ranking.facts.ranking if not is_text_fed(name)]
+            ends = {"most": ranked[:half], "least": ranked[-half:]}
+            return [(name, f"among the {half} {end} sensitive") for end in ends for name in ends[end]]
+    places = np.linspace(0, len(per_step) - 1, min(CHOSEN_LAYERS, len(per_step))).round().astype(int)
+    return [(per_step[i], f"layer {names.index(per_step[i]) + 1} of {len(names)}") for i in places]
+
+
+def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], charts.Band]:
+    """A function from a layer's name to what its activation grid covers."""
+    steps, zeros, offsets = (
+        model.state.read(name) for name in ("activation_step", "activation_zero", "activation_step_offset")
+    )
+    bits = bits_of(model, names)
+    table = _input(model, "time-table", store)
+    timesteps = None if isinstance(table, page.Absent) else table.read("timestep")
+
+    def band(name: str) -> charts.Band:
+        i = names.index(name)
+        part = slice(*offsets[i : i + 2])
+        step, zero = steps[part].astype(float), zeros[part].astype(float)
+        at = np.arange(len(step), 0.0, -1) if timesteps is None else timesteps
+        order = np.argsort(at)
+        largest = 2 ** bits[name].activations - 1
+        return charts.Band(
+            at[order].tolist(),
+            (-zero * step)[order].tolist(),
+            ((largest - zero) * step)[order].tolist(),
+            step[order].tolist(),
+        )
+
+    return band
+
+
+def bits_of(model: Compared, names: Sequence[str]) -> dict[str, Bits]:
+    """The bits of every layer."""
+    usual, special = model.state.spec.bits, model.state.facts.bits
+    return {name: Bits.parse(special.get(name, usual)) for name in names}
+
+
+def bits(models: Sequence[Compared], store: Store) -> list[page.BitMap | page.Absent]:
+    """Every layer's bits, by block in network order."""
+    try:
+        names = _layer_names(models, store)
+    except SdquantError as error:
+        return [page.Absent(f"The layers' names are not at hand: {without_place(error, store)}.")]
+    maps: list[page.BitMap | page.Absent] = []
+    for model in models:
+        chosen = bits_of(model, names)
+        blocks = [
+            (block, tuple(page.Square(n, chosen[n].weights, chosen[n].activations) for n in layers))
+            for block, layers in groupby(charts.network_order(names), charts.block_of)
+        ]
+        maps.append(page.BitMap(model.label, tuple(blocks)))
+    return maps
+
+
+# ------------------------------------------------------------------------------------- losses
+
+
+def losses(models: Sequence[Compared]) -> Charts:
+    """Loss over iterations, one line a model that was trained."""
+    series, absent = [], []
+    for i, model in enumerate(models):
+        means, iterations = model.state.facts.losses, model.state.spec.iterations
+        if len(means) > 1:
+            ends = [min((k + 1) * CHECKPOINT_EVERY, iterations) for k in range(len(means))]
+            series.append(charts.Line(i, ends, means))
+        elif means:
+            absent.append(page.Absent(f"{model.label}: {means[0]:.4g}, mean of {iterations} iterations."))
+        else:
+            absent.append(page.Absent(f"{model.label}: rounded from data alone, without training."))
+    caption = f"mean over each {CHECKPOINT_EVERY} iterations"
+    drawn: Charts = [page.Chart(caption, charts.lines("loss", "iteration", series))] if series else []
+    return [*drawn, *absent]
+
+
+# ------------------------------------------------------------------------------------ lineage
+
+
+def lineage(models: Sequence[Compared], store: Store) -> page.Lineage:
+    """Every artifact behind the report, and the software that made it."""
+    environments: dict[str, str] = {}
+    rows: dict[str, page.Ancestor] = {}
+    for artifact in _starts(models, store):
+        for name, found in _ancestors(artifact, store):
+            rows.setdefault(name, _ancestor(name, found, environments))
+    order = sorted(rows.values(), key=lambda row: (row.created == "", row.created))
+    return page.Lineage({letter: text for text, letter in environments.items()}, tuple(order))
+
+
+def _starts(models: Sequence[Compared], store: Store) -> Iterator[Artifact]:
+    for model in models:
+        yield model.metrics
+        measured = newest_drift(model, store)
+        if measured:
+            yield measured
+
+
+def _ancestors(artifact: Artifact, store: Store) -> Iterator[tuple[str, Artifact | None]]:
+    """An artifact and all it was made from; None for those that were removed."""
+    yield f"{artifact.manifest.kind}/{artifact.manifest.key}", artifact
+    for ref in artifact.manifest.inputs.values():
+        found = store.find(ref.kind, ref.key)
+        if found is None:
+            yield f"{ref.kind}/{ref.key}", None
+        else:
+            yield from _ancestors(found, store)
+
+
+def _ancestor(name: str, artifact: Artifact | None, environments: dict[str, str]) -> page.Ancestor:
+    if artifact is None:
+        return page.Ancestor(name, "", "", "", (), removed=True)
+    made = artifact.manifest.provenance
+    packages = ", ".join(f"{package} {version}" for package, version in made.packages.items())
+    text = f"sdquant {made.sdquant}, Python {made.python}, {packages}; threads: {made.threads}"
+    letter = environments.setdefault(text, string.ascii_uppercase[len(environments) % 26])
+    return page.Ancestor(
+        name=name,
+        digest=artifact.manifest.digest,
+        created=made.created_at,
+        environment=letter,
+        inputs=tuple(f"{ref.kind}/{ref.key[:8]}" for ref in artifact.manifest.inputs.values()),
+    )
