@@ -128,7 +128,12 @@ def _mark_blocks(axes: Axes, names: Sequence[str]) -> None:
     for start in starts[1:]:
         axes.axvline(start - 0.5, color=LINE, linewidth=0.8)
     wide = [(start, end) for start, end in zip(starts, ends, strict=True) if end - start > 0.03 * len(names)]
-    axes.set_xticks([(start + end - 1) / 2 for start, end in wide], [block_of(names[s]) for s, _ in wide])
+    axes.set_xticks([(start + end - 1) / 2 for start, end in wide], [_label(names[s]) for s, _ in wide])
+
+
+def _label(layer: str) -> str:
+    """`up 3`: the name of a block, short enough to stand below it."""
+    return block_of(layer).replace("_blocks.", " ").replace("_block", "")
 
 
 def _name_ends(axes: Axes, top: Sequence[str], bottom: Sequence[str]) -> None:

@@ -153,6 +153,13 @@ class Page:
     lineage: Lineage
     reproduction: Reproduction | Absent
 
+    @property
+    def widths(self) -> list[int]:
+        """The bit widths that the bit maps show."""
+        maps = (item for item in self.bits if isinstance(item, BitMap))
+        squares = (square for item in maps for _, block in item.blocks for square in block)
+        return sorted({bits for square in squares for bits in (square.weights, square.activations)})
+
 
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""

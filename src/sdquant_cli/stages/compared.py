@@ -20,6 +20,7 @@ class Compared:
     reference: Artifact
     prompts: Artifact
     state: Artifact
+    drift: Artifact | None  # the newest that was measured on this state
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -52,13 +53,16 @@ def _follow(name: str, store: Store) -> Compared:
             f"{name}: measures floating-point pictures (images/{images.manifest.key}); "
             f"a report is of quantized ones"
         )
+    state = store.follow(images.manifest.inputs["state"])
+    drifts = [a for a in store.dependents(state.manifest) if a.manifest.kind is Kind.DRIFT]
     return Compared(
         label="",
         metrics=metrics,
         images=images,
         reference=store.follow(metrics.manifest.inputs["reference"]),
         prompts=store.follow(images.manifest.inputs["prompts"]),
-        state=store.follow(images.manifest.inputs["state"]),
+        state=state,
+        drift=drifts[-1] if drifts else None,
     )
 
 

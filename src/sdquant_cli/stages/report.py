@@ -50,7 +50,7 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
         headline=_headline(models),
         has_floor=any(model.metrics.facts.floor for model in models),
         grid=_grid(models, count),
-        drift=sections.drift(models, store),
+        drift=sections.drift(models),
         sensitivity=sections.sensitivity(models, store),
         activations=sections.activations(models, store),
         losses=sections.losses(models),
@@ -225,7 +225,7 @@ def _pictures(
 
 def _reproduction(models: Sequence[Compared], store: Store) -> page.Reproduction | page.Absent:
     """The commands that make the same metrics, with their prompt files."""
-    goals = [Goal(m.metrics, m.images, m.state, sections.newest_drift(m, store)) for m in models]
+    goals = [Goal(m.metrics, m.images, m.state, m.drift) for m in models]
     try:
         made = script(goals, store)
         prompts = [(name, store.resolve(f"prompts/{key}")) for key, name in made.files.items()]

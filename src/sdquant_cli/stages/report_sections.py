@@ -11,7 +11,7 @@ from ..models.layers import is_text_fed
 from ..models.load import find_model
 from ..report import charts, page
 from ..store import Artifact, Store
-from ..types import Bits, Kind
+from ..types import Bits
 from .calibrate import CHECKPOINT_EVERY
 from .compared import Compared
 
@@ -38,20 +38,13 @@ def _input(model: Compared, role: str, store: Store) -> Artifact | page.Absent:
 # -------------------------------------------------------------------------------------- drift
 
 
-def newest_drift(model: Compared, store: Store) -> Artifact | None:
-    """The drift that was measured last on a model."""
-    found = [a for a in store.dependents(model.state.manifest) if a.manifest.kind is Kind.DRIFT]
-    return found[-1] if found else None
-
-
-def drift(models: Sequence[Compared], store: Store) -> Charts:
+def drift(models: Sequence[Compared]) -> Charts:
     """Three charts by UNet call, one line a model."""
-    found = {model.label: newest_drift(model, store) for model in models}
-    measured = {label: artifact for label, artifact in found.items() if artifact}
+    measured = {i: model.drift for i, model in enumerate(models) if model.drift}
     absent: Charts = [
-        page.Absent(f"{label}: not measured; `sdquant evaluate --drift` does it.")
-        for label, artifact in found.items()
-        if artifact is None
+        page.Absent(f"{model.label}: not measured; `sdquant evaluate --drift` does it.")
+        for model in models
+        if model.drift is None
     ]
     if not measured:
         return absent
@@ -61,8 +54,7 @@ def drift(models: Sequence[Compared], store: Store) -> Charts:
     def chart(title: str, field: str, caption: str) -> page.Chart:
         series = [
             charts.Line(i, range(1, len(a.facts.timesteps) + 1), getattr(a.facts, field))
-            for i, a in enumerate(found.values())
-            if a
+            for i, a in measured.items()
         ]
         return page.Chart(caption, charts.lines(title, "UNet call", series))
 
@@ -218,19 +210,11 @@ def lineage(models: Sequence[Compared], store: Store) -> page.Lineage:
     """Every artifact behind the report, and the software that made it."""
     environments: dict[str, str] = {}
     rows: dict[str, page.Ancestor] = {}
-    for artifact in _starts(models, store):
+    for artifact in (a for model in models for a in (model.metrics, model.drift) if a):
         for name, found in _ancestors(artifact, store):
             rows.setdefault(name, _ancestor(name, found, environments))
     order = sorted(rows.values(), key=lambda row: (row.created == "", row.created))
     return page.Lineage({letter: text for text, letter in environments.items()}, tuple(order))
-
-
-def _starts(models: Sequence[Compared], store: Store) -> Iterator[Artifact]:
-    for model in models:
-        yield model.metrics
-        measured = newest_drift(model, store)
-        if measured:
-            yield measured
 
 
 def _ancestors(artifact: Artifact, store: Store) -> Iterator[tuple[str, Artifact | None]]:
