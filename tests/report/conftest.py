@@ -21,7 +21,7 @@ from tests.conftest import PROMPTS, Sdquant
 
 TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
 PAIRED = ("psnr", "ssim", "feature_distance[shapes-clip]", "clip_score[shapes-clip]")
-SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 4, "--seed", 3)
+SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--seed", 3)
 SMALL = ("--iterations", 2, "--batch-size", 2)
 GENERATE = ("generate", "--prompts", HELDOUT, "--limit", 6)
 

@@ -91,7 +91,7 @@ def test_models_stand_side_by_side(both):
     assert page.count("article") == 6
     assert page.count("img") == 6 * (1 + 2 + 2)
     assert "w4a8 mixed and w8a8 beside floating point" in page.words
-    assert "skipped: needs vgg16-397923af.pth" in page.words
+    assert re.search(r"Skipped:\s+lpips \(needs vgg16-397923af.pth\)", page.words)
     assert "1 identical" in page.words
     assert page.words.count("simulated") >= 2
     assert "w8a8: not measured; sdquant evaluate --drift does it." in page.words

@@ -143,6 +143,7 @@ class Page:
     setting: dict[str, str]
     models: tuple[Model, ...]
     headline: tuple[MetricRow, ...]
+    skipped: dict[str, list[str]]  # why -> metrics
     has_floor: bool
     grid: Grid
     drift: Sequence[Chart | Absent]

@@ -48,6 +48,7 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
         setting=_setting(models[0]),
         models=tuple(_model(model) for model in models),
         headline=_headline(models),
+        skipped=_skipped(models),
         has_floor=any(model.metrics.facts.floor for model in models),
         grid=_grid(models, count),
         drift=sections.drift(models),
@@ -93,11 +94,16 @@ def _model(model: Compared) -> page.Model:
 
 
 def _headline(models: Sequence[Compared]) -> tuple[page.MetricRow, ...]:
-    """A row a metric: each model, then floating-point pictures of other noise, then the reference itself."""
+    """A row a metric: each model, then floating-point pictures of other noise, then the reference itself.
+
+    Metrics that no model has a number for are left to `_skipped`.
+    """
     facts = [model.metrics.facts for model in models]
     rows = []
     for name in dict.fromkeys(name for f in facts for name in f.metrics):
         found = [f.metrics.get(name) for f in facts]
+        if all(s is None or s.skipped for s in found):
+            continue
         floor = next((f.floor[name] for f in facts if name in f.floor), None)
         itself = next((f.itself[name] for f in facts if name in f.itself), None)
         places = numbers.decimals(s.mean for s in (*found, floor, itself) if s)
@@ -117,6 +123,17 @@ def _headline(models: Sequence[Compared]) -> tuple[page.MetricRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _skipped(models: Sequence[Compared]) -> dict[str, list[str]]:
+    """Why metrics were skipped for all models -> their names."""
+    facts = [model.metrics.facts for model in models]
+    reasons: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for f in facts for name in f.metrics):
+        found = [f.metrics[name].skipped for f in facts if name in f.metrics]
+        if all(found):
+            reasons.setdefault(found[0], []).append(name)
+    return reasons
 
 
 def _cell(
