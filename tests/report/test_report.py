@@ -284,6 +284,18 @@ def test_commands_make_the_same_pictures_in_an_empty_store(both, measured, sdqua
         assert images.digest in made
 
 
+def test_what_commands_cannot_do_is_said(changeable, tmp_path):
+    from tests.report.conftest import publish_metrics
+
+    store = changeable.opened()
+    images = store.resolve("images/latest-quantized")
+    fp = [a for a in store.artifacts() if a.manifest.kind == "images" and a.spec.engine == "fp"]
+    publish_metrics(store, images, next(a for a in fp if a.spec.seed == 1))
+    text = written(changeable, tmp_path / "r.html")
+    assert "which --against fp does not draw." in Parsed(text).words
+    assert any("--no-floor" in line for line in commands(text))
+
+
 def test_a_large_prompt_file_is_named_and_not_embedded(measured, tmp_path, monkeypatch):
     monkeypatch.setattr("sdquant_cli.stages.report.PROMPT_BYTES", 10)
     page = Parsed(written(measured, tmp_path / "r.html"))

@@ -121,6 +121,11 @@ class Script:
         self.add("calibrate", *self._flags(goal.state))
         prompts = self.store.follow(goal.images.manifest.inputs["prompts"])
         self.add("generate", "--prompts", self._file(prompts), *self._flags(goal.images))
+        reference = self.store.follow(goal.metrics.manifest.inputs["reference"])
+        if reference.spec != goal.images.spec.model_copy(update={"engine": "fp"}):
+            self.remarks.append(
+                f"The reference was images/{reference.manifest.key}, which `--against fp` does not draw."
+            )
         drift = ["--drift", *self._flags(goal.drift)] if goal.drift else []
         floor = [] if "floor" in goal.metrics.manifest.inputs else ["--no-floor"]
         self.add("evaluate", "--against", "fp", *floor, *drift, *self._flags(goal.metrics))
@@ -150,7 +155,7 @@ class Script:
 
     def _flags(self, artifact: Artifact) -> Iterator[str]:
         words, unset = spec_flags(artifact.spec)
-        self.remarks += [f"{artifact.manifest.kind}/{artifact.manifest.key} has {text}" for text in unset]
+        self.remarks += [f"{artifact.manifest.kind}/{artifact.manifest.key} has {text}." for text in unset]
         return iter(words)
 
     def _file(self, prompts: Artifact) -> str:

@@ -145,10 +145,10 @@ def _cell(
         return page.Cell(numbers.fixed(None, places), note=f"skipped: {summary.skipped}")
     if summary.mean is None:
         return page.Cell("identical" if summary.identical == summary.n else "no value")
-    low_high = [numbers.fixed(end, places) for end in summary.ci95 or ()]
+    low_high = [numbers.fixed(end, places) for end in sorted(set(summary.ci95 or ()))]
     return page.Cell(
         text=numbers.fixed(summary.mean, places),
-        interval=" \u2026 ".join(low_high),
+        interval=" \u2026 ".join(low_high) if len(low_high) == 2 else "",
         note=f"{summary.identical} identical" if summary.identical else "",
         place=numbers.place(summary.mean, near, far),
     )
