@@ -322,7 +322,6 @@ def test_prompt_files_hold_prompts_exactly(tmp_path):
 # ------------------------------------------------------------------------------- the real chain
 
 
-@pytest.mark.skip(reason="enabled once `evaluate` publishes metrics of format MetricsFacts")
 def test_commands_make_the_same_metrics_in_an_empty_store(sdquant, tmp_path, monkeypatch):
     import shlex
 

@@ -3,7 +3,19 @@
 import typer
 
 from .. import __version__
-from . import calibrate, demo, doctor, evaluate, generate, precalc_time, report, run, sample, sensitivity, store
+from . import (
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    generate,
+    precalc_time,
+    report,
+    run,
+    sample,
+    sensitivity,
+    store,
+)
 from .errors import Group
 from .execute import quiet_libraries
 

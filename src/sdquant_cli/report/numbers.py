@@ -1,10 +1,10 @@
-"""Numbers as a reader wants them: rows that align, metrics that know their good end."""
+"""Numbers as a reader wants them, in rows that align."""
 
 import math
 from collections.abc import Iterable
 
-HIGHER_IS_BETTER = frozenset({"psnr", "ssim", "ms_ssim", "clip_score"})
-NEUTRAL = frozenset({"clip_score_difference"})  # the further from zero, the worse
+from ..metrics.catalog import CATALOG
+
 UNITS = {"psnr": "dB"}
 MINUS = "\u2212"
 
@@ -16,8 +16,7 @@ def base(metric: str) -> str:
 
 def better(metric: str) -> str:
     """Which end of a metric is good."""
-    name = base(metric)
-    return "near 0" if name in NEUTRAL else "higher" if name in HIGHER_IS_BETTER else "lower"
+    return {"zero": "near 0", "high": "higher", "low": "lower"}[CATALOG[metric].best]
 
 
 def unit(metric: str) -> str:
@@ -26,10 +25,7 @@ def unit(metric: str) -> str:
 
 def distance(metric: str, value: float) -> float | None:
     """How far a picture is from its reference: larger is worse; None for an infinite score (identical)."""
-    if not math.isfinite(value):
-        return None
-    name = base(metric)
-    return abs(value) if name in NEUTRAL else -value if name in HIGHER_IS_BETTER else value
+    return CATALOG[metric].distance(value) if math.isfinite(value) else None
 
 
 def decimals(values: Iterable[float | None]) -> int:
