@@ -48,6 +48,7 @@ class Measures:
         self._weights, self._device = weights, device
         self._networks: dict[str, Network] = {}
         self._texts: dict[str, np.ndarray] = {}
+        self._known: dict[tuple[str, str], np.ndarray] = {}  # features by images and network
 
     def compare(self, images: Artifact, reference: Artifact) -> dict[str, np.ndarray | float]:
         """Metric -> a value per picture (N), or one number for the sets (NaN below two pictures)."""
@@ -102,7 +103,14 @@ class Measures:
         return self._texts[network]
 
     def _features(self, images: Artifact, network: str) -> np.ndarray:
-        """Features (N,D) of an images artifact, computed where the store has none."""
+        """Features (N,D) of an images artifact."""
+        place = images.ref.key, network
+        if place not in self._known:
+            self._known[place] = self._stored_features(images, network).read("feature")
+        return self._known[place]
+
+    def _stored_features(self, images: Artifact, network: str) -> Artifact:
+        """The features artifact, made where it is absent."""
         spec = FeaturesSpec(
             network=network, weights={name: WEIGHT_FILES[name].sha256 for name in NETWORK_FILES[network]}
         )
@@ -110,10 +118,10 @@ class Measures:
         width = len(self._network(network).of_images(images.read("image", 0, 1))[0])
         arrays = {"feature": ArraySpec((n, width), "float32", ("sample", "feature"), IMAGES_PER_UNIT)}
         made = self._store.begin(spec, refs({"images": images}), arrays, -(-n // IMAGES_PER_UNIT))
-        if isinstance(made, Draft):
-            self._extract(images, network, made)
-            made = publish(self._store, made, FeaturesFacts(images=n, width=width))
-        return made.read("feature")
+        if isinstance(made, Artifact):
+            return made
+        self._extract(images, network, made)
+        return publish(self._store, made, FeaturesFacts(images=n, width=width))
 
     def _extract(self, images: Artifact, network: str, draft: Draft) -> None:
         missing = draft.missing()
