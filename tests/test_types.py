@@ -1,6 +1,6 @@
 import pytest
 
-from sdquant_cli.types import Bits, Gate
+from sdquant_cli.types import Bits, Budget, Gate
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,29 @@ def test_gates_are_read_written_and_bound_both_ways():
 def test_other_gates_are_refused(text):
     with pytest.raises(ValueError, match="expected"):
         Gate.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "written", "bits"),
+    [
+        ("4.25", "4.25", 425),
+        (" 4.250 ", "4.25", 425),
+        ("40", "40", 4000),
+        ("2.009", "2.009", 200),
+        ("3MB", "3MB", 24_000_000),
+        ("10 b", "10B", 80),
+        ("2.5kib", "2.5KiB", 20_480),
+        ("0.5GiB", "0.5GiB", 2**32),
+    ],
+)
+def test_budgets_are_read_written_and_counted_in_bits(text, written, bits):
+    budget = Budget.parse(text)
+    assert str(budget) == written
+    assert str(Budget.parse(written)) == written
+    assert budget.bits(100) == bits
+
+
+@pytest.mark.parametrize("text", ["", "-3", "0", "0MB", "4,25", "3TB", "MB", "4.25 bits", "1e3", "nan"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match="expected average weight bits"):
+        Budget.parse(text)

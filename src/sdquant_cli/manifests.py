@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Kind
+from .types import Kind, Measure
 
 FORMAT = 1
 
@@ -87,9 +87,12 @@ class TimeTableSpec(Spec):
 
 class SensitivitySpec(Spec):
     kind: ClassVar[Kind] = Kind.SENSITIVITY
+    stage_version: ClassVar[int] = 2
+    measure: Measure
     bits: str
-    micro_batch: int  # latents per backward pass
-    loss: Literal["mse to fp, at rounded weights"] = "mse to fp, at rounded weights"
+    latents: int  # the first so many
+    micro_batch: int  # latents per pass; each is two items, conditional and unconditional
+    loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; sqnr takes none
 
 
 class QuantStateSpec(Spec):
@@ -97,6 +100,7 @@ class QuantStateSpec(Spec):
     method: str
     bits: str
     mixed: bool
+    budget: str | None = None  # of weight bits, as in 4.25 or 3MB; replaces the weights' part of `bits`
     iterations: int
     batch_size: int  # latents per update; each is two items, conditional and unconditional
     weight_rate: float
@@ -230,13 +234,26 @@ class TimeTableFacts(Frozen):
 
 
 class SensitivityFacts(Frozen):
-    samples: int
+    """Numbers by layer. What a measure does not have is empty."""
+
+    samples: int  # latents
     ranking: tuple[str, ...]  # most sensitive first
-    scores: dict[str, float]
-    first_order: dict[str, float]
-    second_order: dict[str, float]
+    scores: dict[str, float]  # printed: |x - x^2/2|; fisher: mean d^2; sqnr: noise to signal
+    first_order: dict[str, float] = {}  # x = mean d, where d = <dL/dW, W> of an item
+    second_order: dict[str, float] = {}  # printed: x^2 / 2; fisher: mean d^2 / 2
+    sqnr: dict[str, float | None] = {}  # dB, weights and inputs of the layer quantized; None: no noise
+    weight_noise: dict[str, float] = {}  # noise to signal, only its weights rounded
     top: tuple[str, ...]
     bottom: tuple[str, ...]
+
+
+class FrontierPoint(Frozen):
+    """The best that one budget of weight bits buys, by the sum of single layers' noises."""
+
+    average_bits: float  # of a weight, by parameters
+    weight_bytes: int  # of all weights' codes
+    predicted_sqnr: float | None  # dB, weights rounded by data alone, inputs as they are
+    layers_by_width: dict[int, int]
 
 
 class QuantStateFacts(Frozen):
@@ -246,6 +263,8 @@ class QuantStateFacts(Frozen):
     average_bits: dict[str, float]
     losses: tuple[float, ...]  # mean over each checkpoint interval
     borrowed_rows: int  # activation table entries without data of their own
+    allocation: FrontierPoint | None = None  # what --budget chose
+    frontier: tuple[FrontierPoint, ...] = ()  # smallest budget first; what others would have bought
 
 
 class ImagesFacts(Frozen):

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 
@@ -36,6 +37,14 @@ class Dtype(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+
+
+class Measure(StrEnum):
+    """How a layer's sensitivity is measured."""
+
+    PRINTED = "printed"  # eq. (10) of the paper, as printed
+    FISHER = "fisher"  # with the empirical Fisher matrix
+    SQNR = "sqnr"  # directly: the network with one layer quantized
 
 
 @dataclass(frozen=True)
@@ -82,3 +91,33 @@ class Bits:
         if bits is None or not (2 <= bits.weights <= 8 and 2 <= bits.activations <= 16):
             raise ValueError(f"expected w<2..8>a<2..16> such as w4a8, found {text!r}")
         return bits
+
+
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BYTES_BY_LOWER = {unit.lower(): unit for unit in _BYTES}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Room for all weights' codes: bits per weight on average, written `4.25`, or bytes, written `3MB`."""
+
+    amount: Decimal
+    unit: str = ""  # of bytes; empty: bits per weight
+
+    def __str__(self) -> str:
+        return f"{self.amount.normalize():f}{self.unit}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read `4.25` or `3MB`; raises ValueError for anything else."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+        unit = _BYTES_BY_LOWER.get(match[2].lower(), match[2]) if match else ""
+        if match is None or unit not in ("", *_BYTES) or not Decimal(match[1]):
+            raise ValueError(
+                f"expected average weight bits such as 4.25 or bytes such as 3MB or 2.5MiB, found {text!r}"
+            )
+        return cls(Decimal(match[1]), unit)
+
+    def bits(self, parameters: int) -> int:
+        """Whole bits for the codes of so many weights."""
+        return int(self.amount * (8 * _BYTES[self.unit] if self.unit else parameters))

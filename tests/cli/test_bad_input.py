@@ -24,6 +24,12 @@ def one_line(result) -> str:
     [
         (("calibrate", "--bits", "w5a99"), 2, "--bits w5a99: expected w<2..8>a<2..16>"),
         (("calibrate", "--bits", "w-1a8"), 2, "--bits"),
+        (
+            ("calibrate", "--budget", "4.25 bits"),
+            2,
+            "--budget 4.25 bits: expected average",
+        ),
+        (("calibrate", "--budget", "0"), 2, "--budget 0: expected"),
         (("calibrate", "--iterations", "-1"), 2, "--iterations -1"),
         (("calibrate", "--batch-size", "0"), 2, "--batch-size 0"),
         (("sample", "--prompts", "absent.txt"), 2, "absent.txt: no such file"),
@@ -101,6 +107,36 @@ def test_a_flipped_byte_stops_the_next_stage_and_names_the_object(sdquant):
     sdquant("rm", "latents")
     sdquant(*SMALL)
     sdquant("verify")
+
+
+def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant):
+    sdquant(*SMALL)
+    for _ in range(2):  # without a ranking, and with one by gradients
+        line = one_line(sdquant("calibrate", "--budget", "4.25", code=3))
+        assert "`sdquant sensitivity --measure sqnr`" in line
+        sdquant("sensitivity")
+    sdquant("sensitivity", "--measure", "sqnr", "--limit", 1)
+    total = 5_325_056  # quantizable weights of the embedded model
+    for budget, words in (("1.99", ()), (f"{total // 4 - 1}B", ("--dry-run",)), ("1MB", ())):
+        line = one_line(sdquant("calibrate", "--budget", budget, *words, code=2))
+        assert f"--budget {budget}: cannot be met" in line
+        assert f"2 bits a weight, or {total // 4}B" in line
+    sdquant("calibrate", "--budget", f"{total // 4}B", "--dry-run")
+    assert not list(sdquant.store.glob("artifacts/quant-state/*"))
+
+
+def test_a_ranking_of_another_model_is_left_out(sdquant, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.013}))
+    sdquant(*SMALL, "--model", folder)
+    sdquant("sensitivity")
+    sdquant(*SMALL)
+    told = sdquant("calibrate", "--dry-run").stderr
+    assert "sensitivity" not in told or "of another model" in told
+    for flag in (("--mixed",), ("--budget", "4")):
+        assert "of this model" in sdquant("calibrate", *flag, code=3).stderr
 
 
 def test_a_model_without_a_component(sdquant, tmp_path):

@@ -1,24 +1,93 @@
-import torch
+import itertools
+import math
 
-from sdquant_cli.quant.allocate import average_bits, extremes, mixed_bits
-from sdquant_cli.quant.fisher import first_order, mean_of_slices, ranking, scores
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sdquant_cli.quant.allocate import (
+    WIDTHS,
+    allocate,
+    average_bits,
+    extremes,
+    mixed_bits,
+    noise_by_width,
+    smallest_budget,
+)
+from sdquant_cli.quant.fisher import collecting_terms, fisher_score, printed_score, ranking
+from sdquant_cli.quant.grid import Grid, round_to_grid
+from sdquant_cli.quant.ranges import weight_steps
+from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal, rounding_error
 from sdquant_cli.types import Bits
 
 
-def test_scores_are_equation_10():
-    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    samples = [torch.randn(4, 3, generator=torch.Generator().manual_seed(i)) for i in (1, 2, 3)]
-    mean_gradient = sum(samples) / 3
-    d = [sum(float(g[i, j] * weight[i, j]) for i in range(4) for j in range(3)) for g in samples]
+class Net(nn.Module):
+    """A convolution, a linear layer with bias and one without."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.first = nn.Linear(4, 6)
+        self.last = nn.Linear(6, 2, bias=False)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(torch.relu(self.conv(x)).flatten(2).transpose(1, 2))))
+
+
+def test_terms_of_every_item_are_its_own_gradient_times_the_weight():
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(5, 3, 8, 8)
+    layers = dict(net.named_children())
+    with collecting_terms(layers) as terms:
+        net(x.requires_grad_()).square().flatten(1).mean(dim=1).sum().backward()
+    for item in range(5):
+        net.zero_grad()
+        net(x[item : item + 1].detach()).square().mean().backward()
+        for name, layer in layers.items():
+            pairs = zip(layer.weight.grad.flatten().tolist(), layer.weight.flatten().tolist(), strict=True)
+            expected = sum(g * w for g, w in pairs)
+            assert terms[name][item].item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_scores_are_equation_10_and_the_empirical_fisher_form():
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(4, 3), [torch.randn(4, 3) for _ in range(3)]
+    d = [sum(float(g[i, j] * weight[i, j]) for i in range(4) for j in range(3)) for g in gradients]
     x = sum(d) / 3
-    expected = abs(sum(float(v) for v in (mean_gradient * weight).flatten()) - 0.5 * x * x)
-    found = first_order({"w": weight}, {"w": mean_gradient})["w"]
-    torch.testing.assert_close(scores(torch.tensor([found])), torch.tensor([expected]), atol=1e-5, rtol=1e-5)
+    found = torch.tensor(d)[:, None]
+    assert printed_score(found).item() == pytest.approx(abs(x - 0.5 * x * x), rel=1e-5)
+    fisher = sum(torch.outer(g.flatten(), g.flatten()) for g in gradients) / 3
+    expected = weight.flatten() @ fisher @ weight.flatten()
+    assert fisher_score(found).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_slices_of_unequal_size_average_over_samples():
-    slices, counts = torch.tensor([[1.0, 0.0], [4.0, 3.0]]), torch.tensor([3, 1])
-    assert mean_of_slices(slices, counts).tolist() == [1.75, 0.75]
+def test_terms_that_cancel_are_seen_by_fisher_alone():
+    d = torch.tensor([[1.0, 0.1], [-1.0, 0.1]])
+    assert ranking(["cancels", "small"], printed_score(d)) == ["small", "cancels"]
+    assert ranking(["cancels", "small"], fisher_score(d)) == ["cancels", "small"]
+
+
+def test_sqnr_is_the_ratio_of_sums_of_squares():
+    y = torch.tensor([[[3.0, 4.0]], [[0.0, 5.0]]])
+    assert energy(y).tolist() == [25, 25]
+    ratio = noise_to_signal(torch.tensor([[0.2, 0.3], [0.0, 0.0]]), energy(y))
+    assert ratio.tolist() == pytest.approx([0.01, 0])
+    assert decibels(ratio[0].item()) == pytest.approx(20)
+    assert decibels(0.0) is None
+
+
+def test_rounding_error_is_that_of_the_real_grid():
+    weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    errors = [rounding_error(weight, bits) for bits in WIDTHS]
+    assert errors == sorted(errors, reverse=True)
+    grid = Grid(3, signed=True)
+    rounded = round_to_grid(weight, weight_steps(weight, grid).view(-1, 1, 1, 1), 0.0, grid)
+    pairs = zip(weight.flatten().tolist(), rounded.flatten().tolist(), strict=True)
+    expected = sum((a - b) ** 2 for a, b in pairs)
+    assert errors[1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_ranking_is_highest_first_and_ties_are_by_name():
@@ -48,3 +117,63 @@ def test_mixed_bits_follow_the_table_for_any_bits():
 def test_average_bits_name_their_weighting():
     found = average_bits({"a": Bits(8, 16), "b": Bits(4, 8)}, {"a": 1, "b": 3})
     assert found == {"weights, by layers": 6, "weights, by parameters": 5, "activations, by layers": 12}
+
+
+def costs(noises):
+    """Noise that falls by four with every bit."""
+    return np.array([[n * 4.0 ** (4 - b) for b in WIDTHS] for n in noises])
+
+
+problems = st.lists(st.tuples(st.floats(1e-6, 1.0), st.integers(1, 40)), min_size=1, max_size=4)
+
+
+@settings(max_examples=40)
+@given(problems, st.floats(2, 8.5))
+def test_the_integer_program_finds_what_trying_everything_finds(layers, average):
+    cost, parameters = costs(n for n, _ in layers), np.array([p for _, p in layers])
+    budget = int(average * parameters.sum())
+    found = allocate(cost, parameters, budget)
+    best = min(
+        sum(cost[i, b - WIDTHS[0]] for i, b in enumerate(widths))
+        for widths in itertools.product(WIDTHS, repeat=len(layers))
+        if np.dot(widths, parameters) <= budget
+    )
+    assert np.dot(found.widths, parameters) <= budget
+    assert found.noise == pytest.approx(best, rel=1e-6, abs=1e-7 * cost.max())
+    assert found.noise == pytest.approx(sum(cost[i, b - WIDTHS[0]] for i, b in enumerate(found.widths)))
+
+
+def test_a_budget_is_met_to_the_bit():
+    cost, parameters = costs([1.0, 0.5]), np.array([30, 7])
+    smallest = smallest_budget(parameters)
+    assert smallest == 2 * 37
+    assert allocate(cost, parameters, smallest).widths == (2, 2)
+    assert allocate(cost, parameters, smallest + 6).widths == (2, 2)
+    assert allocate(cost, parameters, smallest + 7).widths == (2, 3)
+    assert allocate(cost, parameters, 8 * 37).widths == (8, 8)
+    assert allocate(cost, parameters, 99 * 37).widths == (8, 8)
+    with pytest.raises(ValueError, match="smaller than the smallest"):
+        allocate(cost, parameters, smallest - 1)
+
+
+def test_more_budget_never_promises_more_noise():
+    generator = np.random.default_rng(0)
+    cost, parameters = costs(10 ** generator.uniform(-6, -1, 40)), generator.integers(1, 500, 40) * 32
+    total = int(parameters.sum())
+    noises = [allocate(cost, parameters, total * k // 4).noise for k in range(8, 33)]
+    assert noises == sorted(noises, reverse=True)
+    assert len(set(noises)) == len(noises)
+
+
+def test_among_equal_layers_the_sensitive_gets_more_bits():
+    widths = allocate(costs([1e-2, 1e-4, 1e-6]), np.array([10, 10, 10]), 12 * 10).widths
+    assert widths == tuple(sorted(widths, reverse=True))
+    assert widths[0] > widths[2]
+
+
+def test_noise_by_width_follows_the_rounding_errors():
+    errors = np.array([[4.0 ** (8 - b) for b in WIDTHS], [0.0] * len(WIDTHS)])
+    found = noise_by_width(np.array([0.5, 0.0]), errors, measured=4)
+    assert found[0].tolist() == pytest.approx([0.5 * 4.0 ** (4 - b) for b in WIDTHS])
+    assert found[1].tolist() == [0] * len(WIDTHS)
+    assert math.isfinite(allocate(found, np.array([8, 8]), 64).noise)

@@ -12,6 +12,10 @@ def calibrate(
     mixed: Annotated[
         bool, typer.Option("--mixed", help="More bits for the 5% most sensitive layers, fewer for the least.")
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Room for the weights: average bits (4.25) or bytes (3MB)."),
+    ] = None,
     iterations: Annotated[int, typer.Option("--iterations", help="Updates; 0 rounds by data alone.")] = 400,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Latents per update.")] = 12,
     scheduler: o.SchedulerOption = None,

@@ -4,12 +4,17 @@ from typing import Annotated
 
 import typer
 
+from ..types import Measure
 from . import options as o
 
 
 def sensitivity(
+    measure: Annotated[
+        Measure,
+        typer.Option("--measure", help="By gradients (printed, fisher), or one layer at a time (sqnr)."),
+    ] = Measure.PRINTED,
     bits: Annotated[
-        str, typer.Option("--bits", help="Bits at which the weights are rounded, as in w4a8.")
+        str, typer.Option("--bits", help="Bits at which layers are rounded, as in w4a8.")
     ] = "w4a8",
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
@@ -20,7 +25,7 @@ def sensitivity(
 ) -> None:
     """Rank all layers by how much they matter to the quantized output.
 
-    Example: sdquant sensitivity
+    Example: sdquant sensitivity --measure sqnr
     """
     from ..stages import sensitivity as stage
     from ..stages.requests import SensitivityRequest

@@ -1,10 +1,18 @@
-"""Bits per layer from a sensitivity ranking (Efficiency Meets Fidelity, section 4.2)."""
+"""Bits per layer: from a sensitivity ranking (Efficiency Meets Fidelity, section 4.2), or the best that
+a budget of weight bits buys (an integer program, as in MixDQ).
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array, kron
 
 from ..types import Bits
 
 SHARE = 0.05  # of the layers, at each end of the ranking
+WIDTHS = tuple(range(2, 9))  # bits that a weight may have
 
 
 def extremes(ranking: Sequence[str], share: float = SHARE) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -32,3 +40,60 @@ def average_bits(bits: Mapping[str, Bits], parameters: Mapping[str, int]) -> dic
         "weights, by parameters": sum(b.weights * parameters[name] for name, b in bits.items()) / total,
         "activations, by layers": sum(b.activations for b in bits.values()) / len(bits),
     }
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Weight bits of every layer within a budget, and the noise-to-signal ratio they promise."""
+
+    widths: tuple[int, ...]
+    noise: float
+
+
+def noise_by_width(noise: np.ndarray, errors: np.ndarray, measured: int) -> np.ndarray:
+    """Output noise of every layer at every width (layers, widths), from one measurement of each layer.
+
+    `noise` (layers) is the output's noise with that layer's weights at `measured` bits, `errors` (layers,
+    widths) is |W - Q_b(W)|^2. To second order the noise of a small change dW is dW^T H dW; rounding errors
+    have no preferred direction, so H acts as a number per layer, noise / error, and errors do the rest.
+    """
+    error = errors[:, WIDTHS.index(measured)]
+    response = np.divide(
+        noise, error, out=np.zeros_like(noise), where=error > 0
+    )  # no error: nothing to round
+    return response[:, None] * errors
+
+
+def allocate(cost: np.ndarray, parameters: np.ndarray, budget: int) -> Allocation:
+    """The widths of least total cost whose weights take at most `budget` bits.
+
+    min sum_lb c_lb cost_lb  over binary c_lb  with  sum_b c_lb = 1  and  sum_lb c_lb b n_l <= budget,
+    solved to optimality. `cost` is (layers, widths), `parameters` (layers). Noises of single layers are
+    taken to add, as independent ones do. Raises ValueError for a budget below two bits a weight.
+    """
+    if budget < smallest_budget(parameters):
+        raise ValueError("the budget is smaller than the smallest allocation")
+    layers = len(parameters)
+    unit = int(np.gcd.reduce(parameters))  # whole numbers small enough for the solver's tolerances
+    size = np.outer(parameters // unit, WIDTHS)
+    solved = milp(
+        cost.ravel() / (cost.max() or 1),
+        integrality=np.ones(cost.size),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(kron(np.eye(layers), np.ones((1, len(WIDTHS)))), 1, 1),
+            LinearConstraint(csr_array(size.reshape(1, -1)), -np.inf, budget // unit),
+        ],
+        options={"mip_rel_gap": 0},
+    )
+    if solved.x is None:
+        raise RuntimeError(f"the integer program failed: {solved.message}")
+    choice = solved.x.reshape(cost.shape).argmax(axis=1)
+    rows = np.arange(layers)
+    assert size[rows, choice].sum() <= budget // unit
+    return Allocation(tuple(WIDTHS[i] for i in choice), float(cost[rows, choice].sum()))
+
+
+def smallest_budget(parameters: np.ndarray) -> int:
+    """Bits of all weights at the smallest width."""
+    return WIDTHS[0] * int(parameters.sum())

@@ -1,33 +1,63 @@
 """Layer sensitivity by a second-order expansion with the Fisher matrix for the Hessian.
 
-Efficiency Meets Fidelity, eq. (9)-(10): S_i = |g^T W - (1/2) (mean_m g_m^T W)^2| for setting W_i to
-zero. With d_m = <dL_m/dW_i, W_i> per sample and x = mean_m d_m, the printed score is |x - x^2 / 2|.
-It is not monotone in x, and depends on the scale of the loss: |x| > 1 deserves a warning.
+Efficiency Meets Fidelity, eq. (9)-(10), for setting W_i to zero. With d_m = <dL_m/dW_i, W_i> of item m
+and x = mean_m d_m, the printed score is |x - x^2 / 2|: the square of a mean. The empirical Fisher matrix,
+mean_m g_m g_m^T, gives mean_m d_m^2 in its place: the mean of squares. The printed score is not monotone
+in x, and depends on the scale of the loss: |x| > 1 deserves a warning.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def first_order(weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, float]:
-    """x_i = <dL/dW_i, W_i> for each layer."""
-    return {
-        name: float((gradients[name].double() * weight.double()).sum()) for name, weight in weights.items()
-    }
+@contextmanager
+def collecting_terms(layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[dict[str, Tensor]]:
+    """Within: each backward pass leaves d_m (items) = <dL_m/dW, W> of the named layers in the dictionary.
+
+    A layer y = W x + b is linear in W, so that d_m = <dL_m/dy_m, y_m - b>: every item's own term from one
+    backward pass over the batch, and no weight gradient. The first axis is the items'.
+    """
+    terms: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def after(layer: Any, _args: object, output: Tensor) -> None:
+            value = output.detach()  # a hook that held the output itself would keep its whole graph alive
+            output.register_hook(lambda gradient: terms.update({name: term(gradient, value, layer)}))
+
+        return after
+
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        yield terms
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def scores(x: Tensor) -> Tensor:
-    """|x - x^2 / 2| (eq. 10)."""
+def term(gradient: Tensor, output: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """<dL_m/dy_m, y_m - b> (items) of one layer's output and its gradient, items first."""
+    linear = output
+    if layer.bias is not None:
+        linear = linear - (layer.bias if isinstance(layer, nn.Linear) else layer.bias[:, None, None])
+    return (gradient * linear).flatten(1).sum(dim=1, dtype=torch.float64)
+
+
+def printed_score(d: Tensor) -> Tensor:
+    """|x - x^2 / 2| (layers) of d (items, layers), x = mean_m d_m (eq. 10)."""
+    x = d.mean(dim=0)
     return (x - 0.5 * x.square()).abs()
+
+
+def fisher_score(d: Tensor) -> Tensor:
+    """W^T F W = mean_m d_m^2 (layers) of d (items, layers), F the empirical Fisher matrix."""
+    return d.square().mean(dim=0)
 
 
 def ranking(names: list[str], values: Tensor) -> list[str]:
     """Names by value, highest first; equal values by name."""
     order = sorted(range(len(names)), key=lambda i: (-float(values[i]), names[i]))
     return [names[i] for i in order]
-
-
-def mean_of_slices(slices: Tensor, counts: Tensor) -> Tensor:
-    """Mean over samples (layers,) of per-slice means (slices, layers) with `counts` samples each."""
-    weight = counts.double() / counts.sum()
-    return torch.einsum("s,sl->l", weight, slices.double())

@@ -24,6 +24,15 @@ class LayerState:
     weight_grid: Grid
     activation_grid: Grid
 
+    def to(self, device: torch.device) -> "LayerState":
+        return LayerState(
+            self.weight_step.to(device),
+            self.activation_step.to(device),
+            self.activation_zero.to(device),
+            self.weight_grid,
+            self.activation_grid,
+        )
+
 
 class _Quantized(nn.Module):
     """What both layer types share: the parameters, and rounding of weight and input."""

@@ -1,5 +1,7 @@
 """The one place that replaces modules of a network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -18,3 +20,15 @@ def swap(network: nn.Module, states: dict[str, LayerState], rows: Rows, *, weigh
         parent = network.get_submodule(parent_name)
         layer: Any = parent.get_submodule(child)
         setattr(parent, child, quantized(layer, state, rows, weights_on_grid=weights_on_grid))
+
+
+@contextmanager
+def swapped(network: nn.Module, states: dict[str, LayerState], rows: Rows) -> Iterator[None]:
+    """Within: the named layers are quantized. Afterwards they are the floating-point ones they were."""
+    originals = {name: network.get_submodule(name) for name in states}
+    swap(network, states, rows, weights_on_grid=False)
+    try:
+        yield
+    finally:
+        for name, layer in originals.items():
+            network.set_submodule(name, layer)

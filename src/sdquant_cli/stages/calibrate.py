@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import EnvironmentProblem, MissingArtifact
+from ..errors import EnvironmentProblem
 from ..events import SILENT, Events
 from ..manifests import QuantStateFacts, QuantStateSpec
 from ..methods.initialise import Ranges, all_batches, initial_states
@@ -16,13 +16,14 @@ from ..methods.items import Items
 from ..methods.serial_to_parallel import Training
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
-from ..quant.allocate import average_bits, mixed_bits
+from ..quant.allocate import average_bits
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind
+from .bits import check_budget, check_ranking, choose_bits
 from .calibration_data import load_items
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import for_setting, unet_on_table
@@ -36,6 +37,7 @@ KEPT_CHECKPOINTS = 2
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
     latents, ranking = _inputs(request, store, SILENT)
+    check_budget(request, open_model(latents.spec.setting))
     return Plan(
         "calibrate",
         {
@@ -59,6 +61,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         method=METHOD,
         bits=str(bits),
         mixed=request.mixed,
+        budget=request.budget,
         iterations=request.iterations,
         batch_size=batch,
         weight_rate=WEIGHT_RATE,
@@ -66,14 +69,15 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         seed=request.seed,
     )
     device, model = use_device(request.device), open_model(setting)
+    check_budget(request, model)
     table = for_setting(model, setting, store)
     inputs = {"latents": latents, "time-table": table} | ({"sensitivity": ranking} if ranking else {})
     draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     top = ranking.facts.top if ranking else ()
-    bottom = ranking.facts.bottom if ranking else ()
-    chosen = mixed_bits(list(model.layer_shapes), bits, *((top, bottom) if request.mixed else ((), ())))
+    choice = choose_bits(request, model, ranking, events)
+    chosen = choice.bits
     items = load_items(store, latents, table)
     student, rows = unet_on_table(model, Dtype.FP32, device, table)
     borrowed = _install_quantizers(student, rows, items, chosen, device, events)
@@ -95,6 +99,8 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
             for i in range(0, len(losses), CHECKPOINT_EVERY)
         ),
         borrowed_rows=borrowed,
+        allocation=choice.allocation,
+        frontier=choice.frontier,
     )
     return publish(store, draft, facts)
 
@@ -109,10 +115,7 @@ def _inputs(request: CalibrateRequest, store: Store, events: Events) -> tuple[Ar
         if ranked.spec.setting.model.digest != latents.spec.setting.model.digest:
             events.warn("the latest sensitivity ranking is of another model and is left out")
             ranking = None
-    if ranking is None and request.mixed:
-        raise MissingArtifact(
-            "--mixed needs a sensitivity ranking of this model; make it with `sdquant sensitivity`"
-        )
+    check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
     if ranking is None:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")

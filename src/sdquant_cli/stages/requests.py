@@ -6,11 +6,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..types import Bits, Dtype, Gate, Scheduler
+from ..types import Bits, Budget, Dtype, Gate, Measure, Scheduler
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
+BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
 GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
@@ -46,14 +47,16 @@ class PrecalcTimeRequest(SettingRequest):
 
 
 class SensitivityRequest(SettingRequest):
+    measure: Measure = Measure.PRINTED
     bits: BitsText = "w4a8"
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)  # latents; by default all, or 16 for sqnr
     micro_batch: int = Field(default=8, ge=1)
 
 
 class CalibrateRequest(SettingRequest):
     bits: BitsText = "w4a8"
     mixed: bool = False
+    budget: BudgetText | None = None
     iterations: int = Field(default=400, ge=0)
     batch_size: int = Field(default=12, ge=1)
     seed: int = Field(default=0, ge=0)

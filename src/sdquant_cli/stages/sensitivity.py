@@ -1,120 +1,201 @@
-"""`sensitivity`: how much each layer matters to the rounded network's output (eq. 10)."""
+"""`sensitivity`: how much each layer matters to the quantized network's output, by one of three measures."""
 
-import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
-from ..methods.items import Batch
-from ..methods.serial_to_parallel import output_loss
-from ..models.layers import quantizable_layers
-from ..quant.allocate import extremes
-from ..quant.fisher import first_order, mean_of_slices, ranking, scores
-from ..quant.grid import round_to_grid
-from ..quant.ranges import weight_steps
-from ..quant.state import grids
-from ..store import ArraySpec, Artifact, Store
-from ..types import Bits, Dtype, Kind
+from ..methods.initialise import Ranges, all_batches, initial_states
+from ..methods.items import Items
+from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
+from ..models.layers import is_text_fed, quantizable_layers
+from ..models.load import Model
+from ..quant.allocate import WIDTHS, extremes
+from ..quant.fisher import fisher_score, printed_score, ranking
+from ..quant.sqnr import decibels, noise_to_signal, rounding_error
+from ..store import ArraySpec, Artifact, Draft, Store
+from ..types import Bits, Dtype, Kind, Measure
 from .calibration_data import load_items
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import for_setting, unet_on_table
 from .requests import SensitivityRequest
 
-SLICES_PER_UNIT = 8
+BATCHES_PER_UNIT = 8
+LAYERS_PER_UNIT = 8
+SQNR_LATENTS = 16  # by default: a forward pass of all of them for every layer, twice
+OBSERVED_BATCH = 16  # latents; as calibrate observes, so that the grids are the same
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What both ways of measuring need."""
+
+    spec: SensitivitySpec
+    model: Model
+    table: Artifact
+    items: Items
+    device: torch.device
+    draft: Draft
+    events: Events
+
+    @property
+    def bits(self) -> Bits:
+        return Bits.parse(self.spec.bits)
+
+    def picks(self, start: int, stop: int) -> Iterator[range]:
+        """Latents of each pass over start..stop."""
+        size = self.spec.micro_batch
+        return (range(i, min(i + size, stop)) for i in range(start, stop, size))
 
 
 def plan(request: SensitivityRequest, store: Store) -> Plan:
     latents = store.need(Kind.LATENTS)
     inherit(latents.spec.setting, request, latents)
-    return Plan(
-        "sensitivity", {"latents": min(latents.facts.latents, request.limit or latents.facts.latents)}
-    )
+    return Plan("sensitivity", {"measure": request.measure.value, "latents": _count(request, latents)})
 
 
 def run(request: SensitivityRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Rank all quantizable layers on the latest latents."""
-    bits = Bits.parse(request.bits)
     latents = store.need(Kind.LATENTS)
     announce(events, {"latents": latents})
     setting = latents.spec.setting
     inherit(setting, request, latents)
     device, model = use_device(request.device), open_model(setting)
-    count = min(latents.facts.latents, request.limit or latents.facts.latents)
-    slices = -(-count // request.micro_batch)
-    layers = len(model.layer_shapes)
-    arrays = {
-        "first_order": ArraySpec((slices, layers), "float64", ("slice", "layer"), SLICES_PER_UNIT, 1),
-        "samples": ArraySpec((slices,), "int64", ("slice",), SLICES_PER_UNIT, 1),
-    }
-    spec = SensitivitySpec(bits=str(bits), micro_batch=request.micro_batch)
+    direct = request.measure is Measure.SQNR
+    spec = SensitivitySpec(
+        measure=request.measure,
+        bits=request.bits,
+        latents=_count(request, latents),
+        micro_batch=request.micro_batch,
+        loss=None if direct else "mse to fp, at rounded weights",
+    )
     table = for_setting(model, setting, store)
-    inputs = refs({"latents": latents, "time-table": table})
-    draft = store.begin(spec, inputs, arrays, -(-slices // SLICES_PER_UNIT))
+    layers = len(model.layer_shapes)
+    arrays, units = _direct_layout(spec, layers) if direct else _gradient_layout(spec, layers)
+    draft = store.begin(spec, refs({"latents": latents, "time-table": table}), arrays, units)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    items = load_items(store, latents, table, count)
-    teacher, _ = unet_on_table(model, Dtype.FP32, device, table)
-    rounded, _ = unet_on_table(model, Dtype.FP32, device, table)
-    round_weights(rounded, bits)
-    with events.task("sensitivity", len(draft.missing()) * SLICES_PER_UNIT, "slice") as task:
-        for unit in draft.missing():
+    # the grids are those of all latents
+    items = load_items(store, latents, table, None if direct else spec.latents)
+    work = _Work(spec, model, table, items, device, draft, events)
+    return publish(store, draft, _measure_directly(work) if direct else _measure_by_gradients(work))
+
+
+def _count(request: SensitivityRequest, latents: Artifact) -> int:
+    most = SQNR_LATENTS if request.measure is Measure.SQNR else latents.facts.latents
+    return min(latents.facts.latents, request.limit or most)
+
+
+# ------------------------------------------------------------------------------ by gradients
+
+
+def _gradient_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArraySpec], int]:
+    rows = spec.micro_batch * BATCHES_PER_UNIT
+    dims = ("latent", "without_and_with_prompt", "layer")
+    array = ArraySpec((spec.latents, 2, layers), "float64", dims, rows, rows)
+    return {"first_order": array}, -(-spec.latents // rows)
+
+
+def _measure_by_gradients(work: _Work) -> SensitivityFacts:
+    teacher, _ = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
+    rounded, _ = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
+    round_weights(rounded, work.bits)
+    draft, missing = work.draft, work.draft.missing()
+    with work.events.task("sensitivity", len(missing) * BATCHES_PER_UNIT, "batch") as task:
+        for unit in missing:
             found = []
-            for i in range(*draft.rows(unit, "samples")):
-                picks = range(i * request.micro_batch, min((i + 1) * request.micro_batch, count))
-                found.append(
-                    (list(layer_terms(teacher, rounded, items.batch(picks, device)).values()), len(picks))
-                )
+            for picks in work.picks(*draft.rows(unit, "first_order")):
+                terms = item_terms(teacher, rounded, work.items.batch(picks, work.device))
+                found.append(terms.view(2, len(picks), -1).transpose(0, 1).cpu().numpy())
                 task.advance()
-            draft.write(
-                unit,
-                {"first_order": np.array([x for x, _ in found]), "samples": np.array([n for _, n in found])},
-            )
-    facts = _rank(list(model.layer_shapes), draft.peek("first_order"), draft.peek("samples"))
+            draft.write(unit, {"first_order": np.concatenate(found)})
+    facts = _gradient_facts(work.spec, list(work.model.layer_shapes), draft.peek("first_order"))
     largest = max(abs(x) for x in facts.first_order.values())
-    if largest > 1:
-        events.warn(
+    if work.spec.measure is Measure.PRINTED and largest > 1:
+        work.events.warn(
             f"some |x| in eq. (10) exceed 1 (largest {largest:.3g}): the printed score is not monotone there"
         )
-    return publish(store, draft, facts)
+    return facts
 
 
-@torch.no_grad()
-def round_weights(unet: nn.Module, bits: Bits) -> None:
-    """Round the weights of all quantizable layers in place and let them take gradients."""
-    grid, _ = grids(bits)
-    for layer in quantizable_layers(unet).values():
-        step = weight_steps(layer.weight, grid).view(-1, *[1] * (layer.weight.dim() - 1))
-        layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grid))
-        layer.weight.requires_grad_(True)
-
-
-def layer_terms(teacher: nn.Module, rounded: nn.Module, batch: Batch) -> dict[str, float]:
-    """<dL/dW, W> per layer, L the error of the rounded network against the floating-point one."""
-    inputs = (batch.x, batch.timestep, batch.context)
-    with torch.no_grad():
-        target = teacher(*inputs).sample
-    weights = {name: layer.weight for name, layer in quantizable_layers(rounded).items()}
-    loss = output_loss(rounded(*inputs).sample, target)
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    return first_order(
-        {n: w.detach() for n, w in weights.items()}, dict(zip(weights, gradients, strict=True))
-    )
-
-
-def _rank(names: list[str], slices: np.ndarray, samples: np.ndarray) -> SensitivityFacts:
-    x = mean_of_slices(torch.from_numpy(copy.copy(slices)), torch.from_numpy(copy.copy(samples)))
-    score = scores(x)
+def _gradient_facts(spec: SensitivitySpec, names: list[str], terms: np.ndarray) -> SensitivityFacts:
+    d = torch.from_numpy(terms.reshape(-1, len(names)).copy())
+    x = d.mean(dim=0)
+    fisher = spec.measure is Measure.FISHER
+    score = fisher_score(d) if fisher else printed_score(d)
+    second = score / 2 if fisher else x.square() / 2
     ranked = ranking(names, score)
     top, bottom = extremes(ranked)
     return SensitivityFacts(
-        samples=int(samples.sum()),
+        samples=spec.latents,
         ranking=tuple(ranked),
-        scores=dict(zip(names, score.tolist(), strict=True)),
-        first_order=dict(zip(names, x.tolist(), strict=True)),
-        second_order=dict(zip(names, (0.5 * x.square()).tolist(), strict=True)),
+        scores=_by_layer(names, score),
+        first_order=_by_layer(names, x),
+        second_order=_by_layer(names, second),
         top=top,
         bottom=bottom,
     )
+
+
+# --------------------------------------------------------------------- one layer at a time
+
+
+def _direct_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArraySpec], int]:
+    items = 2 * spec.latents
+    by_item, by_width = ("layer", "item"), ("layer", "width")
+    unit = (LAYERS_PER_UNIT, LAYERS_PER_UNIT)
+    return {
+        "signal": ArraySpec((items,), "float64", ("item",)),  # all of it in the first unit
+        "noise": ArraySpec((layers, items), "float64", by_item, *unit),
+        "weight_noise": ArraySpec((layers, items), "float64", by_item, *unit),
+        "rounding_error": ArraySpec((layers, len(WIDTHS)), "float64", by_width, *unit),
+    }, -(-layers // LAYERS_PER_UNIT)
+
+
+def _measure_directly(work: _Work) -> SensitivityFacts:
+    network, rows = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
+    layers = quantizable_layers(network)
+    ranges = Ranges(layers, len(rows.timesteps))
+    for batch in all_batches(work.items, OBSERVED_BATCH, work.device):
+        ranges.observe(network, batch)
+    states = initial_states(layers, ranges, dict.fromkeys(layers, work.bits), is_text_fed)
+    batches = [work.items.batch(picks, work.device) for picks in work.picks(0, work.spec.latents)]
+    direct, draft, names = OneLayerAtATime(network, rows, batches), work.draft, list(layers)
+    missing = draft.missing()
+    with work.events.task("sensitivity", len(missing) * LAYERS_PER_UNIT, "layer") as task:
+        for unit in missing:
+            found: dict[str, list[np.ndarray]] = {"noise": [], "weight_noise": [], "rounding_error": []}
+            for name in names[slice(*draft.rows(unit, "noise"))]:
+                found["noise"].append(direct.noise(name, states[name]).cpu().numpy())
+                found["weight_noise"].append(direct.weight_noise(name, states[name]).cpu().numpy())
+                weight = layers[name].weight
+                found["rounding_error"].append(np.array([rounding_error(weight, b) for b in WIDTHS]))
+                task.advance()
+            values = {name: np.array(rows_found) for name, rows_found in found.items()}
+            draft.write(unit, values | ({"signal": direct.signal().cpu().numpy()} if unit == 0 else {}))
+    return _direct_facts(work.spec, names, draft)
+
+
+def _direct_facts(spec: SensitivitySpec, names: list[str], draft: Draft) -> SensitivityFacts:
+    signal, noise, by_weights = (
+        torch.from_numpy(draft.peek(name).copy()) for name in ("signal", "noise", "weight_noise")
+    )
+    score = noise_to_signal(noise, signal)
+    ranked = ranking(names, score)
+    top, bottom = extremes(ranked)
+    return SensitivityFacts(
+        samples=spec.latents,
+        ranking=tuple(ranked),
+        scores=_by_layer(names, score),
+        sqnr={name: decibels(value) for name, value in _by_layer(names, score).items()},
+        weight_noise=_by_layer(names, noise_to_signal(by_weights, signal)),
+        top=top,
+        bottom=bottom,
+    )
+
+
+def _by_layer(names: list[str], values: torch.Tensor) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
