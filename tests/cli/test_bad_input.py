@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from sdquant_cli.models.load import EMBEDDED_FOLDER
 from tests.conftest import PROMPTS, Sdquant
@@ -109,7 +110,12 @@ def test_a_flipped_byte_stops_the_next_stage_and_names_the_object(sdquant):
     sdquant("verify")
 
 
-def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant):
+def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkeypatch):
+    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+
+    for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
+        monkeypatch.setattr(OneLayerAtATime, name, lambda *_: torch.full((2,), 1e-3))
+    monkeypatch.setattr("sdquant_cli.stages.sensitivity.rounding_error", lambda _, bits: 4.0**-bits)
     sdquant(*SMALL)
     for _ in range(2):  # without a ranking, and with one by gradients
         line = one_line(sdquant("calibrate", "--budget", "4.25", code=3))

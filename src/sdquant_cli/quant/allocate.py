@@ -76,8 +76,10 @@ def allocate(cost: np.ndarray, parameters: np.ndarray, budget: int) -> Allocatio
     layers = len(parameters)
     unit = int(np.gcd.reduce(parameters))  # whole numbers small enough for the solver's tolerances
     size = np.outer(parameters // unit, WIDTHS)
+    uniform = min(budget // int(parameters.sum()), WIDTHS[-1])
+    within_reach = cost[:, WIDTHS.index(uniform)].sum() or 1.0  # the solver stops at an absolute gap of 1e-6
     solved = milp(
-        cost.ravel() / (cost.max() or 1),
+        cost.ravel() * (1e6 / within_reach),
         integrality=np.ones(cost.size),
         bounds=Bounds(0, 1),
         constraints=[

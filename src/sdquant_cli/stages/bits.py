@@ -64,7 +64,7 @@ def choose_bits(request: CalibrateRequest, model: Model, ranking: Artifact | Non
     if request.budget is None or ranking is None:
         return Choice(chosen)
     parameters = _parameters(model)
-    total, cost = int(parameters.sum()), _cost(ranking)
+    total, cost = int(parameters.sum()), _cost(ranking, names)
     best = allocate(cost, parameters, Budget.parse(request.budget).bits(total))
     halves = range(WIDTHS[0] * FRONTIER_PER_BIT, WIDTHS[-1] * FRONTIER_PER_BIT + 1)
     budgets = [total * k // FRONTIER_PER_BIT for k in halves]
@@ -85,9 +85,9 @@ def _parameters(model: Model) -> np.ndarray:
     return np.array([shape.numel() for shape in model.layer_shapes.values()], dtype=np.int64)
 
 
-def _cost(ranking: Artifact) -> np.ndarray:
+def _cost(ranking: Artifact, names: list[str]) -> np.ndarray:
     """Noise to signal of every layer at every width (layers, widths), its weights alone rounded."""
-    noise = np.array(list(ranking.facts.weight_noise.values()))
+    noise = np.array([ranking.facts.weight_noise[name] for name in names])
     measured = Bits.parse(ranking.spec.bits).weights
     return noise_by_width(noise, ranking.read("rounding_error"), measured)
 

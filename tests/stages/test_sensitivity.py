@@ -1,0 +1,180 @@
+"""Three measures of one model, and the bits that follow from them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sdquant_cli.manifests import QuantStateFacts, SensitivityFacts
+from tests.conftest import PROMPTS, Sdquant
+
+LATENTS = 3
+DIRECT = ("--limit", 1)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A store with all three measures, and the facts of each."""
+    sdquant = Sdquant(tmp_path_factory.mktemp("measures") / "store")
+    sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", "--limit", LATENTS, "--steps", 3)
+    facts = {}
+    for measure in ("printed", "fisher", "sqnr"):
+        sdquant("sensitivity", "--measure", measure, *(DIRECT if measure == "sqnr" else ("--micro-batch", 2)))
+        facts[measure] = sdquant.opened().resolve("sensitivity").facts
+    return sdquant, facts
+
+
+def test_every_measure_ranks_all_layers_by_its_scores(measured):
+    _, all_facts = measured
+    for facts in all_facts.values():
+        values = [facts.scores[name] for name in facts.ranking]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 258
+        assert (facts.top, facts.bottom) == (facts.ranking[:13], facts.ranking[-13:])
+    assert [facts.samples for facts in all_facts.values()] == [LATENTS, LATENTS, 1]
+
+
+def test_printed_and_fisher_are_two_readings_of_the_same_terms(measured):
+    _, all_facts = measured
+    printed, fisher = all_facts["printed"], all_facts["fisher"]
+    assert printed.first_order == fisher.first_order
+    for name, x in printed.first_order.items():
+        assert printed.scores[name] == pytest.approx(abs(x - x * x / 2))
+        assert printed.second_order[name] == pytest.approx(x * x / 2)
+        assert fisher.second_order[name] == pytest.approx(fisher.scores[name] / 2)
+        assert fisher.scores[name] >= x * x * (1 - 1e-9)  # Jensen
+
+
+def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured):
+    """Ordinary weight gradients of the rounded UNet, each item alone, for a few kinds of layer."""
+    from sdquant_cli.methods.sensitivity import round_weights
+    from sdquant_cli.models.load import find_model
+    from sdquant_cli.stages.calibration_data import load_items
+    from sdquant_cli.types import Bits
+
+    sdquant, _ = measured
+    store = sdquant.opened()
+    artifact = next(
+        a for a in store.artifacts() if a.manifest.kind == "sensitivity" and a.spec.measure == "printed"
+    )
+    inputs = artifact.manifest.inputs
+    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    teacher, rounded = find_model("shapes").unet(), find_model("shapes").unet()
+    round_weights(rounded, Bits(4, 8))
+    names = list(artifact.facts.scores)
+    stored = artifact.read("first_order")
+    picked = [names[0], "mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "conv_out"]
+    for latent in range(LATENTS):
+        batch = items.batch([latent], torch.device("cpu"))
+        for branch in range(2):
+            inputs = [part[branch : branch + 1] for part in (batch.x, batch.timestep, batch.context)]
+            weights = [rounded.get_submodule(name).weight.requires_grad_() for name in picked]
+            loss = (rounded(*inputs).sample - teacher(*inputs).sample).square().mean()
+            gradients = torch.autograd.grad(loss, weights)
+            for name, weight, gradient in zip(picked, weights, gradients, strict=True):
+                expected = (gradient * weight).sum().item()
+                found = stored[latent, branch, names.index(name)]
+                assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured):
+    from sdquant_cli.models.load import find_model
+    from sdquant_cli.quant.grid import round_to_grid
+    from sdquant_cli.quant.ranges import weight_steps
+    from sdquant_cli.quant.state import grids
+    from sdquant_cli.stages.calibration_data import load_items
+    from sdquant_cli.types import Bits
+
+    sdquant, all_facts = measured
+    store, facts = sdquant.opened(), all_facts["sqnr"]
+    inputs = store.resolve("sensitivity").manifest.inputs
+    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    batch = items.batch([0], torch.device("cpu"))
+    unet = find_model("shapes").unet()
+    name = "up_blocks.3.attentions.2.proj_in"
+    layer = unet.get_submodule(name)
+    with torch.no_grad():
+        before = unet(batch.x, batch.timestep, batch.context).sample
+        step = weight_steps(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
+        layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grids(Bits(4, 8))[0]))
+        after = unet(batch.x, batch.timestep, batch.context).sample
+    noise = ((after - before).square().sum() / before.square().sum()).item()
+    assert facts.weight_noise[name] == pytest.approx(noise, rel=1e-3)
+    assert facts.sqnr[name] == pytest.approx(-10 * np.log10(facts.scores[name]))
+    assert facts.scores[name] != facts.weight_noise[name]
+
+
+def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_path, monkeypatch):
+    """With made-up noises: what is tested is which layers are measured again."""
+    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+
+    measured, stop_at = [], 20
+
+    def noise(self, name, state):
+        measured.append(name)
+        if len(measured) == stop_at:
+            raise KeyboardInterrupt
+        return torch.full((2,), len(name) * 1e-3)
+
+    monkeypatch.setattr(OneLayerAtATime, "noise", noise)
+    monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
+    monkeypatch.setattr("sdquant_cli.stages.sensitivity.rounding_error", lambda _, bits: 4.0**-bits)
+    digests = []
+    for name in ("interrupted", "undisturbed"):
+        sdquant = Sdquant(tmp_path / name)
+        sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", "--limit", 1, "--steps", 2)
+        if name == "interrupted":
+            sdquant("sensitivity", "--measure", "sqnr", code=130)
+            assert sdquant.opened().latest("sensitivity") is None
+        sdquant("sensitivity", "--measure", "sqnr")
+        digests.append(sdquant.opened().resolve("sensitivity").manifest.digest)
+    assert measured[20] == measured[16]  # two units of eight layers were stored
+    assert len(measured) == 20 + (258 - 16) + 258
+    assert digests[0] == digests[1]
+
+
+def test_a_budget_chooses_weights_and_the_rule_activations(measured):
+    sdquant, all_facts = measured
+    sdquant("sensitivity", "--measure", "sqnr", *DIRECT)
+    sdquant("calibrate", "--budget", "4.25", "--mixed", "--iterations", 0)
+    state = sdquant.opened().resolve("quant-state")
+    facts, ranking = state.facts, all_facts["sqnr"]
+    assert state.spec.budget == "4.25"
+    assert 4.24 < facts.average_bits["weights, by parameters"] <= 4.25
+    assert facts.allocation.average_bits == facts.average_bits["weights, by parameters"]
+    widths = state.read("bits")[:, 0]
+    assert {b: int((widths == b).sum()) for b in set(widths)} == facts.allocation.layers_by_width
+    activations = dict(zip(ranking.scores, state.read("bits")[:, 1], strict=True))
+    assert {name for name, bits in activations.items() if bits == 16} == set(ranking.top)
+    assert {name for name, bits in activations.items() if bits == 4} == set(ranking.bottom)
+    predicted = [point.predicted_sqnr for point in facts.frontier]
+    assert predicted == sorted(predicted)
+    assert [point.average_bits for point in facts.frontier][:: len(predicted) - 1] == [2, 8]
+    uniform = -10 * np.log10(sum(ranking.weight_noise.values()))
+    assert next(p for p in facts.frontier if p.average_bits > 3.9).predicted_sqnr > uniform
+
+
+def test_bytes_and_bits_of_one_size_choose_alike(measured):
+    sdquant, _ = measured
+    sdquant("sensitivity", "--measure", "sqnr", *DIRECT)
+    found = []
+    for budget in ("5", f"{5_325_056 * 5 // 8}B"):
+        sdquant("calibrate", "--budget", budget, "--iterations", 0)
+        found.append(sdquant.opened().resolve("quant-state"))
+    assert found[0].manifest.digest == found[1].manifest.digest
+    assert found[0].facts.allocation.weight_bytes <= 5_325_056 * 5 / 8
+
+
+def test_a_configuration_file_may_write_a_budget_as_a_number():
+    from sdquant_cli.stages.requests import CalibrateRequest
+
+    assert CalibrateRequest.model_validate({"budget": 4.25}).budget == "4.25"
+    assert CalibrateRequest.model_validate({}).budget is None
+
+
+def test_facts_are_json_with_numbers_alone(measured):
+    sdquant, _ = measured
+    for kind, facts in (("sensitivity", SensitivityFacts), ("quant-state", QuantStateFacts)):
+        shown = json.loads(sdquant("show", kind, "--json").stdout)["facts"]
+        assert facts.model_validate(shown)
