@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Kind, Measure
+from .types import Dtype, Kind, Measure, Ranges, Tables, Train
 
 FORMAT = 1
 
@@ -83,6 +83,7 @@ class TimeTableSpec(Spec):
     model: ModelRef
     scheduler: str
     steps: int
+    bits: str | None = None  # of the time path's layers; None: floating point
 
 
 class SensitivitySpec(Spec):
@@ -95,17 +96,42 @@ class SensitivitySpec(Spec):
     loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; sqnr takes none
 
 
+class LossSpec(Frozen):
+    """Weights of the losses beside L_out, which counts 1; 0 leaves one out."""
+
+    sensitive: float  # L_sen
+    blocks: float  # inter-layer distillation on the outputs of down, mid and up blocks
+    guided: float  # on the guided combination
+
+
+class TrainSpec(Frozen):
+    """What is trained, and how."""
+
+    what: Train
+    rank: int | None  # of a low-rank update; None: the weights themselves, if any
+    weight_rate: float
+    step_rate: float  # relative: of the logarithm of step sizes
+    accumulate: int  # parts of a batch, one after the other
+    averaging: float  # decay of the mean over iterations; 0: the last values count
+    freezing: float  # frequency of oscillation from which a weight is frozen; 0: never
+    teacher: Dtype
+
+
 class QuantStateSpec(Spec):
     kind: ClassVar[Kind] = Kind.QUANT_STATE
+    stage_version: ClassVar[int] = 2
     method: str
     bits: str
     mixed: bool
     budget: str | None = None  # of weight bits, as in 4.25 or 3MB; replaces the weights' part of `bits`
+    tables: Tables
+    ranges: Ranges
     iterations: int
     batch_size: int  # latents per update; each is two items, conditional and unconditional
-    weight_rate: float
-    step_rate: float
     seed: int
+    loss: LossSpec | None  # None: nothing is trained
+    train: TrainSpec | None
+    pictures: str | None = None  # sha256 of a folder of them; None: the model's own, or the method needs none
 
 
 class ImagesSpec(Spec):

@@ -47,6 +47,41 @@ class Measure(StrEnum):
     SQNR = "sqnr"  # directly: the network with one layer quantized
 
 
+class Tables(StrEnum):
+    """How many activation quantizers a layer has."""
+
+    PER_STEP = "per-step"
+    SINGLE = "single"
+
+
+class Ranges(StrEnum):
+    """How an activation's range is found from data."""
+
+    MIN_MAX = "min-max"
+    MSE = "mse"
+    L24 = "l2.4"
+
+    @property
+    def power(self) -> float:
+        """Of the rounding error that the search minimises."""
+        return {Ranges.MSE: 2.0, Ranges.L24: 2.4}[self]
+
+
+class Train(StrEnum):
+    """What a calibration trains."""
+
+    WEIGHTS_AND_STEPS = "weights+steps"
+    STEPS = "steps"
+    LOW_RANK = "low-rank"
+
+
+class TimePath(StrEnum):
+    """How the time path's table is computed."""
+
+    PRECALCULATED = "precalculated"
+    QUANTIZED = "quantized"
+
+
 @dataclass(frozen=True)
 class Gate:
     """A bound on a metric; written `psnr>=25`."""

@@ -1,14 +1,21 @@
+import copy
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 from sdquant_cli.errors import SdquantError
-from sdquant_cli.methods.initialise import Ranges, all_batches, initial_states
+from sdquant_cli.manifests import LossSpec, TrainSpec
+from sdquant_cli.methods.initialise import ENOUGH, Observed, all_batches, initial_states, spread
 from sdquant_cli.methods.items import Items, shuffled
-from sdquant_cli.methods.serial_to_parallel import Training, collecting_outputs, feature_loss, output_loss
+from sdquant_cli.methods.losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from sdquant_cli.methods.recipe import Material
+from sdquant_cli.methods.serial_to_parallel import RECIPE, MixedLatents
+from sdquant_cli.methods.training import Aims, Training
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.swap import swap
-from sdquant_cli.types import Bits
+from sdquant_cli.types import Bits, Dtype, Ranges, Tables, Train
 
 
 class Answer:
@@ -48,20 +55,45 @@ def items(count=12):
 W4A8 = Bits(4, 8)
 
 
-def quantized(bits=W4A8):
+PLAIN = LossSpec(sensitive=0, blocks=0, guided=0)
+
+
+def quantized(bits=W4A8, data=None, **choices):
+    """A teacher, a student that shares its weights, what was observed, and the student's quantizers."""
     torch.manual_seed(0)
-    teacher = Net()
-    student = Net()
-    student.load_state_dict(teacher.state_dict())
-    layers = dict(student.named_children())
-    ranges = Ranges(layers, len(ROWS))
-    for batch in all_batches(items(), 5, torch.device("cpu")):
-        ranges.observe(student, batch)
-    states = initial_states(layers, ranges, dict.fromkeys(layers, bits), lambda name: name == "to_k")
+    teacher = Net().requires_grad_(False)
     rows = Rows(ROWS.tolist())
+    student = copy.deepcopy(teacher, {id(p): p for p in teacher.parameters()})
+    layers = dict(student.named_children())
+    data = data or items()
+    observed = Observed(layers, data.row, len(ROWS))
+    for batch in all_batches(data, 5, torch.device("cpu")):
+        observed.observe(student, batch)
+    states = initial_states(observed, dict.fromkeys(layers, bits), lambda name: name == "to_k", **choices)
     swap(student, states, rows, weights_on_grid=False)
     rows.follow(student)
-    return teacher.requires_grad_(False), student, ranges, states
+    return teacher, student, observed, states
+
+
+def train_spec(**changes):
+    spec = TrainSpec(
+        what=Train.WEIGHTS_AND_STEPS,
+        rank=0,
+        weight_rate=5e-5,
+        step_rate=1e-4,
+        accumulate=1,
+        averaging=0,
+        freezing=0,
+        teacher=Dtype.FP32,
+    )
+    return spec.model_copy(update=changes)
+
+
+def training(bits=W4A8, *, batch=4, iterations=8, aims=None, **changes):
+    teacher, student, *_ = quantized(bits)
+    material = Material(items(), batch, 5, torch.device("cpu"), teacher, lambda: None, 3.0)
+    aims = aims or Aims(PLAIN)
+    return Training(student, teacher, MixedLatents(material), aims, train_spec(**changes), iterations)
 
 
 def test_batches_hold_each_latent_without_and_with_its_prompt():
@@ -81,7 +113,7 @@ def test_an_epoch_visits_every_item_once_and_epochs_differ():
 
 
 def test_ranges_are_those_of_each_row_alone():
-    teacher, _, ranges, _ = quantized()
+    teacher, _, observed, _ = quantized()
     data = items()
     for row in (0, 1):
         picks = [i for i in range(12) if data.row[i] == row]
@@ -90,17 +122,46 @@ def test_ranges_are_those_of_each_row_alone():
         handle = teacher.out.register_forward_pre_hook(lambda _, args, kept=hidden: kept.update(x=args[0]))
         teacher(batch.x, batch.timestep, batch.context)
         handle.remove()
-        assert ranges.low["out"][row] == pytest.approx(hidden["x"].min().item(), rel=1e-5)
-        assert ranges.high["out"][row] == pytest.approx(hidden["x"].max().item(), rel=1e-5)
-    assert ranges.unseen_rows == 1
+        assert observed.low["out"][row] == pytest.approx(hidden["x"].min().item(), rel=1e-5)
+        assert observed.high["out"][row] == pytest.approx(hidden["x"].max().item(), rel=1e-5)
+        kept = observed.values("out", row)
+        assert len(kept) > 1000
+        assert torch.isin(kept, hidden["x"]).all()
+    assert observed.unseen_rows == 1
 
 
-def test_unseen_rows_borrow_and_text_fed_layers_share_one():
-    _, _, _, states = quantized()
+def test_the_values_kept_of_a_row_come_from_every_place_of_its_items():
+    x = torch.arange(9216.0)
+    first, second = spread(x, 0, 40), spread(x, 40, 40)
+    assert torch.equal(torch.cat([first, second]), spread(x, 0, 80))
+    assert len(torch.cat([first, second]).unique()) == 80
+    counts = torch.histc(spread(x, 0, 640), bins=16, min=0, max=9216)
+    assert counts.min() > 30
+
+
+def test_rows_with_few_latents_take_in_their_neighbours():
+    _, _, observed, states = quantized()
+    assert observed.latents.tolist() == [6, 6, 0]
+    assert ENOUGH > 12  # so every row here takes in all
     assert states["out"].activation_step.shape == (3,)
-    assert states["out"].activation_step[2] == states["out"].activation_step[1]
+    assert len(states["out"].activation_step.unique()) == 1
+    _, _, _, states = quantized(data=items(80))
     assert states["out"].activation_step[0] != states["out"].activation_step[1]
-    assert states["to_k"].activation_step.shape == (1,)
+    assert states["out"].activation_step[2] == states["out"].activation_step[1]
+
+
+def test_text_fed_layers_have_one_row_and_so_has_a_single_table():
+    assert quantized()[3]["to_k"].activation_step.shape == (1,)
+    _, student, _, states = quantized(tables=Tables.SINGLE)
+    assert all(state.activation_step.shape == (1,) for state in states.values())
+    batch = items().batch([0, 1], torch.device("cpu"))
+    assert student(batch.x, batch.timestep, batch.context).sample.shape == (4, 2, 4, 4)
+
+
+def test_a_searched_range_lies_within_the_observed_one():
+    *_, wide = quantized(Bits(4, 4))
+    *_, found = quantized(Bits(4, 4), ranges=Ranges.MSE)
+    assert (found["out"].activation_step < wide["out"].activation_step).all()
 
 
 def test_losses_are_equations_11_and_12():
@@ -121,39 +182,116 @@ def test_hooks_leave_nothing_behind():
     assert not any(module._forward_hooks for module in teacher.modules())
 
 
-def test_training_brings_the_student_closer_to_the_teacher():
-    teacher, student, *_ = quantized(Bits(3, 8))
-    training = Training(student, teacher, items(), 6, 0, weight_rate=2e-4, step_rate=2e-5)
+def test_the_guided_loss_is_the_error_of_what_sampling_uses():
+    a, b = torch.randn(4, 3), torch.randn(4, 3)
+    expected = sum(
+        float(((a[i] + 3 * (a[i + 2] - a[i])) - (b[i] + 3 * (b[i + 2] - b[i]))).square().sum())
+        for i in (0, 1)
+    )
+    assert guided_loss(a, b, 3.0).item() == pytest.approx(expected / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("what", list(Train))
+def test_training_brings_the_student_closer_to_the_teacher(what):
+    run = training(
+        Bits(3, 8), batch=6, iterations=60, what=what, rank=8, weight_rate=1e-3, step_rate=5e-3, averaging=0.9
+    )
+    original = [p.clone() for p in run.teacher.parameters()]
     everything = items().batch(range(12), torch.device("cpu"))
-    before = float(training.loss(everything).detach())
+    before = float(run.loss(everything)[0].detach())
     for _ in range(60):
-        training.step()
-    assert float(training.loss(everything).detach()) < 0.6 * before
-    assert all(p.grad is None for p in teacher.parameters())
+        run.step()
+    run.finish()
+    assert float(run.loss(everything)[0].detach()) < 0.9 * before
+    assert all(p.grad is None for p in run.teacher.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(original, run.teacher.parameters(), strict=True))
+    shares = run.student.conv.weight is run.teacher.conv.weight
+    assert shares == (what is not Train.WEIGHTS_AND_STEPS)
 
 
-def test_a_checkpoint_goes_on_exactly():
+def test_every_loss_counts_with_its_weight():
+    weights = LossSpec(sensitive=2, blocks=3, guided=0.5)
+    run = training(aims=Aims(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
+    batch = items().batch([0, 3], torch.device("cpu"))
+    inputs = (batch.x, batch.timestep, batch.context)
+    with (
+        collecting_outputs(run.teacher, ["conv", "out"]) as a,
+        collecting_outputs(run.student, ["conv", "out"]) as b,
+    ):
+        target, found = run.teacher(*inputs).sample, run.student(*inputs).sample
+    expected = output_loss(found, target) + 0.5 * guided_loss(found, target, 3.0)
+    for name, weight in (("conv", 2), ("out", 3)):
+        expected = expected + weight * feature_loss({name: b[name]}, {name: a[name]})
+    torch.testing.assert_close(run.loss(batch)[0], expected)
+
+
+def test_accumulation_changes_memory_and_not_the_update():
+    whole, parts = training(), training(accumulate=2)
+    for run in (whole, parts):
+        run.step()
+    assert parts.losses == pytest.approx(whole.losses)
+    for a, b in zip(whole.weights, parts.weights, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_step_sizes_move_by_a_relative_rate_that_decays_to_zero():
+    run = training(iterations=3, step_rate=0.01)
+    sizes = [[step.detach().clone() for step in run.steps]]
+    for _ in range(3):
+        run.step()
+        sizes.append([step.detach().clone() for step in run.steps])
+    moved = [
+        max(float((b / a).log().abs().max()) for a, b in zip(*pair, strict=True))
+        for pair in itertools.pairwise(sizes)
+    ]
+    assert moved[0] == pytest.approx(0.01, rel=1e-3)  # Adam's first update is its rate
+    assert moved[2] < 0.3 * moved[0]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"averaging": 0.9}, {"freezing": 0.01}, {"what": Train.LOW_RANK, "rank": 4}, {"what": Train.STEPS}],
+)
+def test_a_checkpoint_goes_on_exactly(choice, tmp_path):
     def trained(stop_at):
-        teacher, student, *_ = quantized()
-        training = Training(student, teacher, items(), 4, 5)
+        run = training(weight_rate=3e-3, **choice)
         for _ in range(stop_at):
-            training.step()
-        return training
+            run.step()
+        return run
 
     whole, half = trained(8), trained(3)
+    torch.save(half.state_dict(), tmp_path / "half.pt")
     resumed = trained(0)
-    resumed.load_state_dict(half.state_dict())
+    resumed.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
     for _ in range(5):
         resumed.step()
+    for run in (whole, resumed):
+        run.finish()
     assert resumed.losses == whole.losses
     for a, b in zip(whole.student.parameters(), resumed.student.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_training():
-    teacher, student, *_ = quantized()
-    training = Training(student, teacher, items(), 4, 5)
+def test_a_loss_that_is_not_a_number_names_layer_and_timestep():
+    run = training()
+    first = run.source.batch(0).timestep[0]
     with torch.no_grad():
-        student.conv.bias.fill_(float("nan"))
-    with pytest.raises(SdquantError, match=r"diverged.*iteration 0"):
-        training.step()
+        run.student.out.bias.fill_(float("nan"))
+    with pytest.raises(SdquantError, match=rf"diverged at iteration 0.*in layer out at timestep {first:g}"):
+        run.step()
+    assert run.losses == []
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_it_is_applied():
+    run = training()
+    before = run.student.conv.weight.detach().clone()
+    run.student.conv.weight.register_hook(lambda g: g * float("nan"))
+    with pytest.raises(SdquantError, match="in the gradients"):
+        run.step()
+    assert torch.equal(run.student.conv.weight, before)
+
+
+def test_the_default_method_trains_on_mixed_timesteps():
+    assert RECIPE.source is MixedLatents
+    batch = training(batch=6).source.batch(0)
+    assert len(batch.timestep.unique()) > 1

@@ -1,11 +1,14 @@
 import itertools
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdquant_cli.quant.grid import Grid, dequantize, quantize, round_to_grid
-from sdquant_cli.quant.ranges import affine_parameters, borrow_rows, weight_steps
+from sdquant_cli.quant.low_rank import LowRank
+from sdquant_cli.quant.oscillation import Oscillation
+from sdquant_cli.quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
 from sdquant_cli.quant.rounding import fake_quantize
 
 
@@ -90,7 +93,57 @@ def test_zero_is_on_the_activation_grid_and_the_range_is_covered(a, b, bits):
         assert (round_to_grid(edge, step, zero, grid) - edge).abs() <= step * 1.01 + 1e-6
 
 
-def test_rows_without_data_borrow_from_the_nearest():
-    values = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    seen = torch.tensor([False, True, False, False, True, False])
-    assert borrow_rows(values, seen).tolist() == [1, 1, 1, 4, 4, 4]
+@pytest.mark.parametrize("power", [2.0, 2.4])
+def test_the_searched_range_is_the_best_of_its_candidates(power):
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(500, generator=g)
+    values[0] = 30.0  # an outlier: the observed range wastes the grid
+    grid, low, high = Grid(4, signed=False), values.min(), values.max()
+
+    def error(fraction):
+        step, zero = affine_parameters(low * fraction, high * fraction, grid)
+        points = torch.cat([values, low[None], high[None]])
+        return float(((round_to_grid(points, step, zero, grid) - points).abs() ** power).sum())
+
+    found = clipped_range(values, low, high, grid, power)
+    tried = {f: error(f) for f in torch.linspace(0.3, 1, 24).tolist()}
+    best = min(tried, key=tried.get)
+    assert float(found[1] / high) == pytest.approx(best, rel=1e-5)
+    assert float(found[0] / low) == pytest.approx(best, rel=1e-5)
+    assert tried[best] < error(1.0)
+
+
+def test_a_range_without_outliers_and_many_levels_is_left_alone():
+    values = torch.linspace(-1, 2, 1000)
+    low, high = clipped_range(values, values.min(), values.max(), Grid(8, signed=False), 2.0)
+    assert (float(low), float(high)) == pytest.approx((-1, 2), rel=0.02)
+
+
+def test_neighbours_are_the_fewest_rows_around_that_hold_enough():
+    windows = neighbours(torch.tensor([0, 5, 1, 0, 9, 2]), 5)
+    assert [w.tolist() for w in windows] == [[0, 1], [1], [1, 2, 3], [2, 3, 4], [4], [4, 5]]
+    assert neighbours(torch.tensor([1, 1]), 100)[0].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="no row has data"):
+        neighbours(torch.tensor([0, 0]), 1)
+
+
+def test_a_weight_that_goes_back_and_forth_is_frozen_and_one_that_drifts_is_not():
+    grid, step = Grid(4, signed=True), torch.ones(1)
+    weight = torch.tensor([[0.4, 0.4, 0.0]])
+    history = Oscillation(weight, step, grid)
+    for i in range(60):
+        weight[0, 0] = 0.6 if i % 2 else 0.4  # rounds to 1, 0, 1, 0 ...
+        weight[0, 1] = 0.1 * i
+        history.update(weight, step, threshold=0.3)
+    assert history.frozen.tolist() == [[True, False, False]]
+    assert weight[0, 0] in (0.0, 1.0)
+    assert weight[0, 1] == pytest.approx(5.9)
+
+
+def test_a_low_rank_update_starts_at_zero_and_has_the_weights_shape():
+    update = LowRank(torch.Size([6, 4, 3, 3]), 2, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert not update().any()
+    torch.nn.init.ones_(update.up)
+    found = update()
+    assert found.shape == (6, 4, 3, 3)
+    assert torch.linalg.matrix_rank(found.flatten(1)) <= 2

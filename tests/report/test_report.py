@@ -250,14 +250,15 @@ def test_every_field_of_a_spec_has_a_flag_or_a_reason():
 
 def test_a_field_that_commands_do_not_know_is_a_loud_error(monkeypatch):
     class Extended(SensitivitySpec):
-        measure: str
+        added: str
 
-    spec = Extended(bits="w4a8", micro_batch=8, measure="fisher")
+    fields = {"bits": "w4a8", "measure": "fisher", "latents": 4, "micro_batch": 8, "loss": None}
+    spec = Extended(**fields, added="this")
     monkeypatch.setitem(FLAGS, Extended, FLAGS[SensitivitySpec])
-    with pytest.raises(TypeError, match=r"Extended\.measure has no row"):
+    with pytest.raises(TypeError, match=r"Extended\.added has no row"):
         spec_flags(spec)
-    monkeypatch.setitem(FLAGS, Extended, FLAGS[SensitivitySpec] | {"measure": Only("printed")})
-    assert spec_flags(spec)[1] == ["measure fisher, which this version cannot set (it has printed)"]
+    monkeypatch.setitem(FLAGS, Extended, FLAGS[SensitivitySpec] | {"added": Only("that")})
+    assert spec_flags(spec)[1] == ["added this, which this version cannot set (it has that)"]
 
 
 def test_commands_make_the_same_pictures_in_an_empty_store(both, measured, sdquant, tmp_path, monkeypatch):

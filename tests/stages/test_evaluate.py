@@ -214,16 +214,21 @@ def test_more_bits_are_closer_and_drift_less(sdquant):
     sdquant(
         "sample", "--prompts", PROMPTS / "shapes-train.txt", "--limit", 6, "--steps", 10, "--per-prompt", 10
     )
+    sdquant("sensitivity", "--limit", 24)
     rows = []
     for bits in ("w8a8", "w4a8", "w4a4"):
-        sdquant("calibrate", "--bits", bits, "--iterations", 0)
+        sdquant("calibrate", "--bits", bits, "--mixed", "--method", "rtn")
         sdquant("generate", "--limit", 8)
         rows.append(document(sdquant, "--drift", "--drift-prompts", 2))
-    floor = rows[0]["floor"]
-    psnr, distance = ([r["metrics"][m]["mean"] for r in (*rows, {"metrics": floor})]
-                      for m in ("psnr", "feature_distance[shapes-clip]"))  # fmt: skip
+    psnr, distance = (
+        [row["metrics"][name]["mean"] for row in rows] for name in ("psnr", "feature_distance[shapes-clip]")
+    )
+    floor = {name: summary["mean"] for name, summary in rows[0]["floor"].items()}
     assert psnr == sorted(psnr, reverse=True)
     assert distance == sorted(distance)
+    assert psnr[-1] > floor["psnr"]
+    # features follow the prompt: a ruined picture can be further from it than one of other noise
+    assert distance[0] < floor["feature_distance[shapes-clip]"]
     store = sdquant.opened()
     drifts = [a for a in store.artifacts() if a.manifest.kind == "drift"]
     first, _, last = (a.facts for a in drifts)

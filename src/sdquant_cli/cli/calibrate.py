@@ -1,13 +1,18 @@
 """`sdquant calibrate`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..types import Dtype, Ranges, Tables, TimePath, Train
 from . import options as o
 
 
 def calibrate(
+    method: Annotated[
+        str, typer.Option("--method", help="serial-to-parallel, serial, parallel or rtn.")
+    ] = "serial-to-parallel",
     bits: Annotated[str, typer.Option("--bits", help="Bits of weights and activations.")] = "w4a8",
     mixed: Annotated[
         bool, typer.Option("--mixed", help="More bits for the 5% most sensitive layers, fewer for the least.")
@@ -16,8 +21,59 @@ def calibrate(
         str | None,
         typer.Option("--budget", help="Room for the weights: average bits (4.25) or bytes (3MB)."),
     ] = None,
-    iterations: Annotated[int, typer.Option("--iterations", help="Updates; 0 rounds by data alone.")] = 400,
+    tables: Annotated[
+        Tables,
+        typer.Option("--tables", help="Activation quantizers: one per layer and step, or one per layer."),
+    ] = Tables.PER_STEP,
+    ranges: Annotated[
+        Ranges, typer.Option("--ranges", help="Activation ranges: what was seen, or the best clipping of it.")
+    ] = Ranges.MSE,
+    time_path: Annotated[
+        TimePath,
+        typer.Option("--time-path", help="Time features: floating point, or of a rounded time path."),
+    ] = TimePath.PRECALCULATED,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Updates, 400 by default; 0 rounds by data alone.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Latents per update.")] = 12,
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate", help="Parts of a batch, one after the other: less memory.")
+    ] = None,
+    train: Annotated[
+        Train | None, typer.Option("--train", help="What is trained; weights+steps by default.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Of --train low-rank; 32 by default.")] = None,
+    weight_rate: Annotated[
+        float | None, typer.Option("--weight-rate", help="Learning rate of weights.")
+    ] = None,
+    step_rate: Annotated[
+        float | None, typer.Option("--step-rate", help="Relative learning rate of step sizes.")
+    ] = None,
+    sensitive_weight: Annotated[
+        float | None, typer.Option("--sensitive-weight", help="Of the loss on sensitive layers.")
+    ] = None,
+    block_weight: Annotated[
+        float | None, typer.Option("--block-weight", help="Of the loss on the outputs of blocks.")
+    ] = None,
+    guided_weight: Annotated[
+        float | None, typer.Option("--guided-weight", help="Of the loss on the guided combination.")
+    ] = None,
+    averaging: Annotated[
+        float | None, typer.Option("--averaging", help="Decay of the mean of weights over iterations.")
+    ] = None,
+    freezing: Annotated[
+        float | None, typer.Option("--freezing", help="Freeze weights that oscillate more often than this.")
+    ] = None,
+    teacher_dtype: Annotated[
+        Dtype | None,
+        typer.Option("--teacher-dtype", help="Format of the floating-point model; fp32 by default."),
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Recompute activations: less memory, more time.")
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of pictures with captions, for --method parallel.")
+    ] = None,
     scheduler: o.SchedulerOption = None,
     steps: o.StepsOption = None,
     guidance_scale: o.GuidanceOption = None,

@@ -1,4 +1,9 @@
-"""Quantizers from data alone: weights by squared error, activations by the range seen per row."""
+"""Quantizers from data alone: weights by squared error, activations by a search over clippings.
+
+One pass over the floating-point network keeps, for each layer and row, the smallest and largest input
+and a fixed number of its values, so memory does not grow with the data. A row that few latents hit
+takes in its neighbours: their timesteps are near, so are their ranges.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..quant.modules import LayerState
-from ..quant.ranges import affine_parameters, borrow_rows, weight_steps
+from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
 from ..quant.state import grids
-from ..types import Bits
+from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
+
+VALUES = 2048  # kept of each layer and row: 100 MB for 258 layers and 50 rows
+ENOUGH = 16  # latents; a row with fewer takes in its neighbours
 
 
 @contextmanager
@@ -28,50 +36,90 @@ def watching_inputs(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor]
             handle.remove()
 
 
-class Ranges:
-    """Smallest and largest input of each layer, for each row."""
+class Observed:
+    """Inputs of each layer by row: smallest, largest, and `VALUES` in between, evenly from all items."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], rows: int) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int) -> None:
+        """`row` (N): the rows of all latents that will be observed."""
         self.layers = layers
+        self.latents = torch.bincount(row, minlength=rows)
         self.low = {name: torch.full((rows,), torch.inf) for name in layers}
         self.high = {name: torch.full((rows,), -torch.inf) for name in layers}
+        self._values = {name: torch.zeros(rows, VALUES) for name in layers}
+        self._quota = (VALUES // (2 * self.latents.clamp(min=1))).clamp(min=1)  # values of each item
+        self._filled = torch.zeros(rows, dtype=torch.long)
 
     @torch.no_grad()
     def observe(self, network: nn.Module, batch: Batch) -> None:
-        """Run the floating-point network on a batch and widen the ranges of its rows."""
+        """Run the floating-point network on a batch and take in the inputs of its layers."""
+        with self.watching(batch.row):
+            network(batch.x, batch.timestep, batch.context)
+
+    @contextmanager
+    def watching(self, row: Tensor) -> Iterator[None]:
+        """Within: a run of the network on items of these rows (N) is taken in, each layer once."""
+        rows, place = row.tolist(), []  # of each item's values within its row
+        for r in rows:
+            place.append(int(self._filled[r]))
+            self._filled[r] += self._quota[r]
 
         def see(name: str, x: Tensor) -> None:
-            flat = x.flatten(1)
-            self.low[name].scatter_reduce_(0, batch.row, flat.amin(1).float().cpu(), "amin")
-            self.high[name].scatter_reduce_(0, batch.row, flat.amax(1).float().cpu(), "amax")
+            flat = x.detach().flatten(1).float().cpu()
+            self.low[name].scatter_reduce_(0, row, flat.amin(1), "amin")
+            self.high[name].scatter_reduce_(0, row, flat.amax(1), "amax")
+            for item, r in enumerate(rows):
+                room = min(int(self._quota[r]), VALUES - place[item])
+                if room > 0:
+                    self._values[name][r, place[item] : place[item] + room] = spread(
+                        flat[item], place[item], room
+                    )
 
         with watching_inputs(self.layers, see):
-            network(batch.x, batch.timestep, batch.context)
+            yield
+
+    def values(self, name: str, row: int) -> Tensor:
+        """What was kept of a layer's inputs at a row."""
+        return self._values[name][row, : min(int(self._filled[row]), VALUES)]
 
     @property
     def unseen_rows(self) -> int:
         """How many rows no latent hit."""
-        low = next(iter(self.low.values()))
-        return int(torch.isinf(low).sum())
+        return int((self.latents == 0).sum())
+
+
+def spread(values: Tensor, start: int, count: int) -> Tensor:
+    """`count` of the values, from place `start` of a sequence that covers them evenly: the next item
+    of a row goes on where the last one stopped, so that every channel and position is met."""
+    golden = int(len(values) * 0.6180339887) | 1
+    return values[(torch.arange(start, start + count) * golden) % len(values)]
 
 
 def initial_states(
-    layers: Mapping[str, nn.Module],
-    ranges: Ranges,
+    observed: Observed,
     bits: Mapping[str, Bits],
     is_shared: Callable[[str], bool],
+    tables: Tables = Tables.PER_STEP,
+    ranges: Ranges = Ranges.MIN_MAX,
 ) -> dict[str, LayerState]:
-    """A quantizer for every layer. A row without data borrows its neighbour's; layers for which
-    `is_shared` holds (fed by text only) have one activation row for all steps."""
+    """A quantizer for every layer: step sizes per channel, and an activation table of a row per step.
+
+    One row for all steps where `tables` says so, and for layers fed by text only (`is_shared`).
+    """
+    everything = [torch.arange(len(observed.latents))]
+    windows = neighbours(observed.latents, ENOUGH)
     states = {}
-    for name, layer in layers.items():
+    for name, layer in observed.layers.items():
         weight_grid, activation_grid = grids(bits[name])
-        low, high = ranges.low[name], ranges.high[name]
-        seen = torch.isfinite(low)
-        low, high = borrow_rows(low, seen), borrow_rows(high, seen)
-        if is_shared(name):
-            low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
-        step, zero = affine_parameters(low, high, activation_grid)
+        single = tables is Tables.SINGLE or is_shared(name)
+        low, high = [], []
+        for window in everything if single else windows:
+            bounds = observed.low[name][window].amin(), observed.high[name][window].amax()
+            if ranges is not Ranges.MIN_MAX:
+                values = torch.cat([observed.values(name, int(row)) for row in window])
+                bounds = clipped_range(values, *bounds, activation_grid, ranges.power)
+            low.append(bounds[0])
+            high.append(bounds[1])
+        step, zero = affine_parameters(torch.stack(low), torch.stack(high), activation_grid)
         weight: Tensor = layer.weight  # type: ignore[assignment]
         states[name] = LayerState(
             weight_steps(weight.cpu().float(), weight_grid), step, zero, weight_grid, activation_grid

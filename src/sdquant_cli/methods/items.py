@@ -16,6 +16,13 @@ class Batch:
     row: Tensor  # (2B)
     context: Tensor  # (2B,L,D)
 
+    def parts(self, count: int) -> "list[Batch]":
+        """The batch in `count` batches of about equal size, pairs kept together."""
+        halves = [tensor.chunk(2) for tensor in (self.x, self.timestep, self.row, self.context)]
+        pieces = [zip(*(half.chunk(count) for half in pair), strict=True) for pair in halves]
+        joined = [[torch.cat(pair) for pair in piece] for piece in pieces]
+        return [Batch(*tensors) for tensors in zip(*joined, strict=True)]
+
 
 @dataclass(frozen=True)
 class Items:

@@ -45,3 +45,10 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     """Pictures (N,H,W,3) uint8 of latents (N,C,h,w)."""
     images = vae.decode(latents / vae.config.scaling_factor).sample
     return (images.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def encode_pictures(vae: Any, images: Tensor) -> Tensor:
+    """Latents (N,C,h,w), scaled as the UNet expects, of pictures (N,H,W,3) uint8: `decode` backwards."""
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor

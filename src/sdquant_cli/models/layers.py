@@ -1,5 +1,7 @@
 """Which modules of a denoiser are quantized, and which belong to its time path."""
 
+from typing import Any
+
 from torch import nn
 
 PROJECTION = "time_emb_proj"
@@ -29,3 +31,9 @@ def time_layers(unet: nn.Module) -> dict[str, nn.Linear]:
 def is_text_fed(name: str) -> bool:
     """Whether a layer sees only the prompt."""
     return name.endswith(TEXT_FED)
+
+
+def block_names(unet: Any) -> list[str]:
+    """The down blocks, the mid block and the up blocks."""
+    down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
+    return [*down, "mid_block", *(f"up_blocks.{i}" for i in range(len(unet.up_blocks)))]

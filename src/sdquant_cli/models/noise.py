@@ -18,9 +18,11 @@ def generator(purpose: str, seed: int, index: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
-def initial_noise(shape: tuple[int, int, int], seed: int, indices: Sequence[int]) -> Tensor:
+def initial_noise(
+    shape: tuple[int, ...], seed: int, indices: Sequence[int], purpose: str = "noise"
+) -> Tensor:
     """Standard normal latents (N,C,h,w) fp32, one stream per prompt index."""
-    return torch.stack([torch.randn(shape, generator=generator("noise", seed, i)) for i in indices])
+    return torch.stack([torch.randn(shape, generator=generator(purpose, seed, i)) for i in indices])
 
 
 def choose_calls(calls: int, count: int, seed: int, index: int) -> tuple[int, ...]:

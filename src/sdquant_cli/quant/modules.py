@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .grid import Grid
-from .rounding import fake_quantize
+from .rounded import Convolution, Steps, rounded_layer
 from .rows import Rows
 
 
@@ -38,11 +37,13 @@ class _Quantized(nn.Module):
     """What both layer types share: the parameters, and rounding of weight and input."""
 
     weight: Any  # declared by the layer type
+    bias: Any
     activation_zero: Tensor
     weight_grid: Grid
     activation_grid: Grid
     weights_on_grid: bool
     rows: Rows  # shared by all layers of a network
+    low_rank: nn.Module | None  # makes an update of the weight's shape, where one is trained
 
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         self.weight_step = nn.Parameter(state.weight_step.clone())
@@ -51,24 +52,28 @@ class _Quantized(nn.Module):
         self.weight_grid, self.activation_grid = state.weight_grid, state.activation_grid
         self.weights_on_grid = weights_on_grid
         self.rows = rows
+        self.low_rank = None
 
-    def rounded_weight(self) -> Tensor:
-        """The weight on its grid, differentiable in weight and step size."""
-        if self.weights_on_grid:
-            return self.weight
-        step = self.weight_step.view(-1, *[1] * (self.weight.dim() - 1))
-        return fake_quantize(self.weight, step, torch.zeros((), device=step.device), self.weight_grid)
+    def full_weight(self) -> Tensor:
+        """The weight before rounding: with its low-rank update, if it has one."""
+        return self.weight if self.low_rank is None else self.weight + self.low_rank()
 
-    def rounded_input(self, x: Tensor) -> Tensor:
-        """The input on the grid of each item's row."""
+    def rounded(self, x: Tensor, convolution: Convolution | None) -> Tensor:
+        """The layer's output on rounded weight and on x rounded by each item's row."""
         step: Tensor = self.activation_step
         zero = self.activation_zero
         if len(step) > 1:
             row = self.rows.current(len(x))
             step, zero = step[row], zero[row]
         shape = (-1, *[1] * (x.dim() - 1))
-        return fake_quantize(
-            x, step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), self.activation_grid
+        return rounded_layer(
+            x,
+            self.full_weight(),
+            self.bias,
+            Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), self.activation_grid),
+            None if self.weights_on_grid else self.weight_step,
+            self.weight_grid,
+            convolution,
         )
 
 
@@ -76,21 +81,26 @@ class QuantLinear(_Quantized, nn.Linear):
     """nn.Linear on rounded weight and input (..., in_features)."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return F.linear(self.rounded_input(input), self.rounded_weight(), self.bias)
+        return self.rounded(input, None)
 
 
 class QuantConv2d(_Quantized, nn.Conv2d):
     """nn.Conv2d on rounded weight and input (N,C,H,W); zero padding is exact, zero is on the grid."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return self._conv_forward(self.rounded_input(input), self.rounded_weight(), self.bias)
+        return self.rounded(input, Convolution(self.stride, self.padding, self.dilation, self.groups))
 
 
 def quantized(
     layer: nn.Linear | nn.Conv2d, state: LayerState, rows: Rows, *, weights_on_grid: bool
 ) -> nn.Module:
-    """The quantized twin of a layer, sharing its weight and bias tensors."""
+    """The quantized twin of a layer, sharing its weight and bias tensors.
+
+    Raises NotImplementedError for a convolution that does not pad with zeros: zero alone is on the grid.
+    """
     twin: QuantLinear | QuantConv2d
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        raise NotImplementedError(f"padding {layer.padding!r} of mode {layer.padding_mode!r}")
     with torch.device("meta"):
         if isinstance(layer, nn.Linear):
             twin = QuantLinear(layer.in_features, layer.out_features, bias=layer.bias is not None)

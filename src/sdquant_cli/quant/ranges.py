@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .grid import Grid, round_to_grid
+from .rounding import round_values
 
 TINY = 1e-8  # smallest step size: keeps an all-zero tensor representable
 
@@ -34,14 +35,40 @@ def affine_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Te
     return step, zero
 
 
-def borrow_rows(values: Tensor, seen: Tensor) -> Tensor:
-    """Fill rows (R,...) without data from the nearest row that has some, the earlier on a tie.
+def clipped_range(
+    values: Tensor,
+    low: Tensor,
+    high: Tensor,
+    grid: Grid,
+    power: float,
+    candidates: int = 24,
+    shrink: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """The part of [low, high] whose grid rounds the values (K) with the least sum of |error|^power.
 
-    Raises ValueError if no row has data.
+    Tries `candidates` fractions of both ends, from `shrink` to 1. Power 2 is squared error; 2.4 weighs
+    clipped values more (EfficientDM, BRECQ). `low` and `high` may lie beyond the values.
     """
-    if not bool(seen.any()):
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    fractions = torch.linspace(shrink, 1.0, candidates)
+    steps, zeros = affine_parameters(low * fractions, high * fractions, grid)
+    points = torch.cat([values, low[None], high[None]]).expand(candidates, -1).contiguous()
+    error = round_values(points, steps[:, None], zeros[:, None], grid).sub_(points).abs_().pow_(power).sum(1)
+    best = fractions[error.flip(0).argmin().neg() - 1]  # of equals the widest
+    return low * best, high * best
+
+
+def neighbours(count: Tensor, enough: int) -> list[Tensor]:
+    """For each row, the rows around it, as few as hold `enough` in sum of `count` (R), or all.
+
+    Raises ValueError if no row holds anything.
+    """
+    if not bool(count.any()):
         raise ValueError("no row has data")
-    rows = torch.arange(len(values))
-    known = rows[seen]
-    nearest = known[(rows[:, None] - known[None]).abs().argmin(dim=1)]
-    return values[nearest]
+    windows = []
+    for row in range(len(count)):
+        low = high = row
+        while count[low : high + 1].sum() < enough and (low > 0 or high < len(count) - 1):
+            low, high = max(low - 1, 0), min(high + 1, len(count) - 1)
+        windows.append(torch.arange(low, high + 1))
+    return windows

@@ -3,6 +3,9 @@
 Gradients of y = (clip(round(x / s) + z, low, high) - z) * s, with zero-points fixed:
 dy/dx = 1 inside the range, else 0;  dy/ds = round(x / s) - x / s inside, else clipped code - z
 (Esser et al. 2020, "Learned Step Size Quantization", eq. 3).
+
+`round_values` and `round_gradients` are one pass each where the native kernel takes the tensors, and
+plain torch elsewhere; the plain functions are the kernel's specification.
 """
 
 from typing import Any
@@ -10,31 +13,106 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..native import fake_quantize as native
 from .grid import Grid
+
+
+def plain_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+    """y; step and zero-point broadcast against x."""
+    return (torch.round(x / step).add_(zero)).clamp_(grid.low, grid.high).sub_(zero).mul_(step)
+
+
+def plain_gradients(
+    x: Tensor, up: Tensor, step: Tensor, zero: Tensor, grid: Grid, *, to_step: bool
+) -> tuple[Tensor, Tensor | None]:
+    """dL/dx (x's shape) and dL/ds (step's shape) from up = dL/dy."""
+    scaled = x / step
+    rounded = torch.round(scaled)
+    codes = (rounded + zero).clamp_(grid.low, grid.high).sub_(zero)
+    inside = codes == rounded
+    by_step = None
+    if to_step:
+        slope = torch.where(inside, rounded.sub_(scaled), codes)
+        by_step = slope.mul_(up).sum_to_size(step.shape)
+    return torch.where(inside, up, 0), by_step
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _by_row(parameter: Tensor, x: Tensor) -> bool:
+    """Whether x's first axis alone tells which value of the parameter applies."""
+    rows = x.shape[0] if x.dim() else 1
+    alone = parameter.numel() == 1 or (parameter.dim() == x.dim() and parameter.numel() == parameter.shape[0])
+    return alone and parameter.numel() in (1, rows) and parameter.dtype == torch.float32
+
+
+def _fits(x: Tensor, step: Tensor, zero: Tensor) -> bool:
+    """Whether the native kernel takes these tensors."""
+    return (
+        x.device.type == step.device.type == zero.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.dim() > 0
+        and x.numel() > 0
+        and _dense(x)
+        and _by_row(step, x)
+        and _by_row(zero, x)
+        and native.available()
+    )
+
+
+def _shape(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> tuple[float, ...]:
+    rows = len(x)
+    strides = (int(step.numel() > 1), int(zero.numel() > 1))
+    return (rows, x.numel() // rows, step.data_ptr(), zero.data_ptr(), *strides, grid.low, grid.high)
+
+
+def round_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+    """As `plain_values`, without a graph."""
+    if not _fits(x, step, zero):
+        return plain_values(x, step, zero, grid)
+    step, zero, y = step.contiguous(), zero.contiguous(), torch.empty_like(x)
+    native.forward(x.data_ptr(), y.data_ptr(), *_shape(x, step, zero, grid))
+    return y
+
+
+def round_gradients(
+    x: Tensor, up: Tensor, step: Tensor, zero: Tensor, grid: Grid, *, to_step: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As `plain_gradients`, without a graph."""
+    if not _fits(x, step, zero) or up.dtype != x.dtype:
+        return plain_gradients(x, up, step, zero, grid, to_step=to_step)
+    step, zero, to_x = step.contiguous(), zero.contiguous(), torch.empty_like(x)
+    if up.stride() != x.stride():
+        up = torch.empty_like(x).copy_(up)
+    by_row = x.new_empty(len(x)) if to_step else None
+    native.backward(
+        x.data_ptr(),
+        up.data_ptr(),
+        to_x.data_ptr(),
+        None if by_row is None else by_row.data_ptr(),
+        *_shape(x, step, zero, grid),
+    )
+    if by_row is None:
+        return to_x, None
+    return to_x, by_row.view(step.shape) if step.numel() > 1 else by_row.sum().view(step.shape)
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-        scaled = x / step
-        rounded = torch.round(scaled)
-        codes = (rounded + zero).clamp_(grid.low, grid.high).sub_(zero)
-        inside = codes == rounded
-        if ctx.needs_input_grad[1]:
-            # dy/ds, kept in place of x: the error of rounding inside the range, the code outside
-            ctx.save_for_backward(inside, torch.where(inside, rounded.sub_(scaled), codes))
-        else:
-            ctx.save_for_backward(inside)
-        ctx.step_shape = step.shape
-        return codes * step
+        ctx.save_for_backward(x, step, zero)
+        ctx.grid = grid
+        return round_values(x, step, zero, grid)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0]
-        inside, *by_step = ctx.saved_tensors
-        to_x = gradient * inside if ctx.needs_input_grad[0] else None
-        to_step = (gradient * by_step[0]).sum_to_size(ctx.step_shape) if by_step else None
-        return to_x, to_step, None, None
+        x, step, zero = ctx.saved_tensors
+        to_x, to_step = round_gradients(
+            x, gradients[0], step, zero, ctx.grid, to_step=ctx.needs_input_grad[1]
+        )
+        return to_x if ctx.needs_input_grad[0] else None, to_step, None, None
 
 
 def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:

@@ -100,7 +100,7 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
         shaped = step.view(-1, *[1] * (layer.weight.dim() - 1))
         state[name] = SavedLayer(
             layer_bits,
-            quantize(layer.weight.cpu(), shaped, 0.0, layer.weight_grid).to(torch.int8),
+            quantize(layer.full_weight().cpu(), shaped, 0.0, layer.weight_grid).to(torch.int8),
             step,
             layer.activation_step.detach().cpu(),
             layer.activation_zero.cpu().to(torch.int32),

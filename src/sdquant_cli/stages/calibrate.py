@@ -1,111 +1,152 @@
 """`calibrate`: find a quantized UNet whose output stays that of the floating-point one."""
 
+import copy
 import dataclasses
-import pickle
 import statistics
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import EnvironmentProblem
 from ..events import SILENT, Events
-from ..manifests import QuantStateFacts, QuantStateSpec
-from ..methods.initialise import Ranges, all_batches, initial_states
+from ..manifests import QuantStateFacts, QuantStateSpec, TrainSpec
+from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
-from ..methods.serial_to_parallel import Training
-from ..models.layers import is_text_fed, quantizable_layers
+from ..methods.recipe import Material, Pictures, Recipe
+from ..methods.training import Aims, Training
+from ..models.layers import block_names, is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..quant.allocate import average_bits
-from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind
-from .bits import check_budget, check_ranking, choose_bits
-from .calibration_data import load_items
-from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from ..types import Bits, Dtype, Kind, Tables, TimePath
+from . import checkpoints
+from .bits import Choice, check_budget, check_ranking, choose_bits
+from .calibration_data import (
+    drawn_pictures,
+    load_items,
+    pictures_digest,
+    pictures_of_artifact,
+    pictures_of_folder,
+)
+from .calibration_spec import recipe_of, spec_of
+from .chain import Plan, announce, inherit, open_model, publish, refs, sampler_name, up_to_date, use_device
 from .precalc_time import for_setting, unet_on_table
 from .requests import CalibrateRequest
 
-METHOD = "serial-to-parallel"
-WEIGHT_RATE, STEP_RATE = 5e-5, 2e-6
-CHECKPOINT_EVERY = 50  # iterations; at most this much is done again after a kill
-KEPT_CHECKPOINTS = 2
+OBSERVED_AT_ONCE = 16  # latents
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What a request comes to."""
+
+    recipe: Recipe
+    spec: QuantStateSpec
+    latents: Artifact
+    ranking: Artifact | None
+
+    @property
+    def bits(self) -> Bits:
+        return Bits.parse(self.spec.bits)
+
+    @property
+    def losses(self) -> str:
+        """The losses that count, by name."""
+        if (loss := self.spec.loss) is None:
+            return "none"
+        weights = {"L_out": 1.0, "L_sen": loss.sensitive, "blocks": loss.blocks, "guided": loss.guided}
+        return " + ".join(name for name, weight in weights.items() if weight)
+
+
+def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
+    recipe = recipe_of(request)
+    latents, ranking = _inputs(request, recipe, store, events)
+    batch = min(request.batch_size, latents.facts.latents)
+    if batch < request.batch_size:
+        events.note(f"batch cut to the {batch} latents there are")
+    pictures = pictures_digest(request.images) if request.images else None
+    return _Work(
+        recipe,
+        spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures),
+        latents,
+        ranking,
+    )
 
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
-    latents, ranking = _inputs(request, store, SILENT)
-    check_budget(request, open_model(latents.spec.setting))
+    work = _prepare(request, store, SILENT)
+    check_budget(request, open_model(work.latents.spec.setting))
     return Plan(
         "calibrate",
         {
-            "latents": latents.facts.latents,
-            "iterations": request.iterations,
-            "batch": min(request.batch_size, latents.facts.latents),
-            "losses": "L_out + L_sen" if ranking else "L_out",
+            "method": work.recipe.name,
+            "latents": work.latents.facts.latents,
+            "iterations": work.spec.iterations,
+            "batch": work.spec.batch_size,
+            "losses": work.losses,
         },
     )
 
 
 def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Make the quantizer state of a request from the latest latents and, if any, ranking."""
-    bits = Bits.parse(request.bits)
-    latents, ranking = _inputs(request, store, events)
+    work = _prepare(request, store, events)
+    latents, ranking, spec = work.latents, work.ranking, work.spec
     setting = latents.spec.setting
-    batch = min(request.batch_size, latents.facts.latents)
-    if batch < request.batch_size:
-        events.note(f"batch cut to the {batch} latents there are")
-    spec = QuantStateSpec(
-        method=METHOD,
-        bits=str(bits),
-        mixed=request.mixed,
-        budget=request.budget,
-        iterations=request.iterations,
-        batch_size=batch,
-        weight_rate=WEIGHT_RATE,
-        step_rate=STEP_RATE,
-        seed=request.seed,
-    )
     device, model = use_device(request.device), open_model(setting)
     check_budget(request, model)
     table = for_setting(model, setting, store)
     inputs = {"latents": latents, "time-table": table} | ({"sensitivity": ranking} if ranking else {})
-    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows))
+    if request.time_path is TimePath.QUANTIZED:
+        inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
+    if work.recipe.needs_pictures and spec.train and not request.images:
+        inputs["pictures"] = drawn_pictures(latents, store, request.seed, request.device, events)
+    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec.tables))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    top = ranking.facts.top if ranking else ()
     choice = choose_bits(request, model, ranking, events)
-    chosen = choice.bits
     items = load_items(store, latents, table)
-    student, rows = unet_on_table(model, Dtype.FP32, device, table)
-    borrowed = _install_quantizers(student, rows, items, chosen, device, events)
+    student, rows = unet_on_table(model, Dtype.FP32, device, inputs["time-table"])
+    teacher = _teacher(student, rows, model, table, inputs["time-table"], spec.train)
+    borrowed = _install_quantizers(student, rows, items, choice.bits, spec, events)
     losses: list[float] = []
-    if request.iterations:
-        teacher, _ = unet_on_table(model, Dtype.FP32, device, table)
-        training = Training(student, teacher, items, batch, request.seed, top, WEIGHT_RATE, STEP_RATE)
-        losses = _train(training, request.iterations, draft, events)
+    if spec.train:
+        pictures = None
+        if request.images:
+            pictures = pictures_of_folder(request.images, latents, store, request.device, events)
+        elif "pictures" in inputs:
+            pictures = pictures_of_artifact(inputs["pictures"], store, request.device)
+        if request.checkpointing:
+            student.enable_gradient_checkpointing()  # type: ignore[operator]
+        losses = _train(
+            work, student, teacher, _material(work, model, teacher, items, pictures, device), draft, events
+        )
     for unit in draft.missing():
-        draft.write(unit, pack(capture(student, chosen)))
+        draft.write(unit, pack(capture(student, choice.bits)))
+    return publish(store, draft, _facts(work, model, choice, losses, borrowed))
+
+
+def _facts(work: _Work, model: Model, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
     parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
-    facts = QuantStateFacts(
-        setting=setting,
-        layers=len(chosen),
-        bits={name: str(b) for name, b in chosen.items() if b != bits},
-        average_bits=average_bits(chosen, parameters),
-        losses=tuple(
-            statistics.fmean(losses[i : i + CHECKPOINT_EVERY])
-            for i in range(0, len(losses), CHECKPOINT_EVERY)
-        ),
+    means = (losses[i : i + checkpoints.EVERY] for i in range(0, len(losses), checkpoints.EVERY))
+    return QuantStateFacts(
+        setting=work.latents.spec.setting,
+        layers=len(choice.bits),
+        bits={name: str(b) for name, b in choice.bits.items() if b != work.bits},
+        average_bits=average_bits(choice.bits, parameters),
+        losses=tuple(statistics.fmean(part) for part in means),
         borrowed_rows=borrowed,
         allocation=choice.allocation,
         frontier=choice.frontier,
     )
-    return publish(store, draft, facts)
 
 
-def _inputs(request: CalibrateRequest, store: Store, events: Events) -> tuple[Artifact, Artifact | None]:
+def _inputs(
+    request: CalibrateRequest, recipe: Recipe, store: Store, events: Events
+) -> tuple[Artifact, Artifact | None]:
     """The latest latents, and the latest ranking if it ranks the same model."""
     latents = store.need(Kind.LATENTS)
     inherit(latents.spec.setting, request, latents)
@@ -117,14 +158,14 @@ def _inputs(request: CalibrateRequest, store: Store, events: Events) -> tuple[Ar
             ranking = None
     check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
-    if ranking is None:
+    if ranking is None and recipe.trains:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
     return latents, ranking
 
 
-def _layout(model: Model, rows: int) -> dict[str, ArraySpec]:
+def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
     shapes = model.layer_shapes
-    table = sum(1 if is_text_fed(name) else rows for name in shapes)
+    table = sum(1 if is_text_fed(name) or tables is Tables.SINGLE else rows for name in shapes)
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
         "weight_step": sum(shape[0] for shape in shapes.values()),
@@ -136,70 +177,77 @@ def _layout(model: Model, rows: int) -> dict[str, ArraySpec]:
     return layout | {"bits": ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))}
 
 
+def _teacher(
+    student: nn.Module,
+    rows: Rows,
+    model: Model,
+    table: Artifact,
+    own_table: Artifact,
+    train: TrainSpec | None,
+) -> Any:
+    """The floating-point UNet, sharing every weight with the student where it can; None: not needed."""
+    if train is None:
+        return None
+    dtype, device = Dtype(train.teacher), next(student.parameters()).device
+    if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
+        return unet_on_table(model, dtype, device, table)[0]
+    shared = {id(tensor): tensor for tensor in student.parameters()} | {id(rows): rows}
+    return copy.deepcopy(student, shared)
+
+
 def _install_quantizers(
     student: nn.Module,
     rows: Rows,
     items: Items,
     chosen: dict[str, Bits],
-    device: torch.device,
+    spec: QuantStateSpec,
     events: Events,
 ) -> int:
     """Swap every quantizable layer for one initialised from data; returns borrowed table entries."""
-    layers = quantizable_layers(student)
-    ranges = Ranges(layers, len(rows.timesteps))
-    batches = list(all_batches(items, 16, torch.device("cpu")))
-    with events.task("observing activations", len(batches), "batch") as task:
-        for batch in batches:
-            moved = type(batch)(
-                batch.x.to(device), batch.timestep.to(device), batch.row, batch.context.to(device)
-            )
-            ranges.observe(student, moved)
+    layers, device = quantizable_layers(student), next(student.parameters()).device
+    observed = Observed(layers, items.row, len(rows.timesteps))
+    batches = -(-len(items) // OBSERVED_AT_ONCE)
+    with events.task("observing activations", batches, "batch") as task:
+        for batch in all_batches(items, OBSERVED_AT_ONCE, device):
+            observed.observe(student, batch)
             task.advance()
-    states = initial_states(layers, ranges, chosen, is_text_fed)
-    swap(student, {n: _to_device(s, device) for n, s in states.items()}, rows, weights_on_grid=False)
-    per_step = sum(not is_text_fed(name) for name in layers)
-    return ranges.unseen_rows * per_step
+    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges)
+    swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
+    per_step = sum(len(state.activation_step) > 1 for state in states.values())
+    return observed.unseen_rows * per_step
 
 
-def _to_device(state: LayerState, device: torch.device) -> LayerState:
-    tensors = ("weight_step", "activation_step", "activation_zero")
-    return dataclasses.replace(state, **{name: getattr(state, name).to(device) for name in tensors})
+def _material(
+    work: _Work, model: Model, teacher: Any, items: Items, pictures: Pictures | None, device: torch.device
+) -> Material:
+    setting = work.latents.spec.setting
+
+    def sampler() -> Any:
+        fresh = model.scheduler(sampler_name(setting))
+        fresh.set_timesteps(setting.steps)
+        return fresh
+
+    spec = work.spec
+    return Material(
+        items, spec.batch_size, spec.seed, device, teacher, sampler, setting.guidance_scale, pictures
+    )
 
 
-def _train(training: Training, iterations: int, draft: Draft, events: Events) -> list[float]:
-    """Run to `iterations`, from the last checkpoint if there is one."""
-    _resume(training, draft.scratch, events)
-    with events.task("calibrating", iterations, "iteration") as task:
-        task.advance(training.iteration)
-        while training.iteration < iterations:
-            training.step()
-            task.advance()
-            if training.iteration % CHECKPOINT_EVERY == 0 and training.iteration < iterations:
-                _save_checkpoint(training, draft.scratch)
+def _train(
+    work: _Work, student: Any, teacher: Any, material: Material, draft: Draft, events: Events
+) -> list[float]:
+    spec, recipe = work.spec, work.recipe
+    assert spec.train is not None
+    assert spec.loss is not None
+    assert recipe.source is not None
+    aims = Aims(
+        weights=spec.loss,
+        sensitive=work.ranking.facts.top if work.ranking else (),
+        blocks=block_names(student),
+        guidance_scale=material.guidance_scale,
+    )
+    training = Training(
+        student, teacher, recipe.source(material), aims, spec.train, spec.iterations, spec.seed
+    )
+    checkpoints.run_from_last(training, draft.scratch, events)
     return training.losses
-
-
-def _resume(training: Training, folder: Path, events: Events) -> None:
-    """Go on from the newest checkpoint that can be read, if there is any."""
-    for path in sorted(folder.glob("*.pt"), reverse=True):
-        try:
-            training.load_state_dict(torch.load(path, weights_only=True))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            events.warn(f"{path} is damaged and is left out")
-        else:
-            events.note(f"resuming at iteration {training.iteration}")
-            return
-
-
-def _save_checkpoint(training: Training, folder: Path) -> None:
-    path = folder / f"{training.iteration:08d}.pt"
-    partial = path.with_suffix(".partial")
-    try:
-        torch.save(training.state_dict(), partial)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise EnvironmentProblem(
-            f"{partial}: {' '.join(str(error).split())}; run again once it can be written"
-        ) from None
-    partial.replace(path)
-    for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
-        old.unlink()

@@ -16,15 +16,16 @@ from ..manifests import (
     Frozen,
     ImagesSpec,
     LatentsSpec,
+    LossSpec,
     MetricsSpec,
     QuantStateSpec,
     SensitivitySpec,
     Setting,
     TimeTableSpec,
+    TrainSpec,
 )
 from ..store import Artifact, Store
-from ..types import Kind
-from .calibrate import METHOD, STEP_RATE, WEIGHT_RATE
+from ..types import Kind, TimePath
 from .texts import read_prompts
 
 
@@ -46,19 +47,36 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "micro_batch": "--micro-batch",
     },
     SensitivitySpec: {
+        "measure": "--measure",
         "bits": "--bits",
+        "latents": "--limit",
         "micro_batch": "--micro-batch",
-        "loss": Only("mse to fp, at rounded weights"),
+        "loss": INHERITED,  # the measure's
     },
     QuantStateSpec: {
-        "method": Only(METHOD),
+        "method": "--method",
         "bits": "--bits",
         "mixed": "--mixed",
+        "budget": "--budget",
+        "tables": "--tables",
+        "ranges": "--ranges",
         "iterations": "--iterations",
         "batch_size": "--batch-size",
-        "weight_rate": Only(WEIGHT_RATE),
-        "step_rate": Only(STEP_RATE),
         "seed": "--seed",
+        "loss": INHERITED,  # by its own table
+        "train": INHERITED,  # by its own table
+        "pictures": Only(None),
+    },
+    LossSpec: {"sensitive": "--sensitive-weight", "blocks": "--block-weight", "guided": "--guided-weight"},
+    TrainSpec: {
+        "what": "--train",
+        "rank": "--rank",
+        "weight_rate": "--weight-rate",
+        "step_rate": "--step-rate",
+        "accumulate": "--accumulate",
+        "averaging": "--averaging",
+        "freezing": "--freezing",
+        "teacher": "--teacher-dtype",
     },
     ImagesSpec: {
         "setting": INHERITED,
@@ -72,7 +90,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "seed": INHERITED,
         "micro_batch": INHERITED,
     },
-    TimeTableSpec: {"model": INHERITED, "scheduler": INHERITED, "steps": INHERITED},
+    TimeTableSpec: dict.fromkeys(("model", "scheduler", "steps", "bits"), INHERITED),
     MetricsSpec: {"metrics": INHERITED, "weights": INHERITED},
 }
 SETTING_FLAGS: dict[str, str] = {
@@ -118,7 +136,9 @@ class Script:
         if "sensitivity" in inputs:
             self._rank(self.store.follow(inputs["sensitivity"]))
         self._sample(latents)
-        self.add("calibrate", *self._flags(goal.state))
+        rounded_time = self.store.follow(inputs["time-table"]).spec.bits is not None
+        time_path = ["--time-path", TimePath.QUANTIZED] if rounded_time else []
+        self.add("calibrate", *self._flags(goal.state), *time_path)
         prompts = self.store.follow(goal.images.manifest.inputs["prompts"])
         self.add("generate", "--prompts", self._file(prompts), *self._flags(goal.images))
         reference = self.store.follow(goal.metrics.manifest.inputs["reference"])
@@ -139,7 +159,8 @@ class Script:
         self._latest[Kind.LATENTS] = latents.manifest.key
 
     def _tabulate(self, table: Artifact) -> None:
-        if self._latest.get(Kind.TIME_TABLE) != table.manifest.key:
+        made_by_calibrate = table.spec.bits is not None
+        if not made_by_calibrate and self._latest.get(Kind.TIME_TABLE) != table.manifest.key:
             self.add("precalc-time", *self._flags(table))
             self._latest[Kind.TIME_TABLE] = table.manifest.key
 
@@ -148,9 +169,7 @@ class Script:
             return
         latents = self.store.follow(ranking.manifest.inputs["latents"])
         self._sample(latents)
-        used = ranking.facts.samples
-        limit = ["--limit", str(used)] if used < latents.facts.latents else []
-        self.add("sensitivity", *self._flags(ranking), *limit)
+        self.add("sensitivity", *self._flags(ranking))
         self._latest[Kind.SENSITIVITY] = ranking.manifest.key
 
     def _flags(self, artifact: Artifact) -> Iterator[str]:

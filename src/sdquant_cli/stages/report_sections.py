@@ -12,7 +12,7 @@ from ..models.load import find_model
 from ..report import charts, page
 from ..store import Artifact, Store
 from ..types import Bits
-from .calibrate import CHECKPOINT_EVERY
+from . import checkpoints
 from .compared import Compared
 
 CHOSEN_LAYERS = 6
@@ -192,13 +192,13 @@ def losses(models: Sequence[Compared]) -> Charts:
     for i, model in enumerate(models):
         means, iterations = model.state.facts.losses, model.state.spec.iterations
         if len(means) > 1:
-            ends = [min((k + 1) * CHECKPOINT_EVERY, iterations) for k in range(len(means))]
+            ends = [min((k + 1) * checkpoints.EVERY, iterations) for k in range(len(means))]
             series.append(charts.Line(i, ends, means))
         elif means:
             absent.append(page.Absent(f"{model.label}: {means[0]:.4g}, mean of {iterations} iterations."))
         else:
             absent.append(page.Absent(f"{model.label}: rounded from data alone, without training."))
-    caption = f"mean over each {CHECKPOINT_EVERY} iterations"
+    caption = f"mean over each {checkpoints.EVERY} iterations"
     drawn: Charts = [page.Chart(caption, charts.lines("loss", "iteration", series))] if series else []
     return [*drawn, *absent]
 

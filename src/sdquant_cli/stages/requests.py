@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..types import Bits, Budget, Dtype, Gate, Measure, Scheduler
+from ..types import Bits, Budget, Dtype, Gate, Measure, Ranges, Scheduler, Tables, TimePath, Train
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
@@ -54,11 +54,30 @@ class SensitivityRequest(SettingRequest):
 
 
 class CalibrateRequest(SettingRequest):
+    """`None`: as the method has it. An option that is set must have a meaning for the method."""
+
+    method: str = "serial-to-parallel"
     bits: BitsText = "w4a8"
     mixed: bool = False
     budget: BudgetText | None = None
-    iterations: int = Field(default=400, ge=0)
+    tables: Tables = Tables.PER_STEP
+    ranges: Ranges = Ranges.MSE
+    time_path: TimePath = TimePath.PRECALCULATED
+    iterations: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=12, ge=1)
+    accumulate: int | None = Field(default=None, ge=1)
+    train: Train | None = None
+    rank: int | None = Field(default=None, ge=1)
+    weight_rate: float | None = Field(default=None, gt=0)
+    step_rate: float | None = Field(default=None, gt=0)
+    sensitive_weight: float | None = Field(default=None, ge=0)
+    block_weight: float | None = Field(default=None, ge=0)
+    guided_weight: float | None = Field(default=None, ge=0)
+    averaging: float | None = Field(default=None, ge=0, lt=1)
+    freezing: float | None = Field(default=None, ge=0, lt=1)
+    teacher_dtype: Dtype | None = None
+    checkpointing: bool = False
+    images: Path | None = None
     seed: int = Field(default=0, ge=0)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
-from ..methods.initialise import Ranges, all_batches, initial_states
+from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
 from ..models.layers import is_text_fed, quantizable_layers
@@ -158,10 +158,10 @@ def _direct_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArrayS
 def _measure_directly(work: _Work) -> SensitivityFacts:
     network, rows = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
     layers = quantizable_layers(network)
-    ranges = Ranges(layers, len(rows.timesteps))
+    observed = Observed(layers, work.items.row, len(rows.timesteps))
     for batch in all_batches(work.items, OBSERVED_BATCH, work.device):
-        ranges.observe(network, batch)
-    states = initial_states(layers, ranges, dict.fromkeys(layers, work.bits), is_text_fed)
+        observed.observe(network, batch)
+    states = initial_states(observed, dict.fromkeys(layers, work.bits), is_text_fed)
     batches = [work.items.batch(picks, work.device) for picks in work.picks(0, work.spec.latents)]
     direct, draft, names = OneLayerAtATime(network, rows, batches), work.draft, list(layers)
     missing = draft.missing()

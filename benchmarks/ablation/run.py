@@ -1,0 +1,239 @@
+"""Every component of the method, alone and together, on the embedded model.
+
+    uv run python benchmarks/ablation/run.py                  # all rows; about a day on two cores
+    uv run python benchmarks/ablation/run.py --list
+    uv run python benchmarks/ablation/run.py --rows all base  # these rows, and the pages
+
+Each row runs the stages of the library in runs/ablation; what exists there is not made again, so the
+script goes on where it was stopped. After every row it writes docs/benchmarks/ablation.json and .md.
+Pictures are drawn from another seed than the calibration latents.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdquant_cli.cli.render import Terminal
+from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
+from sdquant_cli.stages.requests import (
+    CalibrateRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    SampleRequest,
+    SensitivityRequest,
+)
+from sdquant_cli.store import Artifact, Store
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = ROOT / "examples" / "prompts"
+STORE = ROOT / "runs" / "ablation"
+PAGES = ROOT / "docs" / "benchmarks"
+DRAW_SEED = 1000  # latents are sampled with seed 0
+METRICS = {
+    "psnr": "PSNR",
+    "feature_distance[shapes-clip]": "feature distance",
+    "fid[shapes-clip]": "FID-to-FP",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the flags of `sample` and `calibrate`, and what is drawn."""
+
+    name: str
+    table: str
+    calibrate: dict[str, Any]
+    sample: dict[str, Any] = field(default_factory=dict)
+    drawn: tuple[tuple[str, int], ...] = (("heldout", 256),)  # prompt file and number
+    seeds: tuple[int, ...] = (0,)  # of the calibration
+
+
+COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculated time features
+BARE = {"tables": "single", "time_path": "quantized"}
+LONG = {"bits": "w4a8", "iterations": 2000}
+RTN = {"method": "rtn", "bits": "w4a8"}
+CLAIM: dict[str, Any] = {"drawn": (("heldout", 500), ("unseen", 500)), "seeds": (0, 1, 2)}
+FEW = (("heldout", 128),)
+SCHEDULES = {
+    "pndm-25": {"scheduler": "pndm", "steps": 25},
+    "unipc-10": {"scheduler": "unipc", "steps": 10},
+    "ddim-50": {"scheduler": "ddim", "steps": 50},
+}
+
+
+def rows() -> list[Row]:
+    """The tables, in the order they are made."""
+    components = [
+        Row("rtn, single table", "components", {**RTN, "tables": "single"}),
+        Row("rtn, per-step tables", "components", RTN, **CLAIM),
+        Row("rtn w8a8, per-step tables", "components", {**RTN, "bits": "w8a8"}),
+        Row("base", "components", {**LONG, **BARE, "method": "serial", "sensitive_weight": 0.0}),
+        Row("serial + components", "components", {**LONG, **COMPONENTS, "method": "serial"}, **CLAIM),
+        Row("parallel + components", "components", {**LONG, **COMPONENTS, "method": "parallel"}),
+        Row("without precalculation", "components", {**LONG, **COMPONENTS, "time_path": "quantized"}),
+        Row("without per-step tables", "components", {**LONG, **COMPONENTS, "tables": "single"}),
+        Row("without mixed precision", "components", LONG),
+        Row("without L_sen", "components", {**LONG, **COMPONENTS, "sensitive_weight": 0.0}),
+        Row("without range search", "components", {**LONG, **COMPONENTS, "ranges": "min-max"}),
+        Row("with block distillation", "components", {**LONG, **COMPONENTS, "block_weight": 1.0}),
+        Row("all", "components", {**LONG, **COMPONENTS}, **CLAIM),
+    ]
+    bits = [
+        Row(f"{method} {width}", "bits", {"method": method, "bits": width, **more}, drawn=FEW)
+        for width in ("w8a8", "w4a8", "w4a6", "w4a4", "w3a8")
+        for method, more in (
+            ("rtn", {}),
+            ("serial", {**COMPONENTS, "iterations": 1000}),
+            ("serial-to-parallel", {**COMPONENTS, "iterations": 1000}),
+        )
+    ]
+    schedules = [
+        Row(f"{name} {schedule}", "schedules", flags, setting, FEW)
+        for schedule, setting in SCHEDULES.items()
+        for name, flags in (("rtn", RTN), ("all", {**LONG, **COMPONENTS}))
+    ]
+    data = [
+        Row(
+            f"{prompts} prompts x {per}",
+            "data",
+            {**LONG, **COMPONENTS},
+            {"limit": prompts, "per_prompt": per},
+            FEW,
+        )
+        for prompts, per in ((5, 50), (250, 1), (40, 50), (250, 8))
+    ]
+    moonshot = [Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000})]
+    return [*components, *bits, *schedules, *data, *moonshot]
+
+
+def measure(images: Artifact, store: Store) -> dict[str, float]:
+    """Means of the metrics that the tables show."""
+    facts = evaluate.run(EvaluateRequest(images=f"images/{images.manifest.key}"), store, Terminal()).facts
+    return {name: facts.metrics[name].mean for name in METRICS}
+
+
+def run_row(row: Row, store: Store) -> list[dict[str, Any]]:
+    """Make what is missing of a row: a result for each seed and prompt file."""
+    events, found = Terminal(), []
+    flags = {"prompts": PROMPTS / "shapes-train.txt", "per_prompt": 8, **row.sample}
+    for seed in row.seeds:
+        began = time.perf_counter()
+        sample.run(SampleRequest(**flags), store, events)
+        sensitivity.run(SensitivityRequest(limit=256), store, events)
+        state = calibrate.run(CalibrateRequest(seed=seed, **row.calibrate), store, events)
+        for prompts, count in row.drawn:
+            request = GenerateRequest(
+                state=f"quant-state/{state.manifest.key}",
+                prompts=PROMPTS / f"shapes-{prompts}.txt",
+                limit=count,
+                seed=DRAW_SEED,
+            )
+            images = generate.run(request, store, events)
+            found.append(
+                {
+                    "seed": seed,
+                    "prompts": prompts,
+                    "count": images.facts.images,
+                    "state": state.manifest.key,
+                    "weight_bits": state.facts.average_bits["weights, by parameters"],
+                    "iterations": state.spec.iterations,
+                    "metrics": measure(images, store),
+                    "seconds": round(time.perf_counter() - began),
+                }
+            )
+    return found
+
+
+def mean(results: Iterable[dict[str, Any]], prompts: str, metric: str) -> float | None:
+    """Over seeds; None where nothing was drawn from these prompts."""
+    values = [r["metrics"][metric] for r in results if r["prompts"] == prompts]
+    return statistics.fmean(values) if values else None
+
+
+def page(results: dict[str, list[dict[str, Any]]], table_of: Sequence[Row]) -> str:
+    """All tables in Markdown, of the rows that are done."""
+    lines = [
+        "# The method, component by component",
+        "",
+        "`uv run python benchmarks/ablation/run.py` writes this page. Embedded model, simulated execution,",
+        f"the same noise in every row (seed {DRAW_SEED}; calibration latents: seed 0). Values are means over",
+        "pictures and, where there are several, over calibration seeds (lowest and highest in brackets).",
+        "FID depends on the number of pictures: compare rows of equal N.",
+    ]
+    for table in dict.fromkeys(row.table for row in table_of):
+        done = [row for row in table_of if row.table == table and row.name in results]
+        if done:
+            lines += ["", f"## {table}", "", *_table(done, results)]
+    return "\n".join([*lines, *_claims(results), ""])
+
+
+def _table(done: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = [
+        f"| row | prompts | N | seeds | {' | '.join(METRICS.values())} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in done:
+        for prompts, _ in row.drawn:
+            own = [r for r in results[row.name] if r["prompts"] == prompts]
+            cells = [_cell([r["metrics"][metric] for r in own]) for metric in METRICS]
+            lines.append(f"| {row.name} | {prompts} | {own[0]['count']} | {len(own)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    text = f"{statistics.fmean(values):.4g}"
+    return text if len(values) == 1 else f"{text} [{min(values):.4g}, {max(values):.4g}]"
+
+
+def _claims(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What the tables must show, as far as the rows are done."""
+    lines = []
+    psnr = {
+        name: mean(results.get(name, []), "heldout", "psnr")
+        for name in ("rtn, single table", "rtn w8a8, per-step tables", "all", "all, 10,000 iterations")
+    }
+    low, high = psnr["rtn, single table"], psnr["rtn w8a8, per-step tables"]
+    for name in ("all", "all, 10,000 iterations"):
+        if low is not None and high is not None and psnr[name] is not None:
+            share = (psnr[name] - low) / (high - low)  # type: ignore[operator]
+            lines.append(
+                f"- {name}: closes {share:.0%} of the PSNR gap between rtn w4a8 single-table and rtn w8a8."
+            )
+    for metric in list(METRICS)[1:]:
+        ours, base = (mean(results.get(name, []), "heldout", metric) for name in ("all", "base"))
+        if ours is not None and base:
+            lines.append(f"- all against base, {METRICS[metric]}: {ours / base:.2f}x.")
+    return ["", "## What it comes to", "", *lines] if lines else []
+
+
+def main(
+    argv: Sequence[str] | None = None, table_of: Sequence[Row] | None = None, pages: Path = PAGES
+) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows and stop")
+    parser.add_argument("--rows", nargs="+", help="only these, by name")
+    parser.add_argument("--store", default=str(STORE))
+    asked, table_of = parser.parse_args(argv), table_of or rows()
+    if unknown := set(asked.rows or ()) - {row.name for row in table_of}:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    path = pages / "ablation.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for row in table_of:
+        if asked.list:
+            print(f"{row.table:12} {row.name:32} {row.calibrate}")
+        elif not asked.rows or row.name in asked.rows:
+            print(f"== {row.name}", flush=True)
+            results[row.name] = run_row(row, Store(asked.store))
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            (pages / "ablation.md").write_text(page(results, table_of))
+
+
+if __name__ == "__main__":
+    main()

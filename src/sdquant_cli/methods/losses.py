@@ -1,0 +1,49 @@
+"""What a quantized UNet is pulled towards: the floating-point one's output, layers and blocks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def collecting_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within: the outputs of the named modules, by name, refreshed at each run of the network.
+
+    Of a block that also returns what it passes to the other side, the output proper is kept.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            outputs[name] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """L_out: mean squared error of the noise prediction (Efficiency Meets Fidelity, eq. 11)."""
+    return (student - teacher).square().mean()
+
+
+def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    """Squared error of modules' outputs over its energy, mean over modules.
+
+    Of the sensitive layers this is L_sen (eq. 12); of the blocks, inter-layer distillation.
+    """
+    terms = [(student[n] - teacher[n]).square().mean() / teacher[n].square().mean() for n in teacher]
+    return torch.stack(terms).mean()
+
+
+def guided_loss(student: Tensor, teacher: Tensor, guidance_scale: float) -> Tensor:
+    """Mean squared error of the combination that sampling uses, u + g (c - u); items come in halves."""
+    without, given = (student - teacher).chunk(2)
+    return (without + guidance_scale * (given - without)).square().mean()

@@ -1,0 +1,59 @@
+"""A method as a choice of blocks: what it trains on, from which tables, towards which loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .items import Batch, Items
+
+
+class Source(Protocol):
+    """Where batches come from: each follows from the iteration alone, so that runs resume exactly."""
+
+    def batch(self, iteration: int) -> Batch:
+        """The inputs of one update."""
+
+    def learn(self, prediction: Tensor) -> None:
+        """The floating-point network's prediction on the batch just given."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Clean latents with the text of each."""
+
+    x: Tensor  # (N,C,h,w), scaled as the UNet expects
+    text: Tensor  # (N) index into the embeddings
+    embeddings: Tensor  # (P,L,D), unconditional at 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a source may draw on."""
+
+    items: Items
+    batch_size: int
+    seed: int
+    device: torch.device
+    teacher: Any
+    sampler: Callable[[], Any]  # a fresh one, its timesteps set
+    guidance_scale: float
+    pictures: Pictures | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published method: its blocks, and where they are described."""
+
+    name: str
+    cites: str
+    source: Callable[[Material], Source] | None  # None: nothing is trained
+    needs_pictures: bool = False
+    sensitive_weight: float = 1.0  # of L_sen
+    iterations: int = 400
+
+    @property
+    def trains(self) -> bool:
+        return self.source is not None

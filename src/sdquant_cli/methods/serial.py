@@ -1,0 +1,75 @@
+"""The serial pipeline (EfficientDM, He et al. 2023; "Base" in Efficiency Meets Fidelity, table 7).
+
+Fresh prompts and noise in every round; the floating-point model walks its trajectory from the first
+timestep to the last, and each call is one update. So a batch holds one timestep, and updates follow
+the order of sampling: the oscillation that section 4.1 of the paper describes.
+
+EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget.
+"""
+
+import torch
+from torch import Tensor
+
+from ..models.noise import initial_noise
+from .items import Batch, shuffled
+from .recipe import Material, Recipe
+
+
+class Trajectories:
+    """One batch of trajectories at a time, advanced by the floating-point prediction."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._calls = len(material.sampler().timesteps)
+        self._next = -1  # the iteration that the state below is for
+        self._latents = self._context = torch.empty(0)
+        self._sampler: object = None
+
+    def batch(self, iteration: int) -> Batch:
+        """Call `iteration % calls` of round `iteration // calls`; a round in its middle is replayed."""
+        first = iteration - iteration % self._calls
+        if iteration == first:
+            self._begin(first // self._calls)
+        elif self._next != iteration:
+            self._begin(first // self._calls)
+            for call in range(iteration - first):
+                batch = self._inputs(call)
+                with torch.no_grad():
+                    self._advance(call, self._material.teacher(batch.x, batch.timestep, batch.context).sample)
+        self._next = iteration
+        return self._inputs(iteration - first)
+
+    def learn(self, prediction: Tensor) -> None:
+        self._advance(self._next % self._calls, prediction)
+        self._next += 1
+
+    def _begin(self, trajectory: int) -> None:
+        m = self._material
+        embeddings = m.items.embeddings
+        picks = 1 + shuffled(len(embeddings) - 1, m.batch_size, trajectory, m.seed)
+        places = [trajectory * m.batch_size + i for i in range(len(picks))]
+        noise = initial_noise(tuple(m.items.x.shape[1:]), m.seed, places, "trajectories")
+        self._sampler = m.sampler()
+        self._latents = (noise * self._sampler.init_noise_sigma).to(m.device)  # type: ignore[attr-defined]
+        both = torch.cat([embeddings[:1].expand(len(picks), -1, -1), embeddings[picks]])
+        self._context = both.float().to(m.device)
+
+    def _inputs(self, call: int) -> Batch:
+        timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
+        x = self._sampler.scale_model_input(self._latents, timestep)  # type: ignore[attr-defined]
+        table = self._material.items.timesteps
+        row = (table - float(timestep)).abs().argmin().repeat(2 * len(x))
+        return Batch(x.repeat(2, 1, 1, 1), table[row].to(x.device), row, self._context)
+
+    def _advance(self, call: int, prediction: Tensor) -> None:
+        without, given = prediction.float().chunk(2)
+        guided = without + self._material.guidance_scale * (given - without)
+        timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
+        self._latents = self._sampler.step(guided, timestep, self._latents).prev_sample  # type: ignore[attr-defined]
+
+
+RECIPE = Recipe(
+    name="serial",
+    cites="He et al. 2023, EfficientDM; Li, Deng et al. 2024, section 4.1 and table 7 (Base)",
+    source=Trajectories,
+)

@@ -1,0 +1,22 @@
+"""A weight update of low rank, W + B A (Hu et al. 2021; EfficientDM rounds the sum, as here)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LowRank(nn.Module):
+    """B A in the shape of a weight (C_out,...); zero at first, since B is."""
+
+    def __init__(
+        self, shape: torch.Size, rank: int, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__()
+        inputs = shape[1:].numel()
+        rank = min(rank, shape[0], inputs)
+        down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+        self.shape = shape
+        self.down = nn.Parameter(down.to(device))
+        self.up = nn.Parameter(torch.zeros(shape[0], rank, device=device))
+
+    def forward(self) -> Tensor:
+        return (self.up @ self.down).view(self.shape)

@@ -1,0 +1,111 @@
+"""The kernel against plain torch, which is its specification."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdquant_cli.native import fake_quantize as native
+from sdquant_cli.native.build import load
+from sdquant_cli.quant.grid import Grid
+from sdquant_cli.quant.rounding import plain_gradients, plain_values, round_gradients, round_values
+
+needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
+SHAPES = st.sampled_from([(1, 1), (3, 5), (2, 7, 3), (4, 3, 5, 6), (2, 9001), (5, 1), (1, 20000), (17,)])
+
+
+def parameters(shape, *, single, seed):
+    """Values far beyond both ends of the grid, exact ties among them; a step and zero per row or one."""
+    g = torch.Generator().manual_seed(seed)
+    rows = 1 if single else shape[0]
+    step = (torch.rand(rows, generator=g) * 2 + 0.01).view(-1, *[1] * (len(shape) - 1))
+    codes = torch.randint(-80, 81, shape, generator=g) / 4  # quarters: ties to even matter
+    noise = torch.randn(shape, generator=g) * 20
+    x = torch.where(torch.rand(shape, generator=g) < 0.5, codes, noise) * step
+    return x, torch.randn(shape, generator=g), step, torch.randint(0, 9, step.shape, generator=g).float()
+
+
+@needs_kernel
+@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999))
+def test_values_are_equal_to_the_bit(shape, bits, signed, single, seed):
+    x, _, step, zero = parameters(shape, single=single, seed=seed)
+    zero, grid = zero * (not signed), Grid(bits, signed)
+    assert torch.equal(round_values(x, step, zero, grid), plain_values(x, step, zero, grid))
+
+
+@needs_kernel
+@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999))
+def test_gradients_are_equal_but_for_the_order_of_sums(shape, bits, signed, single, seed):
+    x, up, step, zero = parameters(shape, single=single, seed=seed)
+    zero, grid = zero * (not signed), Grid(bits, signed)
+    to_x, to_step = round_gradients(x, up, step, zero, grid, to_step=True)
+    exact, by_step = plain_gradients(x, up, step, zero, grid, to_step=True)
+    assert torch.equal(to_x, exact)
+    assert to_step.shape == step.shape
+    torch.testing.assert_close(to_step, by_step, rtol=2e-4, atol=2e-3)
+
+
+@needs_kernel
+def test_a_channels_last_tensor_keeps_its_layout():
+    x, up, step, zero = parameters((3, 4, 5, 6), single=False, seed=0)
+    grid, last = Grid(4, signed=False), torch.channels_last
+    y = round_values(x.contiguous(memory_format=last), step, zero, grid)
+    assert y.is_contiguous(memory_format=last)
+    assert torch.equal(y, plain_values(x, step, zero, grid))
+    found = round_gradients(x.contiguous(memory_format=last), up, step, zero, grid, to_step=True)
+    expected = plain_gradients(x, up, step, zero, grid, to_step=True)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+
+
+@needs_kernel
+def test_the_number_of_threads_changes_no_bit():
+    x, up, step, zero = parameters((3, 40_001), single=False, seed=1)
+    grid, before = Grid(8, signed=False), torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(round_gradients(x, up, step, zero, grid, to_step=True))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@needs_kernel
+def test_what_is_not_a_number_stays_so():
+    x = torch.tensor([[float("nan"), 1.0, float("inf")]])
+    step, zero = torch.ones(1, 1), torch.zeros(1, 1)
+    y = round_values(x, step, zero, Grid(4, signed=True))
+    assert y[0].isnan().tolist() == [True, False, False]
+    assert y[0, 2] == 7
+
+
+@pytest.mark.parametrize(
+    "x", [torch.randn(4, 6).double(), torch.randn(6, 4).t(), torch.randn(4, 6).bfloat16()]
+)
+def test_other_tensors_take_the_plain_path(x, monkeypatch):
+    monkeypatch.setattr(native, "forward", lambda *_: pytest.fail("the kernel was called"))
+    step = torch.full((4, 1), 0.3, dtype=x.dtype)
+    grid = Grid(4, signed=True)
+    assert torch.equal(
+        round_values(x, step, torch.zeros(1), grid), plain_values(x, step, torch.zeros(1), grid)
+    )
+
+
+def test_without_a_compiler_there_is_no_kernel(monkeypatch):
+    monkeypatch.setenv("CC", "/nonexistent/cc")
+    load.cache_clear()
+    assert load("fake_quantize") is None
+    load.cache_clear()
+
+
+@needs_kernel
+def test_a_library_is_compiled_once(tmp_path):
+    code = "from sdquant_cli.native.build import load; assert load('fake_quantize')"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert len(list((tmp_path / "sdquant" / "native").iterdir())) == 1

@@ -1,0 +1,75 @@
+"""The fused layer against the same layer put together from its parts."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sdquant_cli.quant.grid import Grid
+from sdquant_cli.quant.rounded import Convolution, Steps, rounded_layer
+from sdquant_cli.quant.rounding import fake_quantize
+
+LINEAR = ((5, 7, 6), (4, 6), None)
+CONVOLUTION = ((5, 6, 9, 9), (4, 6, 3, 3), Convolution((2, 2), (1, 1), (1, 1), 1))
+GROUPED = ((5, 6, 9, 9), (4, 3, 3, 3), Convolution((1, 1), (0, 0), (2, 2), 2))
+
+
+@pytest.mark.parametrize(("shape", "weight_shape", "convolution"), [LINEAR, CONVOLUTION, GROUPED])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, convolution, rows):
+    g = torch.Generator().manual_seed(0)
+
+    def inputs():
+        g.manual_seed(0)
+        made = {
+            "x": torch.randn(shape, generator=g),
+            "weight": torch.randn(weight_shape, generator=g),
+            "bias": torch.randn(weight_shape[0], generator=g),
+            "step": (torch.rand(rows, generator=g) * 0.1 + 0.05).view(-1, *[1] * (len(shape) - 1)),
+            "weight_step": torch.rand(weight_shape[0], generator=g) * 0.1 + 0.05,
+        }
+        return {name: tensor.requires_grad_() for name, tensor in made.items()}
+
+    a, b = inputs(), inputs()
+    zero = torch.full_like(a["step"], 7.0).detach()
+    grid, weight_grid = Grid(5, signed=False), Grid(4, signed=True)
+    found = rounded_layer(
+        a["x"],
+        a["weight"],
+        a["bias"],
+        Steps(a["step"], zero, grid),
+        a["weight_step"],
+        weight_grid,
+        convolution,
+    )
+    x = fake_quantize(b["x"], b["step"], zero, grid)
+    by_channel = b["weight_step"].view(-1, *[1] * (len(weight_shape) - 1))
+    weight = fake_quantize(b["weight"], by_channel, torch.zeros(()), weight_grid)
+    expected = (
+        F.linear(x, weight, b["bias"])
+        if convolution is None
+        else F.conv2d(x, weight, b["bias"], *convolution)
+    )
+    assert torch.equal(found, expected)
+    up = torch.randn(found.shape, generator=g)
+    found.backward(up)
+    expected.backward(up)
+    for name in a:
+        torch.testing.assert_close(a[name].grad, b[name].grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_only_input_and_weight_are_kept_for_the_backward_pass():
+    kept = []
+    x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    step, weight_step = torch.ones(1, 1), torch.ones(4)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        rounded_layer(x, weight, None, Steps(step, step, Grid(4, False)), weight_step, Grid(4, True), None)
+    large = {t.data_ptr() for t in kept if t.numel() > 4}
+    assert large == {x.data_ptr(), weight.data_ptr()}
+
+
+def test_a_convolution_that_pads_with_other_than_zeros_is_refused():
+    from sdquant_cli.quant.modules import quantized
+
+    with pytest.raises(NotImplementedError, match="reflect"):
+        quantized(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), None, None, weights_on_grid=True)

@@ -1,0 +1,93 @@
+"""`calibrate` with every method and option that changes what is stored, on the embedded model."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import PROMPTS, Sdquant
+
+TRAIN = PROMPTS / "shapes-train.txt"
+SHORT = ("--iterations", 2, "--batch-size", 2)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A store with the latents of four prompts at three steps."""
+    sdquant = Sdquant(tmp_path_factory.mktemp("methods") / "store")
+    sdquant("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 3, "--per-prompt", 2)
+    sdquant("sensitivity", "--limit", 2)
+    return sdquant
+
+
+def calibrated(sdquant, *words):
+    return json.loads(sdquant("calibrate", *words, "--json").stdout)
+
+
+@pytest.mark.parametrize("method", ["serial-to-parallel", "serial", "parallel"])
+def test_every_trained_method_publishes_what_it_did(sampled, method):
+    state = calibrated(sampled, "--method", method, *SHORT)
+    assert state["spec"]["method"] == method
+    assert state["spec"]["loss"] == {"sensitive": 1, "blocks": 0, "guided": 0}
+    assert len(state["facts"]["losses"]) == 1
+    assert ("pictures" in state["inputs"]) == (method == "parallel")
+
+
+def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
+    keys = set()
+    for words in ([], ["--tables", "single"], ["--ranges", "min-max"], ["--time-path", "quantized"]):
+        state = calibrated(sampled, "--method", "rtn", *words)
+        assert state["spec"]["train"] is None
+        assert state["facts"]["losses"] == []
+        keys.add(state["key"])
+        size = state["arrays"]["activation_step"]["shape"][0]
+        assert size == 258 if "single" in words else size == 32 + (258 - 32) * 3
+    assert len(keys) == 4
+    sampled("generate", "--limit", 1)  # a state on a rounded time path draws too
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--train", "steps"),
+        ("--train", "low-rank", "--rank", 4),
+        ("--checkpointing", "--accumulate", 2),
+        ("--teacher-dtype", "bf16"),
+        ("--block-weight", 1, "--guided-weight", 1, "--averaging", 0.9, "--freezing", 0.1),
+    ],
+)
+def test_every_choice_of_training_runs(sampled, words):
+    state = calibrated(sampled, *words, *SHORT)
+    assert np.isfinite(state["facts"]["losses"]).all()
+
+
+def test_checkpointing_decides_memory_and_no_content(sampled):
+    words = (*SHORT, "--seed", 4)
+    first = calibrated(sampled, *words)
+    sampled("rm", f"quant-state/{first['key']}", "--force")
+    second = calibrated(sampled, *words, "--checkpointing")
+    assert (first["key"], first["digest"]) == (second["key"], second["digest"])
+
+
+def test_a_folder_of_pictures_stands_in_for_the_models_own(sampled, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (80, 70), (80 * i, 10, 10)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"picture {i}")
+    words = ("--method", "parallel", "--images", tmp_path, *SHORT)
+    first = calibrated(sampled, *words)
+    assert len(first["spec"]["pictures"]) == 64
+    (tmp_path / "0.txt").write_text("another caption")
+    assert calibrated(sampled, *words)["key"] != first["key"]
+    (tmp_path / "1.txt").unlink()
+    told = sampled("calibrate", *words, code=2).stderr
+    assert "1.png has no caption 1.txt" in told
+
+
+def test_latents_of_another_schedule_are_refused(sampled, monkeypatch):
+    """As if the schedule had changed since: rows that were right are not any more."""
+    from sdquant_cli.models.schedule import Schedule
+
+    monkeypatch.setattr(Schedule, "rows", property(lambda self: tuple(2 for _ in self.calls)))
+    told = sampled("calibrate", "--iterations", 1, "--seed", 9, code=2).stderr
+    assert "which pndm with 3 steps does not have" in told
