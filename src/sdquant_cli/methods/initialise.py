@@ -5,12 +5,14 @@ and a fixed number of its values, so memory does not grow with the data. A row t
 takes in its neighbours: their timesteps are near, so are their ranges.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from ..events import SILENT, Events
+from ..quant.grid import Grid
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
 from ..quant.state import grids
@@ -100,6 +102,7 @@ def initial_states(
     is_shared: Callable[[str], bool],
     tables: Tables = Tables.PER_STEP,
     ranges: Ranges = Ranges.MIN_MAX,
+    events: Events = SILENT,
 ) -> dict[str, LayerState]:
     """A quantizer for every layer: step sizes per channel, and an activation table of a row per step.
 
@@ -108,23 +111,32 @@ def initial_states(
     everything = [torch.arange(len(observed.latents))]
     windows = neighbours(observed.latents, ENOUGH)
     states = {}
-    for name, layer in observed.layers.items():
-        weight_grid, activation_grid = grids(bits[name])
-        single = tables is Tables.SINGLE or is_shared(name)
-        low, high = [], []
-        for window in everything if single else windows:
-            bounds = observed.low[name][window].amin(), observed.high[name][window].amax()
-            if ranges is not Ranges.MIN_MAX:
-                values = torch.cat([observed.values(name, int(row)) for row in window])
-                bounds = clipped_range(values, *bounds, activation_grid, ranges.power)
-            low.append(bounds[0])
-            high.append(bounds[1])
-        step, zero = affine_parameters(torch.stack(low), torch.stack(high), activation_grid)
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        states[name] = LayerState(
-            weight_steps(weight.cpu().float(), weight_grid), step, zero, weight_grid, activation_grid
-        )
+    with events.task("initialising quantizers", len(observed.layers), "layer") as task:
+        for name, layer in observed.layers.items():
+            weight_grid, grid = grids(bits[name])
+            single = tables is Tables.SINGLE or is_shared(name)
+            chosen = everything if single else windows
+            step, zero = affine_parameters(*_bounds(observed, name, chosen, grid, ranges), grid)
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            steps = weight_steps(weight.cpu().float(), weight_grid)
+            states[name] = LayerState(steps, step, zero, weight_grid, grid)
+            task.advance()
     return states
+
+
+def _bounds(
+    observed: Observed, name: str, windows: Sequence[Tensor], grid: Grid, ranges: Ranges
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends (windows) of a layer's inputs: what was seen, or the best clipping of it."""
+    found = []
+    for window in windows:
+        ends = observed.low[name][window].amin(), observed.high[name][window].amax()
+        if ranges is not Ranges.MIN_MAX:
+            values = torch.cat([observed.values(name, int(row)) for row in window])
+            ends = clipped_range(values, *ends, grid, ranges.power)
+        found.append(torch.stack(ends))
+    low, high = torch.stack(found, dim=1)
+    return low, high
 
 
 def all_batches(items: Items, size: int, device: torch.device) -> Iterator[Batch]:

@@ -211,7 +211,7 @@ def _install_quantizers(
         for batch in all_batches(items, OBSERVED_AT_ONCE, device):
             observed.observe(student, batch)
             task.advance()
-    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges)
+    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, events)
     swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
     per_step = sum(len(state.activation_step) > 1 for state in states.values())
     return observed.unseen_rows * per_step
