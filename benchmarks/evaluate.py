@@ -32,7 +32,7 @@ def measure(folder: str) -> tuple[float, float]:
     )
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
     )
     seconds = time.perf_counter() - began
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)

@@ -1,7 +1,10 @@
 """What tests share: stores in temporary folders, and the command line run in this process."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one thread for each of the test processes
 
 import pytest
 from hypothesis import settings

@@ -155,7 +155,7 @@ def test_a_wrong_weight_file_stops_before_anything_is_drawn(compared, weights, t
         ({"seed": 5}, "seed is 5"),
         ({"steps": 7}, "steps is 7"),
         ({"scheduler": "ddim"}, "scheduler is ddim"),
-        ({"guidance_scale": 7.5}, "guidance scale is 7.5"),
+        ({"guidance_scale": 7.5}, "guidance_scale is 7.5"),
         ({"text": "another prompt"}, "prompts is"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -170,7 +170,7 @@ def test_pictures_that_differ_in_more_than_quantization_are_refused(compared, ch
 def test_pictures_of_another_number_or_size_are_refused(compared):
     store = compared.opened()
     fewer = publish_pictures(store, pictures(5), "fp")
-    assert "number of pictures is 5" in evaluate(compared, "--against", name(fewer), code=2).stderr
+    assert "N is 5" in evaluate(compared, "--against", name(fewer), code=2).stderr
     larger = publish_pictures(store, pictures(6, side=96), "fp")
     assert "height is 96" in evaluate(compared, "--against", name(larger), code=2).stderr
 
@@ -193,6 +193,17 @@ def test_one_picture_has_no_distance_of_sets(sdquant):
     found = document(sdquant, "--no-floor")
     assert found["metrics"]["fid[shapes-clip]"]["mean"] is None
     assert "has no value" in evaluate(sdquant, "--no-floor", "--gate", "fid[shapes-clip]<=1", code=5).stderr
+
+
+def test_more_pictures_than_a_unit_are_measured_and_the_second_time_read(sdquant):
+    reference = pictures(300, side=16)
+    publish_pictures(sdquant.opened(), reference, "fp")
+    publish_pictures(sdquant.opened(), noisy(reference, 8))
+    found = document(sdquant, "--no-floor")
+    assert found["metrics"]["psnr"]["n"] == len(found["images"]) == 300
+    kept = [a for a in sdquant.opened().artifacts() if a.manifest.kind == "features"]
+    assert [len(a.manifest.units) for a in kept] == [2, 2]
+    assert "is up to date" in evaluate(sdquant, "--no-floor").stderr
 
 
 def test_memory_holds_few_pictures_at_a_time():
@@ -218,8 +229,8 @@ def test_more_bits_are_closer_and_drift_less(sdquant):
     rows = []
     for bits in ("w8a8", "w4a8", "w4a4"):
         sdquant("calibrate", "--bits", bits, "--mixed", "--method", "rtn")
-        sdquant("generate", "--limit", 8)
-        rows.append(document(sdquant, "--drift", "--drift-prompts", 2))
+        sdquant("generate", "--limit", 10)
+        rows.append(document(sdquant, "--drift", "--drift-prompts", 10))
     psnr, distance = (
         [row["metrics"][name]["mean"] for row in rows] for name in ("psnr", "feature_distance[shapes-clip]")
     )
@@ -236,7 +247,7 @@ def test_more_bits_are_closer_and_drift_less(sdquant):
     assert all(a > b for a, b in zip(first.prediction_sqnr, last.prediction_sqnr, strict=True))
     assert first.latent_snr[-1] < first.latent_snr[1]
     assert len(first.timesteps) == 11
-    assert drifts[0].read("latent_cosine").shape == (2, 11)
+    assert drifts[0].read("latent_cosine").shape == (10, 11)
 
 
 def test_pictures_that_are_not_finite_are_named(sdquant, monkeypatch):

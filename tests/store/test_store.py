@@ -123,6 +123,14 @@ def test_an_interrupted_draft_goes_on_and_ends_in_the_same_digest(store, tmp_pat
     assert digest == make(Store(str(tmp_path / "other"))).manifest.digest
 
 
+def test_a_chunk_is_a_unit_unless_it_is_smaller():
+    sizes = [
+        (ArraySpec((20,), "int64", ("x",), unit, chunk).info)
+        for unit, chunk in ((8, None), (8, 3), (None, None))
+    ]
+    assert [(info.unit_rows, info.chunk_rows) for info in sizes] == [(8, 8), (9, 3), (20, 20)]
+
+
 def test_rows_that_are_not_a_unit_are_refused(store):
     draft = store.begin(SPEC, {}, ARRAYS, 3)
     with pytest.raises(ValueError, match="unit 0 takes"):

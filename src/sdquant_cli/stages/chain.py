@@ -112,6 +112,18 @@ def up_to_date(store: Store, artifact: Artifact, events: Events, tags: Sequence[
     return artifact
 
 
+def what_pictures_share(images: Artifact) -> dict[str, object]:
+    """Everything that two sets of pictures must have in common to be compared, but the quantization."""
+    setting: Setting = images.spec.setting
+    fields: dict[str, object] = {name: getattr(setting, name) for name in Setting.model_fields}
+    return fields | {
+        "model": f"{setting.model.source} ({setting.model.digest[:12]})",
+        "seed": images.spec.seed,
+        "N": images.facts.images,
+        "prompts": images.manifest.inputs["prompts"].key,
+    }
+
+
 def announce(events: Events, inputs: Mapping[str, Artifact]) -> None:
     """Tell which versions of the inputs are used."""
     for role, artifact in inputs.items():

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..errors import UsageProblem
 from ..store import Artifact, Store
 from ..types import Kind
+from .chain import what_pictures_share
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,11 @@ def _follow(name: str, store: Store) -> Compared:
     )
 
 
-def _what_must_agree(model: Compared) -> dict[str, Any]:
-    """Everything but the quantized model itself, the most telling first."""
-    setting = model.images.spec.setting
-    fields = {name: getattr(setting, name) for name in type(setting).model_fields}
-    fields["model"] = f"{setting.model.source} ({setting.model.digest[:12]})"
-    return fields | {
-        "seed": model.images.spec.seed,
-        "N": model.images.facts.images,
-        "prompts": model.prompts.manifest.key,
-        "reference": model.reference.manifest.key,
-    }
-
-
 def _check_comparable(first: Compared, second: Compared) -> None:
-    ours, theirs = _what_must_agree(first), _what_must_agree(second)
+    ours, theirs = (
+        what_pictures_share(model.images) | {"reference": model.reference.manifest.key}
+        for model in (first, second)
+    )
     for field, value in ours.items():
         if theirs[field] != value:
             raise UsageProblem(

@@ -19,7 +19,7 @@ from ..metrics.weights import WEIGHT_FILES, Weights
 from ..report.markdown import metrics_summary
 from ..store import ArraySpec, Artifact, Store
 from ..types import Gate, Kind
-from .chain import Plan, announce, publish, refs, up_to_date, use_device
+from .chain import Plan, announce, publish, refs, up_to_date, use_device, what_pictures_share
 from .drift import measure_drift
 from .generate import draw
 from .measure import Measures
@@ -135,22 +135,7 @@ def _counterparts(
 
 def _refuse_unless_comparable(images: Artifact, reference: Artifact, name: str) -> None:
     """Raise UsageProblem for the first thing that two sets of pictures should share and do not."""
-
-    def shared(artifact: Artifact) -> dict[str, object]:
-        setting = artifact.spec.setting
-        return {
-            "number of pictures": artifact.facts.images,
-            "prompts": artifact.manifest.inputs["prompts"].key,
-            "seed": artifact.spec.seed,
-            "height": setting.height,
-            "width": setting.width,
-            "steps": setting.steps,
-            "scheduler": setting.scheduler,
-            "guidance scale": setting.guidance_scale,
-            "model": setting.model.digest,
-        }
-
-    ours, theirs = shared(images), shared(reference)
+    ours, theirs = what_pictures_share(images), what_pictures_share(reference)
     for field, value in ours.items():
         if theirs[field] != value:
             raise UsageProblem(

@@ -41,7 +41,8 @@ def folder(kind: Kind, key: str) -> str:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array to be stored. `unit_rows` None: the whole array belongs to the only unit."""
+    """An array to be stored. `unit_rows` None: the whole array belongs to the only unit; `chunk_rows`
+    None: a chunk is a unit."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -53,8 +54,8 @@ class ArraySpec:
     @property
     def info(self) -> ArrayInfo:
         rows = max(1, self.shape[0])
-        chunk = min(self.chunk_rows or rows, rows)
         unit = min(self.unit_rows or rows, rows)
+        chunk = min(self.chunk_rows or unit, rows)
         unit = -(-unit // chunk) * chunk  # a shard holds whole chunks
         return ArrayInfo(
             shape=self.shape,
