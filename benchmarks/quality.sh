@@ -24,7 +24,7 @@ for words in "serial-to-parallel w8a8 --mixed" "serial-to-parallel w4a8 --mixed"
     measured+=("metrics/$bits")
   fi
 done
-python3 - "$SDQUANT_STORE"/*.json <<'PY'
+python3 - "$SDQUANT_STORE"/*-w*a*.json <<'PY'
 import json, pathlib, sys
 shown = ["psnr", "ssim", "feature_distance[shapes-clip]", "fid[shapes-clip]", "kid[shapes-clip]",
          "clip_score_difference[shapes-clip]"]

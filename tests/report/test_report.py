@@ -122,6 +122,26 @@ def test_charts_follow_the_theme_and_are_the_same_twice(measured, one, tmp_path)
     assert "font-family" not in charts
 
 
+def test_the_frontier_of_a_budget_is_a_line_and_without_one_there_is_none():
+    from types import SimpleNamespace
+
+    from sdquant_cli.manifests import FrontierPoint
+    from sdquant_cli.stages.report_sections import frontier
+
+    def model(points):
+        facts = SimpleNamespace(frontier=points, allocation=points[0] if points else None)
+        return SimpleNamespace(label="w4a8", state=SimpleNamespace(facts=facts))
+
+    points = tuple(
+        FrontierPoint(average_bits=b, weight_bytes=b, predicted_sqnr=6.0 * b, layers_by_width={b: 1})
+        for b in (2, 4, 8)
+    )
+    assert frontier([model(())]) == []
+    (chart,) = frontier([model(()), model(points)])
+    assert "w4a8 took 2.00 bits" in chart.caption
+    assert "predicted SQNR, dB" in chart.svg
+
+
 def test_the_bit_map_has_every_layer(both, measured):
     titles = [a["title"] for tag, a in Parsed(both).found if tag == "i" and "title" in a]
     assert len(titles) == 2 * 258

@@ -151,6 +151,7 @@ class Page:
     activations: Sequence[Chart | Absent]
     losses: Sequence[Chart | Absent]
     bits: Sequence[BitMap | Absent]
+    frontier: Sequence[Chart | Absent]
     lineage: Lineage
     reproduction: Reproduction | Absent
 

@@ -56,6 +56,7 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
         activations=sections.activations(models, store),
         losses=sections.losses(models),
         bits=sections.bits(models, store),
+        frontier=sections.frontier(models),
         lineage=sections.lineage(models, store),
         reproduction=_reproduction(models, store),
     )

@@ -183,6 +183,20 @@ def bits(models: Sequence[Compared], store: Store) -> list[page.BitMap | page.Ab
     return maps
 
 
+def frontier(models: Sequence[Compared]) -> Charts:
+    """What budgets of weight bits buy, one line a model that was given one; nothing where none was."""
+    budgeted = [(i, model.state.facts) for i, model in enumerate(models) if model.state.facts.frontier]
+    if not budgeted:
+        return []
+    series = [
+        charts.Line(i, [p.average_bits for p in facts.frontier], [p.predicted_sqnr for p in facts.frontier])
+        for i, facts in budgeted
+    ]
+    taken = ", ".join(f"{models[i].label} took {facts.allocation.average_bits:.2f}" for i, facts in budgeted)
+    caption = f"weights rounded by data alone, noises of single layers added; {taken} bits"
+    return [page.Chart(caption, charts.lines("predicted SQNR, dB", "average bits of a weight", series))]
+
+
 # ------------------------------------------------------------------------------------- losses
 
 
