@@ -9,7 +9,7 @@ evaluate() { # the metrics' means, on one line
   sdquant evaluate --against fp --json | python3 -c '
 import json, sys
 for name, m in json.load(sys.stdin)["metrics"].items():
-    print(name, round(m["mean"], 4), "N", m["n"], end="; ")
+    m["mean"] is None or print(name, round(m["mean"], 4), "N", m["n"], end="; ")
 print()'
 }
 

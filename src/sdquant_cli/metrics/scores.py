@@ -17,8 +17,8 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def feature_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine distance 1 - cos (N) between the features of picture pairs."""
-    return 1 - cosine(first, second)
+    """Cosine distance 1 - cos (N) between the features of picture pairs; rounding never takes it below 0."""
+    return np.clip(1 - cosine(first, second), 0, None)
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
