@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from ..manifests import MetricsFacts, MetricSummary
 
+DUST = 1e-12  # what rounding in fp64 leaves of zero
+
 
 def metrics_summary(facts: MetricsFacts, artifact: str, verdicts: Mapping[str, bool]) -> str:
     """A table of all metrics, and a line for each gate."""
@@ -30,7 +32,7 @@ def number(summary: MetricSummary | None) -> str:
         return f"skipped ({summary.skipped})"
     if summary.mean is None:
         return f"identical ({summary.identical})" if summary.identical else "not available"
-    plain = f"{summary.mean:.4g}"
+    plain = f"{summary.mean:.4g}" if abs(summary.mean) > DUST else "0"
     return f"{plain} ({summary.identical} identical)" if summary.identical else plain
 
 
