@@ -15,6 +15,8 @@ NETWORK_FILES: dict[str, tuple[str, ...]] = {
     INCEPTION: ("inception-2015-12-05.pt",),
     SPATIAL: ("pt_inception-2015-12-05-6726825d.pth",),
 }
+# Features of each network; a Fréchet distance of N pictures is biased upwards by about their number over N.
+NETWORK_WIDTHS = {EMBEDDED_CLIP: 64, CLIP: 512, INCEPTION: 2048, SPATIAL: 2023}
 LPIPS_FILES = ("alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth")
 
 

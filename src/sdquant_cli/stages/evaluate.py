@@ -13,7 +13,7 @@ import torch
 from ..errors import EnvironmentProblem, GateFailed, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
-from ..metrics.catalog import CATALOG, Form, metric_named
+from ..metrics.catalog import CATALOG, NETWORK_WIDTHS, Form, metric_named
 from ..metrics.scores import summarise
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..report.markdown import metrics_summary
@@ -154,12 +154,10 @@ def _summaries(values: dict[str, np.ndarray | float], n: int) -> dict[str, Metri
     return {name: found[name] for name in CATALOG if name in found}
 
 
-# A Fréchet distance of N pictures over D features is biased upwards by about D / N of its scale.
-_WIDTHS = {"fid": 2048, "sfid": 2023, "fid[clip]": 512, "fid[shapes-clip]": 64}
-
-
 def _warn_of_small_n(names: Sequence[str], n: int, events: Events) -> None:
-    small = [f"{name} ({_WIDTHS[name]} features)" for name in names if n < 10 * _WIDTHS.get(name, 0)]
+    biased = [metric for name in names if (metric := CATALOG[name]).formula in ("fid", "sfid")]
+    widths = {metric.name: NETWORK_WIDTHS[metric.network or ""] for metric in biased}
+    small = [f"{name} ({width} features)" for name, width in widths.items() if n < 10 * width]
     if small:
         events.warn(f"{n} pictures are few for {', '.join(small)}: biased upwards, compare at equal N only")
 

@@ -9,7 +9,7 @@ import torch
 from ..events import Events
 from ..manifests import FeaturesFacts, FeaturesSpec
 from ..metrics import pairs
-from ..metrics.catalog import CATALOG, NETWORK_FILES, Form, Metric
+from ..metrics.catalog import CATALOG, NETWORK_FILES, NETWORK_WIDTHS, Form, Metric
 from ..metrics.distribution import frechet, kernel
 from ..metrics.features import Network, TextNetwork, open_network
 from ..metrics.scores import clip_score, feature_distance
@@ -114,8 +114,7 @@ class Measures:
         spec = FeaturesSpec(
             network=network, weights={name: WEIGHT_FILES[name].sha256 for name in NETWORK_FILES[network]}
         )
-        n = images.facts.images
-        width = len(self._network(network).of_images(images.read("image", 0, 1))[0])
+        n, width = images.facts.images, NETWORK_WIDTHS[network]
         arrays = {"feature": ArraySpec((n, width), "float32", ("sample", "feature"), IMAGES_PER_UNIT)}
         made = self._store.begin(spec, refs({"images": images}), arrays, -(-n // IMAGES_PER_UNIT))
         if isinstance(made, Artifact):
