@@ -26,15 +26,13 @@ for words in "serial-to-parallel w8a8 --mixed" "serial-to-parallel w4a8 --mixed"
 done
 python3 - "$SDQUANT_STORE"/*-w*a*.json <<'PY'
 import json, pathlib, sys
+from sdquant_cli.manifests import MetricSummary
+from sdquant_cli.report.markdown import interval, number
 shown = ["psnr", "ssim", "feature_distance[shapes-clip]", "fid[shapes-clip]", "kid[shapes-clip]",
          "clip_score_difference[shapes-clip]"]
-def cell(summary):
-    if summary["mean"] is None:
-        return f"identical ({summary['identical']})"
-    interval = "" if summary["ci95"] is None else " [{:.4g}, {:.4g}]".format(*summary["ci95"])
-    return f"{summary['mean']:.4g}{interval}"
 def row(name, metrics):
-    print(f"| {name} |", " | ".join(cell(metrics[metric]) for metric in shown), "|")
+    found = [MetricSummary.model_validate(metrics[metric]) for metric in shown]
+    print(f"| {name} |", " | ".join(f"{number(s)} {interval(s)}".strip() for s in found), "|")
 documents = {pathlib.Path(path).stem: json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]}
 first = next(iter(documents.values()))
 print("| | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 1) + "|")

@@ -67,7 +67,9 @@ def test_identical_pictures_are_null_and_counted(sdquant):
 def test_a_gate_on_identical_pictures_is_met(sdquant):
     publish_pictures(sdquant.opened(), REFERENCE, "fp")
     publish_pictures(sdquant.opened(), REFERENCE)
-    evaluate(sdquant, "--no-floor", "--gate", "psnr>=100", "--gate", "ssim>=0.999")
+    met = evaluate(sdquant, "--no-floor", "--gate", "psnr>=100", "--gate", "ssim>=0.999")
+    assert "gate" not in met.stderr
+    assert "identical (6)" in met.stdout
 
 
 def test_gates_decide_the_exit_code_and_the_summary_tells_them(compared, tmp_path):
