@@ -24,6 +24,7 @@ import torch
 from sdquant_cli.methods.initialise import Observed, all_batches, initial_states
 from sdquant_cli.methods.items import Items
 from sdquant_cli.methods.losses import output_loss
+from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import run_on_table, tabulate
@@ -39,7 +40,7 @@ KINDS = ("without", "with")
 def network(model: str) -> tuple[Any, Rows]:
     """The floating-point UNet on its time table, and its rows."""
     if model == "shapes":
-        unet = find_model("shapes").unet()
+        unet = find_model("shapes").denoiser()
     else:
         from diffusers import UNet2DConditionModel
 
@@ -58,7 +59,7 @@ def calibration_items(model: str) -> Items:
         x=torch.randn(latents, 4, side, side, generator=g).half(),
         row=torch.arange(latents) * 50 // latents,
         text=torch.ones(latents, dtype=torch.long),
-        embeddings=torch.randn(2, tokens, channels, generator=g).half(),
+        texts=Condition(torch.randn(2, tokens, channels, generator=g).half()),
         timesteps=torch.tensor(TIMESTEPS),
     )
 
@@ -80,12 +81,12 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
 def iteration(teacher: Any, student: Any, items: Items) -> float:
     """Seconds of one."""
     batch = items.batch(range(len(items)), torch.device("cpu"))
-    inputs = (batch.x, batch.timestep, batch.context)
+    inputs = (batch.x, batch.timestep, batch.condition)
     student.zero_grad(set_to_none=True)
     began = time.perf_counter()
     with torch.no_grad():
-        target = teacher(*inputs).sample
-    output_loss(student(*inputs).sample, target).backward()
+        target = predict(teacher, *inputs)
+    output_loss(predict(student, *inputs), target).backward()
     return time.perf_counter() - began
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one thread for each of the test processes
@@ -54,4 +55,13 @@ def sdquant(tmp_path: Path) -> Sdquant:
 def embedded_unet():
     from sdquant_cli.models.load import find_model
 
-    return find_model("shapes").unet()
+    return find_model("shapes").denoiser()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folders of tiny pipelines with random weights, by name; made once."""
+    from tools.random_models.make import make
+
+    root = tmp_path_factory.mktemp("tiny")
+    return cache(lambda name: make(name, root / name, tiny=True))

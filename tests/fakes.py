@@ -6,6 +6,7 @@ import numpy as np
 
 from sdquant_cli.events import SILENT
 from sdquant_cli.manifests import ImagesFacts, ImagesSpec, ModelRef, Setting, TextEmbedsFacts, TextEmbedsSpec
+from sdquant_cli.models.load import find_model
 from sdquant_cli.models.prompt_files import PromptFile
 from sdquant_cli.stages.chain import publish, refs
 from sdquant_cli.stages.generate import IMAGES_PER_UNIT
@@ -14,6 +15,17 @@ from sdquant_cli.store import ArraySpec, Artifact, Store
 from sdquant_cli.types import Kind
 
 MODEL = ModelRef(source="shapes", digest="0" * 64)
+
+
+def setting(scheduler: str = "pndm", steps: int = 50, **fields) -> Setting:
+    """How the embedded model draws."""
+    given = {"guidance_scale": 3.0, "height": 128, "width": 128, "dtype": "fp32", "model": MODEL, **fields}
+    return Setting(scheduler=scheduler, steps=steps, **given)
+
+
+def sampler(scheduler: str = "pndm", steps: int = 50):
+    """A fresh sampler of the embedded model."""
+    return find_model("shapes").sampler(setting(scheduler, steps))
 
 
 def pictures(count: int, seed: int = 0, side: int = 64) -> np.ndarray:

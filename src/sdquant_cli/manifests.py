@@ -31,10 +31,15 @@ class Ref(Frozen):
 
 
 class ModelRef(Frozen):
-    """Which model: where it was found and the digest of its files."""
+    """Which model: where it was found and the digest of its files, an adapter's included."""
 
     source: str
     digest: str
+    revision: str | None = None  # of a Hub id
+    variant: str | None = None  # of the weight files, as in fp16
+    base: str | None = None  # the pipeline that a single file is a fine-tune of
+    lora: str | None = None  # file of the adapter fused into it
+    lora_scale: float | None = None
 
 
 class Setting(Frozen):
@@ -83,6 +88,7 @@ class TimeTableSpec(Spec):
     model: ModelRef
     scheduler: str
     steps: int
+    shift_of: tuple[int, int] | None = None  # height and width, where they decide the timesteps
     bits: str | None = None  # of the time path's layers; None: floating point
 
 
@@ -164,11 +170,15 @@ class MetricsSpec(Spec):
 
 
 def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) -> str:
-    """20 hex digits of sha256 over the canonical JSON of spec, inputs' digests and array layout."""
+    """20 hex digits of sha256 over the canonical JSON of spec, inputs' digests and array layout.
+
+    Fields that are None are left out: a field that a later version adds leaves the keys of what was made
+    without it as they are.
+    """
     identity = {
         "kind": spec.kind.value,
         "stage_version": spec.stage_version,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude_none=True),
         "inputs": {role: ref.digest for role, ref in inputs.items()},
         "layout": layout,
     }
@@ -256,6 +266,7 @@ class TimeTableFacts(Frozen):
     rows: int
     layers: int
     table_bytes: int
+    prompt_table_bytes: int | None = None  # of each prompt's own table beside this one, in fp32
     removed_parameters: int
 
 

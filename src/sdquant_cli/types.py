@@ -28,7 +28,11 @@ class Scheduler(StrEnum):
     PNDM = "pndm"
     DDIM = "ddim"
     EULER = "euler"
+    EULER_ANCESTRAL = "euler-ancestral"
+    DPM = "dpm++"
     UNIPC = "unipc"
+    LCM = "lcm"
+    FLOW_EULER = "flow-euler"
 
 
 class Dtype(StrEnum):

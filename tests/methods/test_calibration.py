@@ -13,6 +13,7 @@ from sdquant_cli.methods.losses import collecting_outputs, feature_loss, guided_
 from sdquant_cli.methods.recipe import Material
 from sdquant_cli.methods.serial_to_parallel import RECIPE, MixedLatents
 from sdquant_cli.methods.training import Aims, Training
+from sdquant_cli.models.condition import Condition
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits, Dtype, Ranges, Tables, Train
@@ -32,9 +33,9 @@ class Net(nn.Module):
         self.to_k = nn.Linear(5, 64)
         self.out = nn.Conv2d(64, 2, 1)
 
-    def forward(self, x, timestep, context):
+    def forward(self, x, timestep, encoder_hidden_states):
         scale = 1 + timestep.view(-1, 1, 1, 1) / 10
-        hidden = torch.relu(self.conv(x * scale)) + self.to_k(context).mean(1)[:, :, None, None]
+        hidden = torch.relu(self.conv(x * scale)) + self.to_k(encoder_hidden_states).mean(1)[:, :, None, None]
         return Answer(self.out(hidden))
 
 
@@ -47,7 +48,7 @@ def items(count=12):
         x=torch.randn(count, 2, 4, 4, generator=g).half(),
         row=torch.tensor([0, 1] * (count // 2)),  # row 2 has no data
         text=torch.arange(count) % 3 + 1,
-        embeddings=torch.randn(4, 3, 5, generator=g).half(),
+        texts=Condition(torch.randn(4, 3, 5, generator=g).half()),
         timesteps=ROWS,
     )
 
@@ -101,8 +102,8 @@ def test_batches_hold_each_latent_without_and_with_its_prompt():
     data = items()
     assert torch.equal(batch.x[:2], batch.x[2:])
     assert torch.equal(batch.timestep, ROWS[torch.tensor([0, 1, 0, 1])])
-    assert torch.equal(batch.context[:2], data.embeddings[[0, 0]].float())
-    assert torch.equal(batch.context[2:], data.embeddings[data.text[[4, 7]]].float())
+    assert torch.equal(batch.condition.tokens[:2], data.texts.tokens[[0, 0]].float())
+    assert torch.equal(batch.condition.tokens[2:], data.texts.tokens[data.text[[4, 7]]].float())
 
 
 def test_an_epoch_visits_every_item_once_and_epochs_differ():
@@ -120,7 +121,7 @@ def test_ranges_are_those_of_each_row_alone():
         batch = data.batch(picks, torch.device("cpu"))
         hidden = {}
         handle = teacher.out.register_forward_pre_hook(lambda _, args, kept=hidden: kept.update(x=args[0]))
-        teacher(batch.x, batch.timestep, batch.context)
+        teacher(batch.x, batch.timestep, batch.condition.tokens)
         handle.remove()
         assert observed.low["out"][row] == pytest.approx(hidden["x"].min().item(), rel=1e-5)
         assert observed.high["out"][row] == pytest.approx(hidden["x"].max().item(), rel=1e-5)
@@ -155,7 +156,7 @@ def test_text_fed_layers_have_one_row_and_so_has_a_single_table():
     _, student, _, states = quantized(tables=Tables.SINGLE)
     assert all(state.activation_step.shape == (1,) for state in states.values())
     batch = items().batch([0, 1], torch.device("cpu"))
-    assert student(batch.x, batch.timestep, batch.context).sample.shape == (4, 2, 4, 4)
+    assert student(batch.x, batch.timestep, batch.condition.tokens).sample.shape == (4, 2, 4, 4)
 
 
 def test_a_searched_range_lies_within_the_observed_one():
@@ -177,7 +178,7 @@ def test_hooks_leave_nothing_behind():
     teacher, *_ = quantized()
     with collecting_outputs(teacher, ["conv"]) as outputs:
         batch = items().batch([0], torch.device("cpu"))
-        teacher(batch.x, batch.timestep, batch.context)
+        teacher(batch.x, batch.timestep, batch.condition.tokens)
         assert outputs["conv"].shape == (2, 64, 4, 4)
     assert not any(module._forward_hooks for module in teacher.modules())
 
@@ -213,7 +214,7 @@ def test_every_loss_counts_with_its_weight():
     weights = LossSpec(sensitive=2, blocks=3, guided=0.5)
     run = training(aims=Aims(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
     batch = items().batch([0, 3], torch.device("cpu"))
-    inputs = (batch.x, batch.timestep, batch.context)
+    inputs = (batch.x, batch.timestep, batch.condition.tokens)
     with (
         collecting_outputs(run.teacher, ["conv", "out"]) as a,
         collecting_outputs(run.student, ["conv", "out"]) as b,

@@ -1,22 +1,26 @@
 """Where each method's batches come from, on the embedded model's schedule with a UNet of one line."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.methods.items import Items
-from sdquant_cli.methods.parallel import NoisedPictures, noised
+from sdquant_cli.methods.parallel import NoisedPictures, noised, shares
 from sdquant_cli.methods.published import METHODS
 from sdquant_cli.methods.recipe import Material, Pictures
 from sdquant_cli.methods.serial import Trajectories
+from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.denoise import denoise
-from sdquant_cli.models.load import find_model
-from sdquant_cli.models.noise import initial_noise
+from sdquant_cli.models.noise import initial_noise, step_generators
+from sdquant_cli.models.samplers import from_config
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.stages.calibration_spec import recipe_of, spec_of
 from sdquant_cli.stages.requests import CalibrateRequest
 from sdquant_cli.types import Scheduler, Train
+from tests import fakes
 
 
 class Answer:
@@ -34,24 +38,19 @@ class Teacher(nn.Module):
 
 
 def material(name=Scheduler.PNDM, steps=6, pictures=None):
-    model, g = find_model("shapes"), torch.Generator().manual_seed(0)
-
-    def sampler():
-        fresh = model.scheduler(name)
-        fresh.set_timesteps(steps)
-        return fresh
-
+    g = torch.Generator().manual_seed(0)
+    sampler = partial(fakes.sampler, name, steps)
     items = Items(
         x=torch.zeros(8, 4, 4, 4).half(),
         row=torch.zeros(8, dtype=torch.long),
         text=torch.arange(8) + 1,
-        embeddings=torch.randn(9, 3, 5, generator=g).half(),
-        timesteps=torch.tensor(schedule_of(model.scheduler(name), steps).timesteps),
+        texts=Condition(torch.randn(9, 3, 5, generator=g).half()),
+        timesteps=torch.tensor(schedule_of(sampler()).timesteps),
     )
     return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, 3.0, pictures)
 
 
-@pytest.mark.parametrize("name", list(Scheduler))
+@pytest.mark.parametrize("name", [name for name in Scheduler if name is not Scheduler.FLOW_EULER])
 def test_a_serial_round_is_the_floating_point_trajectory(name):
     m = material(name)
     source, seen = Trajectories(m), []
@@ -59,15 +58,15 @@ def test_a_serial_round_is_the_floating_point_trajectory(name):
     for iteration in range(calls):
         batch = source.batch(iteration)
         seen.append(batch)
-        source.learn(m.teacher(batch.x, batch.timestep, batch.context).sample.detach())
-    expected, context = [], seen[0].context
+        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.condition).detach())
+    expected = []
     denoise(
         m.teacher,
         m.sampler(),
         initial_noise((4, 4, 4), m.seed, [0, 1], "trajectories"),
-        context[2:],
-        context[:1],
+        seen[0].condition,
         3.0,
+        step_generators(m.seed, [0, 1]),
         lambda _, x: expected.append(x) or True,
     )
     for call, batch in enumerate(seen):
@@ -82,18 +81,12 @@ def test_serial_goes_on_in_the_middle_of_a_round_and_rounds_differ():
     source, batches = Trajectories(m), []
     for iteration in range(10):
         batches.append(source.batch(iteration))
-        source.learn(m.teacher(batches[-1].x, None, batches[-1].context).sample.detach())
+        batch = batches[-1]
+        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.condition).detach())
     resumed = Trajectories(m).batch(9)
     assert torch.equal(resumed.x, batches[9].x)
-    assert torch.equal(resumed.context, batches[9].context)
+    assert torch.equal(resumed.condition.tokens, batches[9].condition.tokens)
     assert not torch.equal(batches[0].x, batches[7].x)  # 7 calls in a round of 6 steps
-
-
-def test_noised_is_equation_1():
-    clean, noise = torch.randn(2, 3), torch.randn(2, 3)
-    found = noised(clean, noise, torch.tensor([0.25, 0.81]))
-    for i, (a, b) in enumerate([(0.5, 0.75**0.5), (0.9, 0.19**0.5)]):
-        torch.testing.assert_close(found[i], a * clean[i] + b * noise[i])
 
 
 @pytest.mark.parametrize("name", [Scheduler.PNDM, Scheduler.DDIM, Scheduler.EULER])
@@ -101,21 +94,29 @@ def test_noised_pictures_are_what_the_sampler_would_make_of_them(name):
     """diffusers' own add_noise and scale_model_input on the same picture and noise."""
     text = torch.tensor([3, 5, 2])
     m = material(name)
-    pictures = Pictures(torch.randn(3, 4, 4, 4), text, m.items.embeddings)
+    pictures = Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts)
     m = material(name, pictures=pictures)
     source = NoisedPictures(m)
     batch = source.batch(4)
     assert torch.equal(batch.x, NoisedPictures(m).batch(4).x)
     assert not torch.equal(batch.x, source.batch(5).x)
     sampler, row = m.sampler(), batch.row[:2]
-    t = sampler.timesteps[[list(schedule_of(m.sampler(), 6).rows).index(int(r)) for r in row]]
+    t = sampler.timesteps[[list(schedule_of(m.sampler()).rows).index(int(r)) for r in row]]
     clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     for i in range(2):
         theirs = sampler.add_noise(clean[i : i + 1], noise[i : i + 1], t[i : i + 1])
         sampler._step_index = None
         theirs = sampler.scale_model_input(theirs, t[i])
-        ours = noised(clean[i : i + 1], noise[i : i + 1], source._alpha_bar[row[i : i + 1]].float())
+        ours = noised(clean[i : i + 1], noise[i : i + 1], shares(sampler, t[i : i + 1]))
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+
+
+def test_noised_pictures_of_flow_matching_are_what_its_sampler_would_make_of_them():
+    sampler = from_config(Scheduler.FLOW_EULER, {"shift": 3.0})
+    sampler.set_timesteps(7)
+    clean, noise = torch.randn(7, 4, 4, 4), torch.randn(7, 4, 4, 4)
+    theirs = sampler.scale_noise(clean, sampler.timesteps, noise)
+    torch.testing.assert_close(noised(clean, noise, shares(sampler, sampler.timesteps)), theirs)
 
 
 def test_every_method_cites_its_source():

@@ -9,6 +9,7 @@ import torch
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers, time_layers
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.quant.allocate import extremes
+from tests import fakes
 
 PAPER = json.loads((Path(__file__).parents[1] / "data" / "paper_layers.json").read_text())["sd-v1-4"]
 
@@ -35,7 +36,7 @@ def test_it_is_small_and_fp16_and_safetensors_only():
 
 
 def test_the_scheduler_is_sd_v1_4s():
-    config = find_model("shapes").scheduler("pndm").config
+    config = fakes.sampler().config
     wanted = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -70,17 +71,21 @@ def drawn_by_diffusers():
     return noise, latents
 
 
-def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
-    from sdquant_cli.models.denoise import denoise
+def encoded(texts):
+    """The condition of texts, the empty one first."""
+    from sdquant_cli.models.condition import Condition
     from sdquant_cli.models.text import encode
 
+    parts = list(encode(find_model("shapes").text_pipeline(), texts, torch.device("cpu")))
+    return Condition(torch.cat([part.tokens for part in parts]))
+
+
+def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
+    from sdquant_cli.models.denoise import denoise
+
     noise, expected = drawn_by_diffusers
-    model = find_model("shapes")
-    texts = ["", "a big red circle on a plain white background"]
-    empty, text = torch.cat(list(encode(model.tokenizer(), model.text_encoder(), texts))).split(1)
-    sampler = model.scheduler("pndm")
-    sampler.set_timesteps(6)
-    found = denoise(embedded_unet, sampler, noise, text, empty, 3.0)
+    condition = encoded(["", "a big red circle on a plain white background"])
+    found = denoise(embedded_unet, fakes.sampler(steps=6), noise, condition, 3.0)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -88,15 +93,13 @@ def test_its_pictures_are_of_the_prompt(drawn_by_diffusers):
     """50 steps of three plain prompts: the background has the colour that the prompt names."""
     from sdquant_cli.models.denoise import decode, denoise
     from sdquant_cli.models.noise import initial_noise
-    from sdquant_cli.models.text import encode
 
     model = find_model("shapes")
     wanted = {"green": (0.12, 0.65, 0.20), "white": (0.97, 0.97, 0.97), "blue": (0.12, 0.28, 0.90)}
     texts = ["", *(f"a small black square on a plain {name} background" for name in wanted)]
-    embeds = torch.cat(list(encode(model.tokenizer(), model.text_encoder(), texts)))
-    sampler = model.scheduler("pndm")
-    sampler.set_timesteps(50)
     noise = initial_noise((4, 16, 16), 0, range(3))
-    latents = denoise(model.unet(), sampler, noise, embeds[1:], embeds[:1], model.defaults.guidance_scale)
+    condition = encoded(texts).guided([1, 2, 3])
+    scale = model.defaults.guidance_scale
+    latents = denoise(model.denoiser(), fakes.sampler(), noise, condition, scale)
     corners = decode(model.vae(), latents)[:, :3, :3].float().mean(dim=(1, 2)) / 255
     assert (corners - torch.tensor(list(wanted.values()))).abs().max() < 0.2

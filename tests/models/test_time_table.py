@@ -4,23 +4,23 @@ import pytest
 import torch
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.load import find_model
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.time_table import run_on_table, tabulate
 from sdquant_cli.quant.rows import Rows
+from tests import fakes
 
 
 def test_pndm_50_makes_51_calls_over_50_rows():
-    schedule = schedule_of(find_model("shapes").scheduler("pndm"), 50)
+    schedule = schedule_of(fakes.sampler())
     assert len(schedule.calls) == 51
     assert len(schedule.timesteps) == 50
     assert schedule.rows[:4] == (0, 1, 1, 2)
     assert schedule.calls[1] == schedule.calls[2]
 
 
-@pytest.mark.parametrize("name", ["pndm", "ddim", "euler", "unipc"])
+@pytest.mark.parametrize("name", ["pndm", "ddim", "euler", "euler-ancestral", "dpm++", "unipc", "lcm"])
 def test_the_unet_on_the_table_equals_the_original(embedded_unet, name):
-    schedule = schedule_of(find_model("shapes").scheduler(name), 7)
+    schedule = schedule_of(fakes.sampler(name, 7))
     table = tabulate(embedded_unet, schedule.timesteps)
     assert len(table) == 22
     lean = copy.deepcopy(embedded_unet)
@@ -42,4 +42,4 @@ def test_the_unet_on_the_table_equals_the_original(embedded_unet, name):
 
 def test_steps_out_of_range_are_refused():
     with pytest.raises(UsageProblem, match="--steps 0"):
-        schedule_of(find_model("shapes").scheduler("pndm"), 0)
+        fakes.sampler(steps=0)

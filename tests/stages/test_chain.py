@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import fakes
 from tests.conftest import PROMPTS
 
 TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
@@ -62,15 +63,15 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.load import find_model
     from sdquant_cli.models.noise import initial_noise
+    from sdquant_cli.stages.texts import read_texts
 
     sdquant, _ = finished
     store = sdquant.opened()
     latents = store.resolve("latents")
     embeds = store.follow(latents.manifest.inputs["text-embeds"])
     model, prompt = find_model("shapes"), 4
-    sampler = model.scheduler("pndm")
-    sampler.set_timesteps(5)
-    embedding = torch.from_numpy(embeds.read("embedding")).float()
+    drawn = latents.spec.setting
+    texts = read_texts(embeds, model, drawn)
     place = int(np.flatnonzero(latents.read("prompt_index") == prompt)[0])
     seen = {}
 
@@ -78,9 +79,9 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
         seen[call] = x[0]
         return True
 
-    text = embedding[embeds.read("index")[prompt]][None]
+    condition = texts.guided(embeds.read("index")[[prompt]])
     noise = initial_noise((4, 16, 16), 3, [prompt])
-    denoise(model.unet(), sampler, noise, text, embedding[:1], latents.spec.setting.guidance_scale, visit)
+    denoise(model.denoiser(), model.sampler(drawn), noise, condition, drawn.guidance_scale, visit=visit)
     expected = seen[int(latents.read("call")[place])]
     # stored in fp16, and computed in another micro-batch
     torch.testing.assert_close(
@@ -197,18 +198,15 @@ def test_an_up_to_date_artifact_becomes_the_latest_again(sdquant):
 
 
 def test_trajectories_of_two_micro_batches_agree_within_1e_4(embedded_unet):
+    from sdquant_cli.models.condition import Condition
     from sdquant_cli.models.denoise import denoise
-    from sdquant_cli.models.load import find_model
     from sdquant_cli.models.noise import initial_noise
 
-    text = torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0))
+    texts = Condition(torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0)))
 
     def drawn(picks):
-        sampler = find_model("shapes").scheduler("pndm")
-        sampler.set_timesteps(4)
-        return denoise(
-            embedded_unet, sampler, initial_noise((4, 16, 16), 0, picks), text[picks], text[:1], 3.0
-        )
+        noise = initial_noise((4, 16, 16), 0, picks)
+        return denoise(embedded_unet, fakes.sampler(steps=4), noise, texts.guided(picks), 3.0)
 
     torch.testing.assert_close(drawn([0, 1, 2, 3, 4])[:2], drawn([0, 1]), atol=1e-4, rtol=0)
 

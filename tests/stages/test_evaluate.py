@@ -255,13 +255,13 @@ def test_more_bits_are_closer_and_drift_less(sdquant):
 def test_pictures_that_are_not_finite_are_named(sdquant, monkeypatch):
     from sdquant_cli.models.load import Model
 
-    load = Model.unet
+    load = Model.denoiser
 
     def broken(self, *words):
         unet = load(self, *words)
         unet.conv_out.bias.data.fill_(float("nan"))
         return unet
 
-    monkeypatch.setattr(Model, "unet", broken)
+    monkeypatch.setattr(Model, "denoiser", broken)
     words = ("--model", "fp", "--limit", 2, "--steps", 2)
     assert "picture 0 is not finite" in sdquant("generate", *words, code=1).stderr

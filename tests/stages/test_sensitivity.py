@@ -60,7 +60,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured):
     )
     inputs = artifact.manifest.inputs
     items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
-    teacher, rounded = find_model("shapes").unet(), find_model("shapes").unet()
+    teacher, rounded = find_model("shapes").denoiser(), find_model("shapes").denoiser()
     round_weights(rounded, Bits(4, 8))
     names = list(artifact.facts.scores)
     stored = artifact.read("first_order")
@@ -68,7 +68,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured):
     for latent in range(LATENTS):
         batch = items.batch([latent], torch.device("cpu"))
         for branch in range(2):
-            inputs = [part[branch : branch + 1] for part in (batch.x, batch.timestep, batch.context)]
+            inputs = [part[branch : branch + 1] for part in (batch.x, batch.timestep, batch.condition.tokens)]
             weights = [rounded.get_submodule(name).weight.requires_grad_() for name in picked]
             loss = (rounded(*inputs).sample - teacher(*inputs).sample).square().mean()
             gradients = torch.autograd.grad(loss, weights)
@@ -91,14 +91,14 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     inputs = store.resolve("sensitivity").manifest.inputs
     items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
     batch = items.batch([0], torch.device("cpu"))
-    unet = find_model("shapes").unet()
+    unet = find_model("shapes").denoiser()
     name = "up_blocks.3.attentions.2.proj_in"
     layer = unet.get_submodule(name)
     with torch.no_grad():
-        before = unet(batch.x, batch.timestep, batch.context).sample
+        before = unet(batch.x, batch.timestep, batch.condition.tokens).sample
         step = weight_steps(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grids(Bits(4, 8))[0]))
-        after = unet(batch.x, batch.timestep, batch.context).sample
+        after = unet(batch.x, batch.timestep, batch.condition.tokens).sample
     noise = ((after - before).square().sum() / before.square().sum()).item()
     assert facts.weight_noise[name] == pytest.approx(noise, rel=1e-3)
     assert facts.sqnr[name] == pytest.approx(-10 * np.log10(facts.scores[name]))

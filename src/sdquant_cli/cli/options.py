@@ -15,6 +15,13 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")]
+VariantOption = Annotated[str | None, typer.Option("--variant", help="Of the weight files, as in fp16.")]
+BaseOption = Annotated[
+    str | None, typer.Option("--base", help="Pipeline that a .safetensors file is a fine-tune of.")
+]
+LoraOption = Annotated[Path | None, typer.Option("--lora", help="Adapter to fuse into the model.")]
+LoraScaleOption = Annotated[float | None, typer.Option("--lora-scale", help="Of --lora; 1 by default.")]
 SchedulerOption = Annotated[
     Scheduler | None, typer.Option("--scheduler", help="Sampler; the model's own by default.")
 ]

@@ -12,8 +12,17 @@ def sample(
     per_prompt: Annotated[int, typer.Option("--per-prompt", help="Latents kept per prompt, 1..steps.")] = 1,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Pipeline folder, Hub id, or shapes, the embedded model (default)."),
+        typer.Option(
+            "--model",
+            help="Folder in diffusers layout, .safetensors file, Hub id, or shapes, the embedded model "
+            "(default).",
+        ),
     ] = None,
+    revision: o.RevisionOption = None,
+    variant: o.VariantOption = None,
+    base: o.BaseOption = None,
+    lora: o.LoraOption = None,
+    lora_scale: o.LoraScaleOption = None,
     scheduler: o.SchedulerOption = None,
     steps: o.StepsOption = None,
     guidance_scale: o.GuidanceOption = None,
@@ -31,6 +40,8 @@ def sample(
     """Collect latents of the floating-point model at random steps of its own trajectories.
 
     Example: sdquant sample --prompts coco.txt --per-prompt 1
+
+    Example: sdquant sample --prompts coco.txt --model CompVis/stable-diffusion-v1-4 --dtype bf16
     """
     from ..stages import sample as stage
     from ..stages.requests import SampleRequest

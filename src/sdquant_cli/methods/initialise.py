@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..events import SILENT, Events
+from ..models.condition import predict
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
@@ -55,7 +56,7 @@ class Observed:
     def observe(self, network: nn.Module, batch: Batch) -> None:
         """Run the floating-point network on a batch and take in the inputs of its layers."""
         with self.watching(batch.row):
-            network(batch.x, batch.timestep, batch.context)
+            predict(network, batch.x, batch.timestep, batch.condition)
 
     @contextmanager
     def watching(self, row: Tensor) -> Iterator[None]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..models.condition import Condition
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -14,14 +16,18 @@ class Batch:
     x: Tensor  # (2B,C,h,w)
     timestep: Tensor  # (2B)
     row: Tensor  # (2B)
-    context: Tensor  # (2B,L,D)
+    condition: Condition  # of 2B
+
+    def __getitem__(self, index: Tensor) -> "Batch":
+        return Batch(self.x[index], self.timestep[index], self.row[index.cpu()], self.condition[index])
 
     def parts(self, count: int) -> "list[Batch]":
         """The batch in `count` batches of about equal size, pairs kept together."""
-        halves = [tensor.chunk(2) for tensor in (self.x, self.timestep, self.row, self.context)]
-        pieces = [zip(*(half.chunk(count) for half in pair), strict=True) for pair in halves]
-        joined = [[torch.cat(pair) for pair in piece] for piece in pieces]
-        return [Batch(*tensors) for tensors in zip(*joined, strict=True)]
+        if count == 1:
+            return [self]
+        pairs = len(self.x) // 2
+        firsts = torch.arange(pairs, device=self.x.device).chunk(count)
+        return [self[torch.cat([first, first + pairs])] for first in firsts]
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Items:
 
     x: Tensor  # (N,C,h,w), as the UNet sees it
     row: Tensor  # (N) row of each latent's timestep
-    text: Tensor  # (N) index into the embeddings
-    embeddings: Tensor  # (P,L,D), unconditional at 0
+    text: Tensor  # (N) index into the texts
+    texts: Condition  # of P prompts, the unconditional one at 0
     timesteps: Tensor  # (rows)
 
     def __len__(self) -> int:
@@ -41,12 +47,11 @@ class Items:
         """The picked latents, each with and without its prompt."""
         index = torch.as_tensor(picks)
         row = self.row[index].repeat(2)
-        text = torch.cat([torch.zeros_like(self.text[index]), self.text[index]])
         return Batch(
             self.x[index].float().repeat(2, 1, 1, 1).to(device),
             self.timesteps[row].to(device),
             row,
-            self.embeddings[text].float().to(device),
+            self.texts.guided(self.text[index]).to(device),
         )
 
 

@@ -4,6 +4,8 @@ Clean latents of pictures with their captions, noised to a random timestep of th
 batch. The pictures are the floating-point model's own, so that no data is needed, or a folder's.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,26 @@ from .items import Batch, shuffled
 from .recipe import Material, Pictures, Recipe
 
 
-def noised(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x_t = sqrt(a) x_0 + sqrt(1 - a) noise (eq. 1, t times), a = product of alphas (N).
+def shares(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """What picture and noise weigh in the network's input at timesteps (N).
 
-    This is the UNet's input for every sampler: those that work with sigmas scale it to the same.
+    sqrt(a) and sqrt(1 - a), a the product of alphas (eq. 1, t times), for every sampler: those that work
+    with sigmas scale their input to the same. Flow matching: 1 - s and s, s the fraction of time.
     """
-    a = alpha_bar.view(-1, *[1] * (clean.dim() - 1))
-    return a.sqrt() * clean + (1 - a).sqrt() * noise
+    t = timestep.double()
+    if not hasattr(sampler, "alphas_cumprod"):
+        s = t / sampler.config.num_train_timesteps
+        return 1 - s, s
+    products: Tensor = sampler.alphas_cumprod.double()
+    low = t.floor().long().clamp(0, len(products) - 1)
+    a = torch.lerp(products[low], products[(low + 1).clamp(max=len(products) - 1)], t - low)
+    return a.sqrt(), (1 - a).sqrt()
+
+
+def noised(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
+    """Pictures (N,...) with noise, each by its own two shares (N)."""
+    signal, deviation = (share.view(-1, *[1] * (clean.dim() - 1)).float() for share in shares)
+    return signal * clean + deviation * noise
 
 
 class NoisedPictures:
@@ -26,11 +41,7 @@ class NoisedPictures:
     def __init__(self, material: Material) -> None:
         assert material.pictures is not None
         self._material, self._pictures = material, material.pictures
-        products: Tensor = material.sampler().alphas_cumprod.double()
-        t = material.items.timesteps.double()
-        low = t.floor().long().clamp(0, len(products) - 1)
-        high = (low + 1).clamp(max=len(products) - 1)
-        self._alpha_bar = torch.lerp(products[low], products[high], t - low)  # (rows)
+        self._signal, self._deviation = shares(material.sampler(), material.items.timesteps)  # (rows)
 
     def batch(self, iteration: int) -> Batch:
         m, pictures = self._material, self._pictures
@@ -38,7 +49,8 @@ class NoisedPictures:
         g = torch.Generator().manual_seed((m.seed + 1) * 1_000_003 + iteration)
         row = torch.randint(len(m.items.timesteps), (len(picks),), generator=g)
         clean = pictures.x[picks].float()
-        x = noised(clean, torch.randn(clean.shape, generator=g), self._alpha_bar[row].float())
+        noise = torch.randn(clean.shape, generator=g)
+        x = noised(clean, noise, (self._signal[row], self._deviation[row]))
         return _paired(x, row, pictures, picks, m)
 
     def learn(self, prediction: Tensor) -> None:
@@ -47,14 +59,12 @@ class NoisedPictures:
 
 def _paired(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
     """Each item without and with its text."""
-    text = pictures.text[picks]
-    both = torch.cat([torch.zeros_like(text), text])
     row = row.repeat(2)
     return Batch(
         x.repeat(2, 1, 1, 1).to(m.device),
         m.items.timesteps[row].to(m.device),
         row,
-        pictures.embeddings[both].float().to(m.device),
+        pictures.texts.guided(pictures.text[picks]).to(m.device),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..models.condition import Condition
 from .items import Batch, Items
 
 
@@ -25,8 +26,8 @@ class Pictures:
     """Clean latents with the text of each."""
 
     x: Tensor  # (N,C,h,w), scaled as the UNet expects
-    text: Tensor  # (N) index into the embeddings
-    embeddings: Tensor  # (P,L,D), unconditional at 0
+    text: Tensor  # (N) index into the texts
+    texts: Condition  # of P prompts, the unconditional one at 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Recipe:
     source: Callable[[Material], Source] | None  # None: nothing is trained
     needs_pictures: bool = False
     sensitive_weight: float = 1.0  # of L_sen
+    block_weight: float = 0.0  # of inter-layer distillation
     iterations: int = 400
 
     @property

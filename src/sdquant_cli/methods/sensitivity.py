@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.condition import predict
 from ..models.layers import quantizable_layers
 from ..quant.fisher import collecting_terms
 from ..quant.grid import round_to_grid
@@ -33,17 +34,23 @@ def round_weights(network: nn.Module, bits: Bits) -> None:
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grid))
 
 
-def item_terms(teacher: Any, rounded: Any, batch: Batch) -> Tensor:
-    """d_m = <dL_m/dW, W> (items, layers), L_m the mean squared error of item m's prediction."""
-    with torch.no_grad():
-        target = teacher(batch.x, batch.timestep, batch.context).sample
+def prediction(network: Any, batch: Batch) -> Tensor:
+    """The network's output (items, ...) for a batch."""
+    return predict(network, batch.x, batch.timestep, batch.condition)
+
+
+def item_terms(rounded: Any, batch: Batch, target: Tensor) -> Tensor:
+    """d_m = <dL_m/dW, W> (items, layers), L_m the mean squared error of item m's prediction.
+
+    `target` is the floating-point network's.
+    """
     # gradients reach every layer through its input; the weights themselves need none
-    x, context = batch.x.requires_grad_(), batch.context.requires_grad_()
+    x, tokens = batch.x.requires_grad_(), batch.condition.tokens.requires_grad_()
     layers = quantizable_layers(rounded)
     with collecting_terms(layers) as terms:
-        predicted = rounded(x, batch.timestep, context).sample
+        predicted = prediction(rounded, batch)
         loss = (predicted - target).square().flatten(1).mean(dim=1).sum()
-        torch.autograd.grad(loss, [x, context])
+        torch.autograd.grad(loss, [x, tokens])
     return torch.stack([terms[name] for name in layers], dim=1)
 
 
@@ -52,11 +59,8 @@ class OneLayerAtATime:
 
     def __init__(self, network: Any, rows: Rows, batches: Sequence[Batch]) -> None:
         self.network, self.rows, self.batches = network, rows, batches
-        self.targets = [self._predict(batch) for batch in batches]
-
-    @torch.no_grad()
-    def _predict(self, batch: Batch) -> Tensor:
-        return self.network(batch.x, batch.timestep, batch.context).sample
+        with torch.no_grad():
+            self.targets = [prediction(network, batch) for batch in batches]
 
     def signal(self) -> Tensor:
         """|y|^2 (items) of the floating-point predictions."""
@@ -78,7 +82,9 @@ class OneLayerAtATime:
         finally:
             weight.data = original
 
+    @torch.no_grad()
     def _moved(self) -> Tensor:
         """|y - y_q|^2 (items) of the network as it is now."""
-        parts = [energy(self._predict(b) - y) for b, y in zip(self.batches, self.targets, strict=True)]
+        pairs = zip(self.batches, self.targets, strict=True)
+        parts = [energy(prediction(self.network, b) - y) for b, y in pairs]
         return torch.cat(parts)

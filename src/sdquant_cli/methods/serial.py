@@ -10,7 +10,10 @@ EfficientDM's batch is 2 pictures; here it is the batch of the other methods, fo
 import torch
 from torch import Tensor
 
-from ..models.noise import initial_noise
+from ..models.condition import Condition, predict
+from ..models.denoise import scale_input
+from ..models.noise import initial_noise, step_generators
+from ..models.samplers import step
 from .items import Batch, shuffled
 from .recipe import Material, Recipe
 
@@ -22,7 +25,9 @@ class Trajectories:
         self._material = material
         self._calls = len(material.sampler().timesteps)
         self._next = -1  # the iteration that the state below is for
-        self._latents = self._context = torch.empty(0)
+        self._latents = torch.empty(0)
+        self._condition: Condition | None = None
+        self._generators: list[torch.Generator] = []
         self._sampler: object = None
 
     def batch(self, iteration: int) -> Batch:
@@ -34,8 +39,9 @@ class Trajectories:
             self._begin(first // self._calls)
             for call in range(iteration - first):
                 batch = self._inputs(call)
+                teacher = self._material.teacher
                 with torch.no_grad():
-                    self._advance(call, self._material.teacher(batch.x, batch.timestep, batch.context).sample)
+                    self._advance(call, predict(teacher, batch.x, batch.timestep, batch.condition))
         self._next = iteration
         return self._inputs(iteration - first)
 
@@ -45,27 +51,27 @@ class Trajectories:
 
     def _begin(self, trajectory: int) -> None:
         m = self._material
-        embeddings = m.items.embeddings
-        picks = 1 + shuffled(len(embeddings) - 1, m.batch_size, trajectory, m.seed)
+        picks = 1 + shuffled(len(m.items.texts) - 1, m.batch_size, trajectory, m.seed)
         places = [trajectory * m.batch_size + i for i in range(len(picks))]
         noise = initial_noise(tuple(m.items.x.shape[1:]), m.seed, places, "trajectories")
         self._sampler = m.sampler()
-        self._latents = (noise * self._sampler.init_noise_sigma).to(m.device)  # type: ignore[attr-defined]
-        both = torch.cat([embeddings[:1].expand(len(picks), -1, -1), embeddings[picks]])
-        self._context = both.float().to(m.device)
+        self._generators = step_generators(m.seed, places)
+        self._latents = (noise * getattr(self._sampler, "init_noise_sigma", 1.0)).to(m.device)
+        self._condition = m.items.texts.guided(picks).to(m.device)
 
     def _inputs(self, call: int) -> Batch:
         timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
-        x = self._sampler.scale_model_input(self._latents, timestep)  # type: ignore[attr-defined]
+        x = scale_input(self._sampler, self._latents, timestep)
         table = self._material.items.timesteps
         row = (table - float(timestep)).abs().argmin().repeat(2 * len(x))
-        return Batch(x.repeat(2, 1, 1, 1), table[row].to(x.device), row, self._context)
+        assert self._condition is not None
+        return Batch(x.repeat(2, 1, 1, 1), table[row].to(x.device), row, self._condition)
 
     def _advance(self, call: int, prediction: Tensor) -> None:
         without, given = prediction.float().chunk(2)
         guided = without + self._material.guidance_scale * (given - without)
         timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
-        self._latents = self._sampler.step(guided, timestep, self._latents).prev_sample  # type: ignore[attr-defined]
+        self._latents = step(self._sampler, guided, timestep, self._latents, self._generators)
 
 
 RECIPE = Recipe(

@@ -2,7 +2,8 @@
 
 Latents of the floating-point model's own trajectories (the serial half, Algorithm 1) are drawn at mixed
 timesteps in every batch (the parallel half); weights and step sizes of all layers are trained together
-so that the quantized UNet's output, and its sensitive layers' features, match: L_out + L_sen.
+so that the quantized UNet's output, its sensitive layers' features and its blocks' outputs match: L_out +
+L_sen + the inter-layer distillation of the paper's later revision.
 
 The paper leaves open the optimizer, the rates, the form of L_sen over layers and whether the
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
@@ -33,4 +34,5 @@ RECIPE = Recipe(
     name="serial-to-parallel",
     cites="Li, Deng et al. 2024, Efficiency Meets Fidelity, section 4.1",
     source=MixedLatents,
+    block_weight=1.0,
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
+from ..models.condition import predict
 from ..quant.low_rank import LowRank
 from ..quant.modules import QuantConv2d, QuantLinear
 from ..quant.oscillation import Oscillation
@@ -101,12 +102,11 @@ class Training:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss on one batch, and the floating-point prediction."""
-        inputs, aims, watched = (batch.x, batch.timestep, batch.context), self.aims, self.aims.watched
-        dtype = next(self.teacher.parameters()).dtype
+        inputs, aims, watched = (batch.x, batch.timestep, batch.condition), self.aims, self.aims.watched
         with collecting_outputs(self.teacher, watched) as wanted, torch.no_grad():
-            target = self.teacher(batch.x.to(dtype), batch.timestep, batch.context.to(dtype)).sample.float()
+            target = predict(self.teacher, *inputs)
         with collecting_outputs(self.student, watched) as found:
-            predicted = self.student(*inputs).sample
+            predicted = predict(self.student, *inputs)
         loss = output_loss(predicted, target)
         for names, weight in ((aims.sensitive, aims.weights.sensitive), (aims.blocks, aims.weights.blocks)):
             if names and weight:
@@ -172,7 +172,7 @@ class Training:
     def _diagnosis(self, batch: Batch, value: float) -> str:
         """Where the first number that is none came from."""
         with collecting_outputs(self.student, list(self.layers)) as outputs:
-            self.student(batch.x, batch.timestep, batch.context)
+            predict(self.student, batch.x, batch.timestep, batch.condition)
         place = "in the gradients" if math.isfinite(value) else "in the loss"
         for name, output in outputs.items():  # in the order they ran
             bad = ~output.flatten(1).isfinite().all(1)

@@ -4,36 +4,47 @@ from typing import Any
 
 from torch import nn
 
-PROJECTION = "time_emb_proj"
-TIME_PATH = ("time_embedding", "add_embedding", PROJECTION)
-TEXT_FED = ("attn2.to_k", "attn2.to_v")  # their input is the prompt: the same at every step
+from .families import DENOISERS, Denoiser, denoiser_of
+
+_TEXT_FED = tuple(end for denoiser in DENOISERS.values() for end in denoiser.text_fed)
 
 
-def quantizable_layers(unet: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def _in_time_path(name: str, denoiser: Denoiser) -> bool:
+    dotted = f".{name}."
+    return any(f".{part}." in dotted for part in denoiser.time_path)
+
+
+def quantizable_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """Every nn.Linear and nn.Conv2d outside the time path, by module path (258 in SD v1-4)."""
+    denoiser = denoiser_of(network)
     return {
         name: module
-        for name, module in unet.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-        and not any(part in TIME_PATH for part in name.split("."))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not _in_time_path(name, denoiser)
     }
 
 
-def time_layers(unet: nn.Module) -> dict[str, nn.Linear]:
+def time_layers(network: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers of the time path, by module path (24 in SD v1-4)."""
+    denoiser = denoiser_of(network)
     return {
         name: module
-        for name, module in unet.named_modules()
-        if isinstance(module, nn.Linear) and any(part in TIME_PATH for part in name.split("."))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and _in_time_path(name, denoiser)
     }
+
+
+def projections(network: nn.Module) -> dict[str, nn.Linear]:
+    """The layers of the time path that are given the whole embedding, by module path (22 in SD v1-4)."""
+    ends = denoiser_of(network).projections
+    return {name: module for name, module in time_layers(network).items() if name.endswith(ends)}
 
 
 def is_text_fed(name: str) -> bool:
     """Whether a layer sees only the prompt."""
-    return name.endswith(TEXT_FED)
+    return name.endswith(_TEXT_FED)
 
 
-def block_names(unet: Any) -> list[str]:
-    """The down blocks, the mid block and the up blocks."""
-    down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
-    return [*down, "mid_block", *(f"up_blocks.{i}" for i in range(len(unet.up_blocks)))]
+def block_names(network: Any) -> list[str]:
+    """The blocks whose outputs inter-layer distillation compares."""
+    return denoiser_of(network).blocks(network)

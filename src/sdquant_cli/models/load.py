@@ -1,9 +1,7 @@
-"""Find a model and load its parts, one at a time, so that only what is needed is in memory.
-
-A model is a pipeline directory in diffusers layout, a Hub id, or `shapes`, the embedded model.
-"""
+"""Load a model's parts, one at a time, so that only what is needed is in memory."""
 
 import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,65 +11,74 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import EnvironmentProblem, UsageProblem
-from ..manifests import ModelRef
+from ..errors import UsageProblem
+from ..manifests import ModelRef, Setting
 from ..types import Dtype, Scheduler
-from .layers import PROJECTION, quantizable_layers, time_layers
+from . import adapter, samplers
+from .families import Family
+from .layers import projections, quantizable_layers, time_layers
+from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
 
-EMBEDDED = "shapes"
-EMBEDDED_FOLDER = Path(__file__).parent / EMBEDDED
-COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-DEFAULTS_FILE = "sdquant.json"  # beside model_index.json: what a diffusers directory has no place for
+__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "find_model"]
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
-
-_SCHEDULER_CLASSES = {
-    Scheduler.PNDM: "PNDMScheduler",
-    Scheduler.DDIM: "DDIMScheduler",
-    Scheduler.EULER: "EulerDiscreteScheduler",
-    Scheduler.UNIPC: "UniPCMultistepScheduler",
-}
 
 
 @dataclass(frozen=True)
 class Defaults:
     """What a model draws with unless told otherwise."""
 
-    guidance_scale: float = 7.5
-    steps: int = 50
+    guidance_scale: float
+    steps: int
     prompts: str | None = None  # a file of held-out prompts, relative to the model
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as the user named it."""
+
+    source: str
+    revision: str | None = None
+    variant: str | None = None
+    base: str | None = None
+    lora: str | None = None
+    lora_scale: float | None = None
 
 
 class Model:
     """A pipeline directory; components are read when asked for and belong to the caller."""
 
-    def __init__(self, source: str, folder: Path) -> None:
-        self.source = source
-        self.folder = folder
-        for part in COMPONENTS:
-            if not (folder / part).is_dir():
-                raise UsageProblem(
-                    f"--model {source}: {folder} has no {part}/; expected a Stable Diffusion pipeline "
-                    f"in diffusers layout with {', '.join(COMPONENTS)}"
-                )
+    def __init__(self, named: Named, folder: Path) -> None:
+        self.named, self.folder = named, folder
+        self.family: Family = family_in(folder, named.source)
+        self._check_configuration()
+
+    @property
+    def source(self) -> str:
+        return self.named.source
 
     @cached_property
     def ref(self) -> ModelRef:
         """Source and digest: sha256 over the paths and contents of all component files."""
         total = hashlib.sha256()
-        for path in sorted(p for part in COMPONENTS for p in (self.folder / part).rglob("*") if p.is_file()):
+        parts = {*self.family.parts, *self.text_parts, *self._tokenizers}
+        for path in sorted(p for part in parts for p in (self.folder / part).rglob("*") if p.is_file()):
             with path.open("rb") as file:
                 total.update(f"{path.relative_to(self.folder)} ".encode())
                 total.update(hashlib.file_digest(file, "sha256").digest())
-        return ModelRef(source=self.source, digest=total.hexdigest())
+        if self.named.lora:
+            total.update(f"lora {self.named.lora_scale} ".encode() + adapter.digest(self.named.lora))
+        fields = {name: getattr(self.named, name) for name in Named.__dataclass_fields__}
+        return ModelRef(digest=total.hexdigest(), **fields)
 
     @cached_property
     def defaults(self) -> Defaults:
+        own = {"guidance_scale": self.family.guidance_scale, "steps": self.family.steps}
         path = self.folder / DEFAULTS_FILE
         if not path.exists():
-            return Defaults()
+            return Defaults(**own)  # type: ignore[arg-type]
         try:
-            return Defaults(**json.loads(path.read_text()))
+            return Defaults(**{**own, **json.loads(path.read_text())})
         except (TypeError, ValueError) as error:
             raise UsageProblem(f"{path}: {error}") from None
 
@@ -80,83 +87,183 @@ class Model:
         """The model's own held-out prompts, if it brings any."""
         return self.folder / self.defaults.prompts if self.defaults.prompts else None
 
+    # ------------------------------------------------------------ what configurations say
+
     @property
-    def text_config(self) -> dict[str, Any]:
-        return self._config("text_encoder")
+    def text_parts(self) -> list[str]:
+        """Folders of the text encoders that are there."""
+        return [name for name in self.family.texts if (self.folder / name).is_dir()]
+
+    @property
+    def _tokenizers(self) -> list[str]:
+        return [_tokenizer_of(name) for name in self.text_parts]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Of the denoiser."""
+        return self._config(self.family.folder)
 
     @cached_property
     def resolution(self) -> int:
         """Side of the pictures the model was trained on, in pixels."""
-        return int(self._config("unet")["sample_size"]) * self.latent_factor
+        return int(self.config["sample_size"]) * self.latent_factor
 
     @cached_property
     def latent_factor(self) -> int:
         """Pixels per latent cell along one side."""
         return 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
 
+    @property
+    def multiple(self) -> int:
+        """Pixels that the sides of a picture are multiples of."""
+        return self.latent_factor * self.family.denoiser.multiple(self.config)
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """Tokens and channels of a text embedding."""
+        return self.family.denoiser.text_shape(self.config, self.tokenizer().model_max_length)
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Channels of the pooled text, None for a family that takes none."""
+        return self.family.denoiser.pooled_width(self.config) if self.family.pooled else None
+
     @cached_property
     def time_widths(self) -> list[int]:
-        """Output channels of each resnet's time projection, in module order (no weights are read)."""
-        return [
-            layer.out_features
-            for name, layer in time_layers(self._skeleton).items()
-            if name.endswith(PROJECTION)
-        ]
+        """Output channels of each projection of the time path, in module order."""
+        return [layer.out_features for layer in projections(self.skeleton).values()]
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of the time embedding."""
+        return next(iter(projections(self.skeleton).values())).in_features
+
+    @property
+    def shifts_by_resolution(self) -> bool:
+        """Whether a picture's size decides the timesteps."""
+        return bool(self._config("scheduler", "scheduler_config.json").get("use_dynamic_shifting"))
+
+    @cached_property
+    def time_parameters(self) -> int:
+        """Parameters of the time path."""
+        return sum(p.numel() for layer in time_layers(self.skeleton).values() for p in layer.parameters())
 
     @cached_property
     def layer_shapes(self) -> dict[str, torch.Size]:
-        """Weight shapes of the quantizable layers, in module order (no weights are read)."""
-        return {name: layer.weight.shape for name, layer in quantizable_layers(self._skeleton).items()}
+        """Weight shapes of the quantizable layers, in module order."""
+        return {name: layer.weight.shape for name, layer in quantizable_layers(self.skeleton).items()}
 
     @cached_property
-    def _skeleton(self) -> nn.Module:
-        from diffusers import UNet2DConditionModel
-
+    def skeleton(self) -> nn.Module:
+        """The denoiser without numbers: no weights are read."""
         with torch.device("meta"):
-            return UNet2DConditionModel.from_config(self._config("unet"))
+            network: nn.Module = self._denoiser_class.from_config(self.config)
+        return network
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (C,h,w) of one latent of a picture of height x width pixels."""
         factor = self.latent_factor
-        return int(self._config("unet")["in_channels"]), height // factor, width // factor
+        return int(self.config["in_channels"]), height // factor, width // factor
 
-    def unet(self, dtype: Dtype = Dtype.FP32, device: str = "cpu") -> nn.Module:
-        """The denoiser in eval mode, without gradients."""
-        from diffusers import UNet2DConditionModel
+    # ------------------------------------------------------------ components
 
-        unet = self._load(UNet2DConditionModel, "unet", dtype=TORCH_DTYPES[dtype])
-        return unet.to(device)
+    def denoiser(self, dtype: Dtype = Dtype.FP32, device: str = "cpu") -> nn.Module:
+        """The denoiser in eval mode, without gradients, an adapter fused into it."""
+        network = self._load(self._denoiser_class, self.family.folder, TORCH_DTYPES[dtype])
+        if self.named.lora:
+            adapter.fuse_into_denoiser(self.pipeline_class, network, self.named.lora, self.lora_scale)
+        _check_finite(network, self.folder / self.family.folder, dtype)
+        return network.to(device)
 
     def vae(self, device: str = "cpu") -> nn.Module:
         """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
         from diffusers import AutoencoderKL
 
-        return self._load(AutoencoderKL, "vae", dtype=torch.float32).to(device)
+        return self._load(AutoencoderKL, "vae", torch.float32).to(device)
 
-    def text_encoder(self, device: str = "cpu") -> nn.Module:
-        from transformers import CLIPTextModel
+    def text_pipeline(self, device: str = "cpu") -> Any:
+        """The pipeline with its text encoders alone: diffusers' own way from prompts to embeddings."""
+        import transformers
 
-        return self._load(CLIPTextModel, "text_encoder", dtype=torch.float32).to(device)
+        takes = inspect.signature(self.pipeline_class).parameters.values()
+        parts = {p.name: None if p.default is p.empty else p.default for p in takes}
+        for name in self.text_parts:
+            # T5 has 4.8 billion parameters and is used in half precision everywhere
+            dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
+            cls = getattr(transformers, self._index[name][1])
+            parts[name] = self._load(cls, name, dtype).to(device)
+            tokenizer = _tokenizer_of(name)
+            cls = getattr(transformers, self._index[tokenizer][1])
+            parts[tokenizer] = cls.from_pretrained(self.folder / tokenizer, local_files_only=True)
+        if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
+            parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
+        parts |= {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
+        if "requires_safety_checker" in parts:
+            parts["requires_safety_checker"] = False
+        pipeline = self.pipeline_class(**parts)
+        if self.named.lora:
+            adapter.fuse_into_text_encoders(pipeline, self.named.lora, self.lora_scale)
+        return pipeline
 
     def tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
 
-    def scheduler(self, name: Scheduler) -> Any:
-        """A sampler of this model's noise schedule."""
-        import diffusers
-
-        # DDIM clips x_0 to -1..1 unless told otherwise: right for pictures, wrong for latents
-        config = {"clip_sample": False, **self._config("scheduler", "scheduler_config.json")}
-        return getattr(diffusers, _SCHEDULER_CLASSES[name]).from_config(config)
+    def sampler(self, setting: Setting) -> Any:
+        """A sampler of this model's noise schedule at the beginning of a trajectory."""
+        name, steps = Scheduler(setting.scheduler), setting.steps
+        if name not in self.family.samplers:
+            known = ", ".join(self.family.samplers)
+            raise UsageProblem(f"--scheduler {name}: {self.family.name} takes {known}")
+        sampler = samplers.from_config(name, self._config("scheduler", "scheduler_config.json"))
+        trained = int(sampler.config.num_train_timesteps)
+        if not 1 <= steps <= trained:
+            raise UsageProblem(f"--steps {steps}: expected 1..{trained}")
+        _, h, w = self.latent_shape(setting.height, setting.width)
+        patch = int(self.config.get("patch_size") or 1)
+        try:
+            samplers.set_timesteps(sampler, steps, (h // patch) * (w // patch))
+        except (ValueError, IndexError) as error:
+            raise UsageProblem(f"--steps {steps}: {type(sampler).__name__} refuses it ({error})") from None
+        return sampler
 
     @property
     def default_scheduler(self) -> Scheduler:
-        """The sampler the model was published with, if known here; PNDM otherwise."""
+        """The sampler the model was published with, if known here; the family's first otherwise."""
         name = self._config("scheduler", "scheduler_config.json")["_class_name"]
-        known = {cls: short for short, cls in _SCHEDULER_CLASSES.items()}
-        return known.get(name, Scheduler.PNDM)
+        known = {cls: short for short, cls in samplers.CLASSES.items()}
+        found = known.get(name)
+        return found if found in self.family.samplers else self.family.samplers[0]
+
+    @property
+    def lora_scale(self) -> float:
+        return 1.0 if self.named.lora_scale is None else self.named.lora_scale
+
+    @property
+    def pipeline_class(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, self.family.pipelines[0])
+
+    @property
+    def _denoiser_class(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, self.family.denoiser.cls)
+
+    def _check_configuration(self) -> None:
+        for name, allowed in self.family.denoiser.supported.items():
+            if (found := self.config.get(name, allowed[0])) not in allowed:
+                raise UsageProblem(
+                    f"{self.folder / self.family.folder / 'config.json'}: {name} is {found}; "
+                    f"supported: {', '.join(map(str, allowed))}"
+                )
+
+    @cached_property
+    def _index(self) -> dict[str, Any]:
+        """model_index.json: classes of components, and the pipeline's own options."""
+        return self._config(".", INDEX)
 
     def _config(self, part: str, name: str = "config.json") -> dict[str, Any]:
         path = self.folder / part / name
@@ -165,38 +272,59 @@ class Model:
         except (OSError, ValueError) as error:
             raise UsageProblem(f"{path}: {str(error).splitlines()[0]}") from None
 
-    def _load(self, cls: Any, part: str, **options: Any) -> nn.Module:
+    def _load(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         folder = self.folder / part
+        _refuse_pickles(folder)
         try:
-            module = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+            module, info = cls.from_pretrained(
+                folder,
+                dtype=dtype,
+                variant=self.named.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageProblem(f"{folder}: {str(error).splitlines()[0]}") from None
-        return module.eval().requires_grad_(False)
+        for problem in ("missing_keys", "unexpected_keys"):
+            # older CLIP checkpoints hold the numbers 0..76 as a tensor
+            if names := sorted(n for n in info.get(problem, ()) if not n.endswith("position_ids")):
+                raise UsageProblem(
+                    f"{folder}: {len(names)} {problem.replace('_keys', '')} tensors, the first {names[0]}; "
+                    f"the weights are not those of its config.json"
+                )
+        loaded: nn.Module = module.eval().requires_grad_(False)
+        return loaded
 
 
-def find_model(source: str) -> Model:
-    """The model of a directory, a Hub id (from the local cache or the network) or `shapes`."""
-    if source == EMBEDDED:
-        return Model(source, EMBEDDED_FOLDER)
-    if Path(source).exists():
-        if not (Path(source) / "model_index.json").is_file():
-            raise UsageProblem(
-                f"--model {source}: no model_index.json; expected a pipeline in diffusers layout"
-            )
-        return Model(source, Path(source))
-    if source.count("/") != 1 or source.startswith((".", "/")):
-        raise UsageProblem(f"--model {source}: no such directory")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _tokenizer_of(text_encoder: str) -> str:
+    return text_encoder.replace("text_encoder", "tokenizer")
 
-    patterns = [f"{part}/*" for part in COMPONENTS] + ["model_index.json", DEFAULTS_FILE]
-    try:
-        return Model(
-            source,
-            Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt"])),
+
+def _refuse_pickles(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")) and (pickles := sorted(folder.glob("*.bin"))):
+        raise UsageProblem(
+            f"{pickles[0]}: is a pickle, which can run code when opened; convert it with diffusers: "
+            f"from_pretrained({str(folder.parent)!r}, use_safetensors=False).save_pretrained(FOLDER)"
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise EnvironmentProblem(
-            f"--model {source}: not in the local Hub cache and cannot be fetched "
-            f"({str(error).splitlines()[0]}); try `hf download {source}`"
-        ) from None
+
+
+def _check_finite(network: nn.Module, folder: Path, dtype: Dtype) -> None:
+    if dtype is not Dtype.FP16:
+        return
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UsageProblem(f"{folder}: {name} overflows fp16; use --dtype bf16 or fp32")
+
+
+def find_model(
+    source: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    base: str | None = None,
+    lora: str | None = None,
+    lora_scale: float | None = None,
+) -> Model:
+    """The model of a directory, a single file, a Hub id (from the local cache or the network) or `shapes`."""
+    named = Named(source, revision, variant, base, lora, lora_scale)
+    return Model(named, locate(source, revision, variant, base))

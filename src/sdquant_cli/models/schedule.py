@@ -1,4 +1,4 @@
-"""The calls of a sampler: which timestep each UNet call gets, and which table row that is.
+"""The calls of a sampler: which timestep each call of the denoiser gets, and which table row that is.
 
 PNDM with 50 steps calls the UNet 51 times at 50 distinct timesteps: its second call repeats the
 timestep of the third. Tables have one row per distinct timestep, in the order of first use.
@@ -7,14 +7,12 @@ timestep of the third. Tables have one row per distinct timestep, in the order o
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageProblem
-
 
 @dataclass(frozen=True)
 class Schedule:
     """Timesteps by call, rows by call."""
 
-    calls: tuple[float, ...]  # timestep of each UNet call
+    calls: tuple[float, ...]  # timestep of each call
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -28,13 +26,6 @@ class Schedule:
         return tuple(index[t] for t in self.calls)
 
 
-def schedule_of(sampler: Any, steps: int) -> Schedule:
-    """The calls `sampler` (a diffusers scheduler) makes for `steps` inference steps."""
-    trained = int(sampler.config.num_train_timesteps)
-    if not 1 <= steps <= trained:
-        raise UsageProblem(f"--steps {steps}: expected 1..{trained}")
-    try:
-        sampler.set_timesteps(steps)
-    except (ValueError, IndexError) as error:
-        raise UsageProblem(f"--steps {steps}: {type(sampler).__name__} refuses it ({error})") from None
+def schedule_of(sampler: Any) -> Schedule:
+    """The calls of a sampler (a diffusers scheduler) whose timesteps are set."""
     return Schedule(tuple(float(t) for t in sampler.timesteps))

@@ -1,11 +1,17 @@
-"""Prompts to text embeddings: each distinct prompt once, the empty one (unconditional) first."""
+"""Prompts to text embeddings: each distinct prompt once, the unconditional text first."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .condition import Condition
+
+AT_ONCE = 32  # prompts
+_ALSO = ("prompt_2", "prompt_3")  # for the further encoders: the same text
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,32 @@ def count_truncated(tokenizer: Any, texts: Sequence[str]) -> int:
 
 
 @torch.no_grad()
-def encode(tokenizer: Any, encoder: nn.Module, texts: Sequence[str], batch: int = 32) -> Iterator[Tensor]:
-    """Text embeddings (n, L, D) fp32 in batches, padded and truncated to L tokens as diffusers does."""
-    for start in range(0, len(texts), batch):
-        tokens = tokenizer(
-            list(texts[start : start + batch]),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterator[Condition]:
+    """Text embeddings fp32 in batches, as the pipeline makes them.
+
+    The empty text stands for guidance without a prompt, which is not the same: SDXL takes zeros.
+    """
+    takes = inspect.signature(pipeline.encode_prompt).parameters
+    also = dict.fromkeys((name for name in _ALSO if name in takes), None)
+
+    def run(batch: list[str], *, unconditional: bool) -> Condition:
+        found = pipeline.encode_prompt(
+            prompt=batch,
+            device=device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=unconditional,
+            **also,
         )
-        device = next(encoder.parameters()).device
-        yield encoder(tokens.input_ids.to(device)).last_hidden_state.float().cpu()
+        tokens, pooled = found[:2], found[2:] or (None, None)  # each with the prompt, and without
+        return _condition(tokens[unconditional], pooled[unconditional])
+
+    rest = list(texts)
+    if rest and not rest[0]:
+        yield run([""], unconditional=True)
+        rest = rest[1:]
+    for start in range(0, len(rest), AT_ONCE):
+        yield run(rest[start : start + AT_ONCE], unconditional=False)
+
+
+def _condition(tokens: Tensor, pooled: Tensor | None) -> Condition:
+    return Condition(tokens.float().cpu(), None if pooled is None else pooled.float().cpu())

@@ -1,7 +1,9 @@
 """Time-information precalculation (Efficiency Meets Fidelity, section 4.2, eq. 8).
 
-In SD v1 and v2 the projected time features depend on the timestep alone, so they are computed once
-per row in floating point; the time embedding and all projections then leave the UNet.
+The time embedding and all projections of it leave the denoiser, which looks their results up instead.
+In SD v1 and v2 these depend on the timestep alone: one table of rows serves every prompt. In SDXL and
+SD3 the prompt is added before the projections, so the table is the prompt's own: it is computed for
+all rows in one go when a prompt is first met, by the modules that were taken out.
 """
 
 from collections.abc import Sequence
@@ -9,21 +11,31 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .layers import PROJECTION
+from .condition import Condition
+from .families import denoiser_of
+from .layers import projections
 
 
 @torch.no_grad()
-def tabulate(unet: Any, timesteps: Sequence[float]) -> dict[str, Tensor]:
-    """e_p for every timestep: module path of each resnet -> (rows, C_out), in the UNet's dtype."""
-    parameter = next(unet.parameters())
+def embed_timesteps(network: Any, timesteps: Sequence[float]) -> Tensor:
+    """e_t (rows, D) in the network's dtype: what the timestep brings to the embedding."""
+    parameter = next(network.parameters())
     t = torch.tensor(timesteps, dtype=torch.float32, device=parameter.device)
-    embedding = unet.time_embedding(unet.time_proj(t).to(parameter.dtype))  # e_t = emb(t)
-    return {
-        name.removesuffix(f".{PROJECTION}"): module(nn.functional.silu(embedding))  # e_p = proj(e_t)
-        for name, module in unet.named_modules()
-        if name.endswith(PROJECTION)
-    }
+    return denoiser_of(network).embed_timestep(network, t)
+
+
+@torch.no_grad()
+def project(layers: dict[str, nn.Linear], embedding: Tensor) -> dict[str, Tensor]:
+    """e_p of every projection: module path -> (rows, C_out), from the embedding (rows, D)."""
+    activated = F.silu(embedding)
+    return {name: layer(activated) for name, layer in layers.items()}
+
+
+def tabulate(network: Any, timesteps: Sequence[float]) -> dict[str, Tensor]:
+    """e_p for every timestep, of a network whose embedding is the timestep's alone."""
+    return project(projections(network), embed_timesteps(network, timesteps))
 
 
 class Rows(Protocol):
@@ -50,18 +62,98 @@ class _TableRow(nn.Module):
         return self.table[self.rows.current(len(embedding))]
 
 
+class PromptTables:
+    """Time features of the prompts in hand, by the modules taken out of a network."""
+
+    def __init__(self, network: Any, embedded: Tensor, rows: Rows) -> None:
+        """`embedded` (rows, D): e_t. Call before the modules are taken out of `network`."""
+        self._embedded, self._rows = embedded, rows
+        self._projections, self._embed = projections(network), denoiser_of(network).embed_prompt
+        self._beside = nn.Module()  # of the network, the parts that embed prompts and nothing else
+        for name in denoiser_of(network).prompt_modules:
+            setattr(self._beside, name, getattr(network, name))
+        self._of: Condition | None = None  # what `_tables` is of
+        self._tables: dict[str, Tensor] = {}  # (rows, items, C_out)
+        self._now: dict[str, Tensor] = {}  # (items, C_out)
+
+    def follow(self, network: nn.Module) -> None:
+        """From now on each call of the network, after its rows are set, brings its items' features."""
+        network.register_forward_pre_hook(self._before_call, with_kwargs=True)
+
+    def current(self, name: str) -> Tensor:
+        """Features (items, C_out) of the batch in hand."""
+        return self._now[name]
+
+    @torch.no_grad()
+    def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        condition = _told(args, kwargs)
+        row = self._rows.current(len(condition)).to(self._embedded.device)
+        if len(row.unique()) > 1:  # a training batch: each item at a step of its own
+            prompt = self._embed(self._beside, condition)
+            self._now = project(self._projections, self._embedded[row] + prompt)
+            return
+        if self._of is None or not _same(self._of, condition):
+            self._of, self._tables = condition, self._all_rows(self._embed(self._beside, condition))
+        self._now = {name: table[int(row[0])] for name, table in self._tables.items()}
+
+    def _all_rows(self, prompt: Tensor) -> dict[str, Tensor]:
+        both = self._embedded[:, None] + prompt[None]  # (rows, items, D)
+        return project(self._projections, both)
+
+
+def _told(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Condition:
+    """The condition of a call in diffusers' own words."""
+    tokens = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+    if (added := kwargs.get("added_cond_kwargs")) is not None:
+        return Condition(tokens, added["text_embeds"], added["time_ids"])
+    return Condition(tokens, kwargs["pooled_projections"])
+
+
+def _same(a: Condition, b: Condition) -> bool:
+    pairs = ((a.pooled, b.pooled), (a.size, b.size))
+    return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
+
+
+class _PromptRow(nn.Module):
+    """Stands where a projection was: returns the features of the current items."""
+
+    def __init__(self, name: str, tables: PromptTables) -> None:
+        super().__init__()
+        self.name, self.tables = name, tables
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.tables.current(self.name).expand(len(embedding), -1)
+
+
 class _NoEmbedding(nn.Module):
     """Stands where the time embedding was: one zero per item."""
 
-    def forward(self, projected: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return projected.new_zeros(len(projected), 1)
+    def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        like = first if second is None else second
+        return like.new_zeros(len(like), 1)
 
 
-def run_on_table(unet: nn.Module, table: dict[str, Tensor], rows: Rows) -> None:
-    """Remove the time path from `unet`, in place; from then on it reads `table` by the rows."""
-    parameter = next(unet.parameters())
+def run_on_table(network: Any, table: dict[str, Tensor], rows: Rows) -> None:
+    """Remove the time path from `network`, in place; from then on it reads `table` by the rows."""
+    dtype = next(network.parameters())
     for name, values in table.items():
-        resnet = unet.get_submodule(name)
-        resnet.time_emb_proj = _TableRow(values.to(parameter), rows)
-    unet.time_embedding = _NoEmbedding()
-    rows.follow(unet)
+        network.set_submodule(name, _TableRow(values.to(dtype), rows))
+    _remove_embedding(network)
+    rows.follow(network)
+
+
+def run_on_prompt_tables(network: Any, embedded: Tensor, rows: Rows) -> PromptTables:
+    """As `run_on_table`, where each prompt has features of its own; e_t (rows, D) is `embedded`."""
+    tables = PromptTables(network, embedded.to(next(network.parameters())), rows)
+    for name in projections(network):
+        network.set_submodule(name, _PromptRow(name, tables))
+    _remove_embedding(network)
+    rows.follow(network)
+    tables.follow(network)
+    return tables
+
+
+def _remove_embedding(network: Any) -> None:
+    for name in denoiser_of(network).embedding:
+        if getattr(network, name, None) is not None:
+            setattr(network, name, _NoEmbedding())

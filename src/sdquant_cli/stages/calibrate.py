@@ -1,12 +1,10 @@
 """`calibrate`: find a quantized UNet whose output stays that of the floating-point one."""
 
-import copy
 import dataclasses
 import statistics
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..events import SILENT, Events
 from ..manifests import QuantStateFacts, QuantStateSpec, TrainSpec
@@ -17,7 +15,6 @@ from ..methods.training import Aims, Training
 from ..models.layers import block_names, is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..quant.allocate import average_bits
-from ..quant.rows import Rows
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
@@ -32,8 +29,8 @@ from .calibration_data import (
     pictures_of_folder,
 )
 from .calibration_spec import recipe_of, spec_of
-from .chain import Plan, announce, inherit, open_model, publish, refs, sampler_name, up_to_date, use_device
-from .precalc_time import for_setting, unet_on_table
+from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .requests import CalibrateRequest
 
 OBSERVED_AT_ONCE = 16  # latents
@@ -109,9 +106,11 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         return up_to_date(store, draft, events)
     choice = choose_bits(request, model, ranking, events)
     items = load_items(store, latents, table)
-    student, rows = unet_on_table(model, Dtype.FP32, device, inputs["time-table"])
-    teacher = _teacher(student, rows, model, table, inputs["time-table"], spec.train)
-    borrowed = _install_quantizers(student, rows, items, choice.bits, spec, events)
+    dtype = Dtype.FP32 if spec.train else Dtype(setting.dtype)
+    on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
+    student = on_table.network
+    teacher = _teacher(on_table, model, table, inputs["time-table"], spec.train)
+    borrowed = _install_quantizers(on_table, items, choice.bits, spec, events)
     losses: list[float] = []
     if spec.train:
         pictures = None
@@ -121,9 +120,8 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
             pictures = pictures_of_artifact(inputs["pictures"], store, request.device)
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
-        losses = _train(
-            work, student, teacher, _material(work, model, teacher, items, pictures, device), draft, events
-        )
+        material = _material(work, model, teacher, items, pictures, device)
+        losses = _train(work, student, teacher, material, draft, events)
     for unit in draft.missing():
         draft.write(unit, pack(capture(student, choice.bits)))
     return publish(store, draft, _facts(work, model, choice, losses, borrowed))
@@ -178,32 +176,26 @@ def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
 
 
 def _teacher(
-    student: nn.Module,
-    rows: Rows,
-    model: Model,
-    table: Artifact,
-    own_table: Artifact,
-    train: TrainSpec | None,
+    student: OnTable, model: Model, table: Artifact, own_table: Artifact, train: TrainSpec | None
 ) -> Any:
-    """The floating-point UNet, sharing every weight with the student where it can; None: not needed."""
+    """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
     if train is None:
         return None
-    dtype, device = Dtype(train.teacher), next(student.parameters()).device
+    dtype, device = Dtype(train.teacher), next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
-        return unet_on_table(model, dtype, device, table)[0]
-    shared = {id(tensor): tensor for tensor in student.parameters()} | {id(rows): rows}
-    return copy.deepcopy(student, shared)
+        return denoiser_on_table(model, dtype, device, table).network
+    return student.copy_sharing()
 
 
 def _install_quantizers(
-    student: nn.Module,
-    rows: Rows,
+    on_table: OnTable,
     items: Items,
     chosen: dict[str, Bits],
     spec: QuantStateSpec,
     events: Events,
 ) -> int:
     """Swap every quantizable layer for one initialised from data; returns borrowed table entries."""
+    student, rows = on_table.network, on_table.rows
     layers, device = quantizable_layers(student), next(student.parameters()).device
     observed = Observed(layers, items.row, len(rows.timesteps))
     batches = -(-len(items) // OBSERVED_AT_ONCE)
@@ -223,9 +215,7 @@ def _material(
     setting = work.latents.spec.setting
 
     def sampler() -> Any:
-        fresh = model.scheduler(sampler_name(setting))
-        fresh.set_timesteps(setting.steps)
-        return fresh
+        return model.sampler(setting)
 
     spec = work.spec
     return Material(

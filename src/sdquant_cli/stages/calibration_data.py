@@ -8,17 +8,16 @@ import torch
 
 from ..errors import UsageProblem
 from ..events import Events
-from ..manifests import ImagesSpec
+from ..manifests import ImagesSpec, Setting
 from ..methods.items import Items
 from ..methods.recipe import Pictures
 from ..models.denoise import encode_pictures
-from ..models.load import Model
 from ..models.prompt_files import PromptFile
 from ..models.schedule import schedule_of
 from ..store import Artifact, Store
-from .chain import open_model, sampler_name
+from .chain import open_model
 from .generate import draw
-from .texts import store_embeddings, store_prompts
+from .texts import read_texts, store_embeddings, store_prompts
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MICRO_BATCH = 8
@@ -37,14 +36,14 @@ def load_items(store: Store, latents: Artifact, table: Artifact, count: int | No
         x=torch.from_numpy(latents.read("x", 0, count)),
         row=torch.from_numpy(row),
         text=torch.from_numpy(index[latents.read("prompt_index", 0, count)]),
-        embeddings=torch.from_numpy(embeds.read("embedding")),
+        texts=read_texts(embeds, open_model(latents.spec.setting), latents.spec.setting),
         timesteps=torch.from_numpy(table.read("timestep")).float(),
     )
 
 
 def _check_schedule(latents: Artifact, row: np.ndarray, call: np.ndarray) -> None:
     setting = latents.spec.setting
-    schedule = schedule_of(open_model(setting).scheduler(sampler_name(setting)), setting.steps)
+    schedule = schedule_of(open_model(setting).sampler(setting))
     expected = np.array(schedule.rows)
     outside = (call < 0) | (call >= len(expected))
     wrong = outside | (expected[np.where(outside, 0, call)] != row)
@@ -78,7 +77,7 @@ def pictures_of_folder(
     file = PromptFile(path=folder, prompts=captions, blank=0, duplicates=len(captions) - len(set(captions)))
     prompts = store_prompts(store, file, events)
     embeds = store_embeddings(store, model, prompts, torch.device(device), events)
-    return _pictures(np.stack(drawn), embeds, model, device)
+    return _pictures(np.stack(drawn), embeds, setting, device)
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -105,10 +104,11 @@ def drawn_pictures(latents: Artifact, store: Store, seed: int, device: str, even
 def pictures_of_artifact(images: Artifact, store: Store, device: str) -> Pictures:
     """Stored pictures with the text they were drawn from."""
     embeds = store.follow(images.manifest.inputs["text-embeds"])
-    return _pictures(images.read("image"), embeds, open_model(images.spec.setting), device)
+    return _pictures(images.read("image"), embeds, images.spec.setting, device)
 
 
-def _pictures(drawn: np.ndarray, embeds: Artifact, model: Model, device: str) -> Pictures:
+def _pictures(drawn: np.ndarray, embeds: Artifact, setting: Setting, device: str) -> Pictures:
+    model = open_model(setting)
     vae = model.vae(device)
     parts = [
         torch.from_numpy(drawn[i : i + MICRO_BATCH]).to(device) for i in range(0, len(drawn), MICRO_BATCH)
@@ -116,5 +116,5 @@ def _pictures(drawn: np.ndarray, embeds: Artifact, model: Model, device: str) ->
     return Pictures(
         x=torch.cat([encode_pictures(vae, part).half().cpu() for part in parts]),
         text=torch.from_numpy(embeds.read("index")),
-        embeddings=torch.from_numpy(embeds.read("embedding")),
+        texts=read_texts(embeds, model, setting),
     )

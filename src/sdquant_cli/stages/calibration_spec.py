@@ -9,7 +9,7 @@ from ..methods.recipe import Recipe
 from ..types import Dtype, Train
 from .requests import CalibrateRequest
 
-WEIGHT_RATE, STEP_RATE = 5e-5, 1e-4
+WEIGHT_RATE, STEP_RATE = 1e-4, 1e-3
 RANK = 32
 
 _OF_TRAINING = (
@@ -77,10 +77,11 @@ def spec_of(
 
 
 def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossSpec:
-    own = recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
+    sensitive = recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
+    blocks = recipe.block_weight if request.block_weight is None else request.block_weight
     return LossSpec(
-        sensitive=own if ranked else 0.0,
-        blocks=request.block_weight or 0.0,
+        sensitive=sensitive if ranked else 0.0,
+        blocks=blocks,
         guided=request.guided_weight or 0.0,
     )
 

@@ -10,7 +10,7 @@ from ..events import Events
 from ..manifests import Frozen, Ref, Setting
 from ..models.load import EMBEDDED, Model, find_model
 from ..store import Artifact, Draft, Store
-from ..types import Dtype, Scheduler
+from ..types import Dtype
 from .requests import SettingRequest
 
 
@@ -36,15 +36,21 @@ def use_device(name: str) -> torch.device:
 
 def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
     """Model and setting that a request names, the model's own defaults elsewhere."""
-    model = find_model(request.model or EMBEDDED)
+    model = find_model(
+        request.model or EMBEDDED,
+        revision=request.revision,
+        variant=request.variant,
+        base=request.base,
+        lora=str(request.lora) if request.lora else None,
+        lora_scale=request.lora_scale,
+    )
     defaults = model.defaults
     scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     height, width = (side or model.resolution for side in (request.height, request.width))
-    multiple = model.latent_factor * 8  # the UNet halves its input three times
     for name, side in (("height", height), ("width", width)):
-        if side % multiple:
-            raise UsageProblem(f"--{name} {side}: expected a multiple of {multiple}")
-    return model, Setting(
+        if side % model.multiple:
+            raise UsageProblem(f"--{name} {side}: expected a multiple of {model.multiple}")
+    setting = Setting(
         model=model.ref,
         scheduler=request.scheduler or model.default_scheduler,
         steps=request.steps or defaults.steps,
@@ -53,6 +59,8 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
         width=width,
         dtype=request.dtype or Dtype.FP32,
     )
+    model.sampler(setting)  # refuses what the family cannot do
+    return model, setting
 
 
 def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None:
@@ -65,6 +73,11 @@ def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None
         "width": (request.width, setting.width),
         "dtype": (request.dtype, setting.dtype),
         "model": (request.model, setting.model.source),
+        "revision": (request.revision, setting.model.revision),
+        "variant": (request.variant, setting.model.variant),
+        "base": (request.base, setting.model.base),
+        "lora": (request.lora and str(request.lora), setting.model.lora),
+        "lora-scale": (request.lora_scale, setting.model.lora_scale),
     }
     for flag, (asked, found) in wanted.items():
         if asked is not None and asked != found:
@@ -76,17 +89,13 @@ def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None
 
 def open_model(setting: Setting) -> Model:
     """The model of a setting; raises UsageProblem if its files have changed since."""
-    model = find_model(setting.model.source)
+    model = find_model(**setting.model.model_dump(exclude={"digest"}))
     if model.ref.digest != setting.model.digest:
         raise UsageProblem(
             f"--model {setting.model.source}: its files changed since the input artifact was made; "
             f"run `sdquant sample` again"
         )
     return model
-
-
-def sampler_name(setting: Setting) -> Scheduler:
-    return Scheduler(setting.scheduler)
 
 
 def refs(inputs: Mapping[str, Artifact]) -> dict[str, Ref]:

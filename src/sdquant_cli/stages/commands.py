@@ -18,6 +18,7 @@ from ..manifests import (
     LatentsSpec,
     LossSpec,
     MetricsSpec,
+    ModelRef,
     QuantStateSpec,
     SensitivitySpec,
     Setting,
@@ -90,11 +91,19 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "seed": INHERITED,
         "micro_batch": INHERITED,
     },
-    TimeTableSpec: dict.fromkeys(("model", "scheduler", "steps", "bits"), INHERITED),
+    TimeTableSpec: dict.fromkeys(TimeTableSpec.model_fields, INHERITED),
     MetricsSpec: {"metrics": INHERITED, "weights": INHERITED},
+    ModelRef: {
+        "source": "--model",
+        "digest": INHERITED,
+        "revision": "--revision",
+        "variant": "--variant",
+        "base": "--base",
+        "lora": "--lora",
+        "lora_scale": "--lora-scale",
+    },
 }
 SETTING_FLAGS: dict[str, str] = {
-    "model": "--model",
     "scheduler": "--scheduler",
     "steps": "--steps",
     "guidance_scale": "--guidance-scale",
@@ -217,10 +226,10 @@ def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
 
 def setting_flags(setting: Setting) -> list[str]:
     """The words that make a setting anew."""
-    words = []
+    words, _ = spec_flags(setting.model)
     for name in Setting.model_fields:
-        value = setting.model.source if name == "model" else getattr(setting, name)
-        words += [SETTING_FLAGS[name], str(value)]
+        if name != "model":
+            words += [SETTING_FLAGS[name], str(getattr(setting, name))]
     return words
 
 

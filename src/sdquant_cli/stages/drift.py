@@ -4,8 +4,9 @@ Two things are kept apart: the error that each call makes on the floating-point 
 the distance of the two trajectories from the same noise, in which those errors add up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 from ..events import Events, Task
 from ..manifests import DriftFacts, DriftSpec, ImagesSpec
 from ..metrics.drift import cosine, snr
+from ..models.condition import Condition, predict
 from ..models.denoise import denoise
-from ..models.noise import initial_noise
+from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..store import ArraySpec, Artifact, Store
 from ..types import Dtype
-from .chain import open_model, publish, refs, sampler_name, up_to_date
-from .generate import quantized_unet
+from .chain import open_model, publish, refs, up_to_date
+from .generate import quantized_denoiser
+from .texts import read_texts
 
 COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
 
@@ -30,15 +33,15 @@ COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
 class _Batch:
     """A micro-batch of prompts: everything but the network."""
 
-    sampler: Any
+    fresh_sampler: Callable[[], Any]
     noise: Tensor
-    text: Tensor
-    empty: Tensor
+    generators: Callable[[], list[torch.Generator]]
+    condition: Condition
     guidance_scale: float
     task: Task
 
-    def trajectory(self, unet: nn.Module) -> list[Tensor]:
-        """What the UNet is given at each call."""
+    def trajectory(self, network: nn.Module) -> list[Tensor]:
+        """What the network is given at each call."""
         seen: list[Tensor] = []
 
         def visit(_: int, x: Tensor) -> bool:
@@ -46,23 +49,21 @@ class _Batch:
             self.task.advance()
             return True
 
-        self.sampler.set_timesteps(self.sampler.num_inference_steps)  # a fresh state
-        denoise(unet, self.sampler, self.noise, self.text, self.empty, self.guidance_scale, visit)
+        scale, generators = self.guidance_scale, self.generators()
+        denoise(network, self.fresh_sampler(), self.noise, self.condition, scale, generators, visit)
         return seen
 
     @torch.no_grad()
-    def predictions(self, unet: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
+    def predictions(self, network: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
         """Noise predictions (N,2,...) of both branches of guidance."""
-        dtype = next(unet.parameters()).dtype
-        context = torch.cat([self.empty.expand(len(x), -1, -1), self.text]).to(dtype)
-        both = unet(torch.cat([x, x]).to(dtype), timestep, encoder_hidden_states=context).sample
+        both = predict(network, torch.cat([x, x]), timestep, self.condition)
         self.task.advance()
-        return torch.stack(both.float().chunk(2), dim=1)
+        return torch.stack(both.chunk(2), dim=1)
 
     def compare(self, teacher: nn.Module, student: nn.Module) -> dict[str, np.ndarray]:
         """The three columns (prompts, calls)."""
         ours, theirs = self.trajectory(teacher), self.trajectory(student)
-        calls = list(zip(ours, self.sampler.timesteps, strict=True))
+        calls = list(zip(ours, self.fresh_sampler().timesteps, strict=True))
         sqnr = [snr(self.predictions(teacher, x, t), self.predictions(student, x, t)) for x, t in calls]
         return {
             "latent_cosine": _columns([cosine(a, b) for a, b in zip(ours, theirs, strict=True)]),
@@ -81,26 +82,24 @@ def measure_drift(
     setting, model = drawn.setting, open_model(drawn.setting)
     count = min(count, images.facts.images)
     spec = DriftSpec(setting=setting, prompts=count, seed=drawn.seed, micro_batch=drawn.micro_batch)
-    timesteps = schedule_of(model.scheduler(sampler_name(setting)), setting.steps).calls
+    timesteps = schedule_of(model.sampler(setting)).calls
     column = ArraySpec((count, len(timesteps)), "float64", ("sample", "call"), drawn.micro_batch)
     draft = store.begin(spec, refs(inputs), dict.fromkeys(COLUMNS, column), -(-count // drawn.micro_batch))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    teacher = model.unet(Dtype(setting.dtype), str(device))
-    student = quantized_unet(model, inputs["state"], store, device)
-    embedding = torch.from_numpy(inputs["text-embeds"].read("embedding")).float()
+    teacher = model.denoiser(Dtype(setting.dtype), str(device))
+    student = quantized_denoiser(setting, inputs["state"], store, device)
+    texts = read_texts(inputs["text-embeds"], model, setting)
     index = inputs["text-embeds"].read("index")
     shape = model.latent_shape(setting.height, setting.width)
     with events.task("drift", 4 * len(timesteps) * len(draft.missing()), "UNet call") as task:
         for unit in draft.missing():
             picks = range(*draft.rows(unit, COLUMNS[0]))
-            sampler = model.scheduler(sampler_name(setting))
-            sampler.set_timesteps(setting.steps)
             batch = _Batch(
-                sampler,
+                partial(model.sampler, setting),
                 initial_noise(shape, drawn.seed, picks).to(device),
-                embedding[index[picks.start : picks.stop]].to(device),
-                embedding[:1].to(device),
+                partial(step_generators, drawn.seed, picks),
+                texts.guided(index[picks.start : picks.stop]).to(device),
                 setting.guidance_scale,
                 task,
             )

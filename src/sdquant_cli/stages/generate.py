@@ -12,7 +12,7 @@ from ..events import SILENT, Events
 from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.denoise import decode, denoise
 from ..models.load import Model
-from ..models.noise import initial_noise
+from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import schedule_of
 from ..quant.state import FIELDS, State, restore, unpack
@@ -26,13 +26,12 @@ from .chain import (
     open_model,
     publish,
     refs,
-    sampler_name,
     up_to_date,
     use_device,
 )
-from .precalc_time import unet_on_table
+from .precalc_time import denoiser_on_table
 from .requests import GenerateRequest
-from .texts import store_embeddings, store_prompts
+from .texts import read_texts, store_embeddings, store_prompts
 
 IMAGES_PER_UNIT = 64
 FP = "fp"
@@ -42,7 +41,7 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
     setting, state = _source(request, store, SILENT)
     model = open_model(setting)
     count = len(_prompts(request, model).prompts)
-    calls = len(schedule_of(model.scheduler(sampler_name(setting)), setting.steps).calls)
+    calls = len(schedule_of(model.sampler(setting)).calls)
     return Plan(
         "generate", {"images": count, "UNet calls": 2 * count * calls, "engine": "simulated" if state else FP}
     )
@@ -138,13 +137,13 @@ def _draw_units(
     events: Events,
 ) -> None:
     setting, model = spec.setting, open_model(spec.setting)
-    unet = (
-        quantized_unet(model, state, store, device)
+    network = (
+        quantized_denoiser(setting, state, store, device)
         if state
-        else model.unet(Dtype(setting.dtype), str(device))
+        else model.denoiser(Dtype(setting.dtype), str(device))
     )
     vae = model.vae(str(device))
-    embedding, index = torch.from_numpy(embeds.read("embedding")), embeds.read("index")
+    texts, index = read_texts(embeds, model, setting), embeds.read("index")
     shape = model.latent_shape(setting.height, setting.width)
     missing = draft.missing()
     total = sum(stop - start for start, stop in (draft.rows(unit, "image") for unit in missing))
@@ -154,15 +153,13 @@ def _draw_units(
             parts = []
             for first in range(start, stop, spec.micro_batch):
                 batch = range(first, min(first + spec.micro_batch, stop))
-                sampler = model.scheduler(sampler_name(setting))
-                sampler.set_timesteps(setting.steps)
                 latents = denoise(
-                    unet,
-                    sampler,
+                    network,
+                    model.sampler(setting),
                     initial_noise(shape, spec.seed, batch).to(device),
-                    embedding[index[batch.start : batch.stop]].float().to(device),
-                    embedding[:1].float().to(device),
+                    texts.guided(index[batch.start : batch.stop]).to(device),
                     setting.guidance_scale,
+                    step_generators(spec.seed, batch),
                 )
                 parts.append(decode(vae, _finite(latents, batch)).cpu().numpy())
                 task.advance(len(batch))
@@ -180,12 +177,12 @@ def _finite(latents: Tensor, batch: range) -> Tensor:
     return latents
 
 
-def quantized_unet(model: Model, state: Artifact, store: Store, device: torch.device) -> nn.Module:
-    """The UNet of a quantizer state, simulated: rounded values, floating-point arithmetic."""
-    table = store.follow(state.manifest.inputs["time-table"])
-    unet, rows = unet_on_table(model, Dtype.FP32, torch.device("cpu"), table)
-    restore(unet, read_state(state, model), rows)
-    return unet.to(device)
+def quantized_denoiser(setting: Setting, state: Artifact, store: Store, device: torch.device) -> nn.Module:
+    """The denoiser of a quantizer state, simulated: rounded values, floating-point arithmetic."""
+    table, model = store.follow(state.manifest.inputs["time-table"]), open_model(setting)
+    on_table = denoiser_on_table(model, Dtype(setting.dtype), device, table)
+    restore(on_table.network, read_state(state, model), on_table.rows)
+    return on_table.network.to(device)
 
 
 def read_state(state: Artifact, model: Model) -> State:

@@ -26,6 +26,11 @@ class SettingRequest(Request):
     """How to draw."""
 
     model: str | None = None
+    revision: str | None = None  # of a Hub id
+    variant: str | None = None  # of weight files
+    base: str | None = None  # of a single file
+    lora: Path | None = None
+    lora_scale: float | None = None
     scheduler: Scheduler | None = None
     steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0)

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from ..errors import UsageProblem
 from ..events import SILENT, Events, Task
 from ..manifests import LatentsFacts, LatentsSpec
+from ..models.condition import Condition
 from ..models.denoise import denoise
 from ..models.load import Model
-from ..models.noise import choose_calls, initial_noise
+from ..models.noise import choose_calls, initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype
-from .chain import Plan, new_setting, publish, refs, sampler_name, up_to_date, use_device
+from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
 from .requests import SampleRequest
-from .texts import store_embeddings, store_prompts
+from .texts import read_texts, store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
 LATENTS_PER_CHUNK = 16
@@ -66,7 +67,7 @@ def _prepare(request: SampleRequest) -> _Work:
         raise UsageProblem(
             f"--per-prompt {request.per_prompt}: expected 1..{setting.steps}, the number of steps"
         )
-    schedule = schedule_of(model.scheduler(sampler_name(setting)), setting.steps)
+    schedule = schedule_of(model.sampler(setting))
     spec = LatentsSpec(
         setting=setting, per_prompt=request.per_prompt, seed=request.seed, micro_batch=request.micro_batch
     )
@@ -115,15 +116,14 @@ def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifa
 
 def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.device, events: Events) -> None:
     missing = draft.missing()
-    unet = work.model.unet(Dtype(work.spec.setting.dtype), str(device))
-    embedding, index = torch.from_numpy(embeds.read("embedding")).to(device), embeds.read("index")
+    network = work.model.denoiser(Dtype(work.spec.setting.dtype), str(device))
+    texts, index = read_texts(embeds, work.model, work.spec.setting), embeds.read("index")
     total = sum(work.calls(batch) for unit in missing for batch in work.batches(unit))
     with events.task("sampling", total, "UNet call") as task:
         for unit in missing:
             kept: dict[tuple[int, int], Tensor] = {}
             for batch in work.batches(unit):
-                text = embedding[index[batch]].float()
-                kept |= _sample_batch(work, unet, batch, text, embedding[:1].float(), task)
+                kept |= _sample_batch(work, network, batch, texts.guided(index[batch]).to(device), task)
             order = sorted(kept)
             values = {
                 "x": torch.stack([kept[key] for key in order]).numpy(),
@@ -135,14 +135,12 @@ def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.dev
 
 
 def _sample_batch(
-    work: _Work, unet: nn.Module, batch: list[int], text: Tensor, empty: Tensor, task: Task
+    work: _Work, network: nn.Module, batch: list[int], condition: Condition, task: Task
 ) -> dict[tuple[int, int], Tensor]:
     """Run one batch until its last selected call; the inputs of selected calls by (prompt, call)."""
     setting = work.spec.setting
-    sampler = work.model.scheduler(sampler_name(setting))
-    sampler.set_timesteps(setting.steps)
     shape = work.model.latent_shape(setting.height, setting.width)
-    noise = initial_noise(shape, work.spec.seed, batch).to(text.device)
+    noise = initial_noise(shape, work.spec.seed, batch).to(condition.tokens.device)
     last = max(work.chosen[i][-1] for i in batch)
     kept = {}
 
@@ -154,5 +152,7 @@ def _sample_batch(
             task.advance(2 * len(batch))
         return call < last
 
-    denoise(unet, sampler, noise, text, empty, setting.guidance_scale, visit)
+    generators = step_generators(work.spec.seed, batch)
+    sampler = work.model.sampler(setting)
+    denoise(network, sampler, noise, condition, setting.guidance_scale, generators, visit)
     return kept

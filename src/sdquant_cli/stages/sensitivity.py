@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
-from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
+from ..methods.sensitivity import OneLayerAtATime, item_terms, prediction, round_weights
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..quant.allocate import WIDTHS, extremes
@@ -20,7 +21,7 @@ from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Measure
 from .calibration_data import load_items
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
-from .precalc_time import for_setting, unet_on_table
+from .precalc_time import denoiser_on_table, for_setting
 from .requests import SensitivityRequest
 
 BATCHES_PER_UNIT = 8
@@ -100,15 +101,21 @@ def _gradient_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, Arra
 
 
 def _measure_by_gradients(work: _Work) -> SensitivityFacts:
-    teacher, _ = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
-    rounded, _ = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
-    round_weights(rounded, work.bits)
+    network = denoiser_on_table(work.model, Dtype.FP32, work.device, work.table).network
     draft, missing = work.draft, work.draft.missing()
-    with work.events.task("sensitivity", len(missing) * BATCHES_PER_UNIT, "batch") as task:
+    batches = {unit: list(work.picks(*draft.rows(unit, "first_order"))) for unit in missing}
+    count = sum(map(len, batches.values()))
+    targets = {}
+    with work.events.task("floating-point predictions", count, "batch") as task, torch.no_grad():
+        for picks in chain.from_iterable(batches.values()):
+            targets[picks] = prediction(network, work.items.batch(picks, work.device))
+            task.advance()
+    round_weights(network, work.bits)  # in place: one network in memory
+    with work.events.task("sensitivity", count, "batch") as task:
         for unit in missing:
             found = []
-            for picks in work.picks(*draft.rows(unit, "first_order")):
-                terms = item_terms(teacher, rounded, work.items.batch(picks, work.device))
+            for picks in batches[unit]:
+                terms = item_terms(network, work.items.batch(picks, work.device), targets[picks])
                 found.append(terms.view(2, len(picks), -1).transpose(0, 1).cpu().numpy())
                 task.advance()
             draft.write(unit, {"first_order": np.concatenate(found)})
@@ -156,7 +163,8 @@ def _direct_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArrayS
 
 
 def _measure_directly(work: _Work) -> SensitivityFacts:
-    network, rows = unet_on_table(work.model, Dtype.FP32, work.device, work.table)
+    on_table = denoiser_on_table(work.model, Dtype.FP32, work.device, work.table)
+    network, rows = on_table.network, on_table.rows
     layers = quantizable_layers(network)
     observed = Observed(layers, work.items.row, len(rows.timesteps))
     for batch in all_batches(work.items, OBSERVED_BATCH, work.device):

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..events import Events
-from ..manifests import PromptsFacts, PromptsSpec, TextEmbedsFacts, TextEmbedsSpec
+from ..manifests import PromptsFacts, PromptsSpec, Setting, TextEmbedsFacts, TextEmbedsSpec
+from ..models.condition import Condition, size_ids
 from ..models.load import Model
 from ..models.prompt_files import PromptFile
 from ..models.text import count_truncated, encode, unique_prompts
@@ -15,6 +16,20 @@ from ..store import ArraySpec, Artifact, Store
 from .chain import publish, refs
 
 EMBEDS_PER_UNIT = 256
+
+
+def read_texts(embeds: Artifact, model: Model, setting: Setting) -> Condition:
+    """The texts of an artifact (P), unconditional first, with what else the model is told of a picture."""
+    pooled = torch.from_numpy(embeds.read("pooled")) if model.family.pooled else None
+    return with_sizes(Condition(torch.from_numpy(embeds.read("embedding")), pooled), model, setting)
+
+
+def with_sizes(texts: Condition, model: Model, setting: Setting) -> Condition:
+    """The texts, with a setting's sizes where the model's family is told them."""
+    if not model.family.sized:
+        return texts
+    size = size_ids(setting.height, setting.width).expand(len(texts), -1)
+    return Condition(texts.tokens, texts.pooled, size)
 
 
 def store_prompts(store: Store, file: PromptFile, events: Events) -> Artifact:
@@ -53,13 +68,15 @@ def store_embeddings(
 ) -> Artifact:
     """The text-embeds artifact: each distinct prompt once, fp16, the empty prompt first."""
     distinct = unique_prompts(read_prompts(prompts))
-    tokenizer, config = model.tokenizer(), model.text_config
-    shape = (len(distinct.texts), tokenizer.model_max_length, int(config["hidden_size"]))
+    tokenizer, count = model.tokenizer(), len(distinct.texts)
+    shape = (count, *model.text_shape)
     arrays = {
         "embedding": ArraySpec(shape, "float16", ("prompt", "token", "channel"), EMBEDS_PER_UNIT, 4),
         "index": ArraySpec((len(distinct.index),), "int64", ("sample",), len(distinct.index)),
     }
-    units = -(-shape[0] // EMBEDS_PER_UNIT)
+    if (width := model.pooled_width) is not None:
+        arrays["pooled"] = ArraySpec((count, width), "float16", ("prompt", "channel"), EMBEDS_PER_UNIT)
+    units = -(-count // EMBEDS_PER_UNIT)
     draft = store.begin(TextEmbedsSpec(model=model.ref), refs({"prompts": prompts}), arrays, units)
     if isinstance(draft, Artifact):
         store.tag(draft)
@@ -70,15 +87,18 @@ def store_embeddings(
             f"{truncated} prompts are longer than the {tokenizer.model_max_length} tokens the model takes; "
             f"the rest of each is ignored"
         )
-    encoder = model.text_encoder(str(device))
+    pipeline = model.text_pipeline(str(device))
     with events.task("encoding prompts", len(distinct.texts), "prompt") as task:
         for unit in draft.missing():
             start, stop = draft.rows(unit, "embedding")
             parts = []
-            for part in encode(tokenizer, encoder, distinct.texts[start:stop]):
-                parts.append(part.half().numpy())
+            for part in encode(pipeline, distinct.texts[start:stop], device):
+                parts.append(part)
                 task.advance(len(part))
-            values = {"embedding": np.concatenate(parts)}
+            values = {"embedding": torch.cat([part.tokens for part in parts]).half().numpy()}
+            if width is not None:
+                pooled = [part.pooled for part in parts if part.pooled is not None]
+                values["pooled"] = torch.cat(pooled).half().numpy()
             if unit == 0:
                 values["index"] = np.array(distinct.index, dtype=np.int64)
             draft.write(unit, values)

@@ -1,0 +1,143 @@
+"""Every family at tiny width against diffusers' own pipelines, and counts at published sizes."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from sdquant_cli.errors import UsageProblem
+from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.denoise import denoise
+from sdquant_cli.models.families import FAMILIES
+from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
+from sdquant_cli.models.load import find_model
+from sdquant_cli.models.schedule import schedule_of
+from sdquant_cli.models.text import encode
+from sdquant_cli.models.time_table import (
+    embed_timesteps,
+    run_on_prompt_tables,
+    run_on_table,
+    tabulate,
+)
+from sdquant_cli.quant.allocate import extremes
+from sdquant_cli.quant.rows import Rows
+from sdquant_cli.stages.texts import with_sizes
+from tests import fakes
+from tests.conftest import ROOT
+from tools.random_models.configurations import PIPELINES
+
+NAMES = tuple(PIPELINES)
+PAPER = json.loads((ROOT / "tests" / "data" / "paper_layers.json").read_text())
+PROMPTS = ["", "a big red circle on a plain white background", "a small cyan star"]
+
+
+def conditions(model, setting):
+    """Of PROMPTS: tokens, pooled text and sizes as the model takes them."""
+    parts = list(encode(model.text_pipeline(), PROMPTS, torch.device("cpu")))
+    tokens = torch.cat([part.tokens for part in parts])
+    pooled = torch.cat([part.pooled for part in parts]) if model.family.pooled else None
+    return with_sizes(Condition(tokens, pooled), model, setting)
+
+
+def setting(model, scheduler=None, steps=3):
+    side = model.resolution
+    name = scheduler or model.default_scheduler
+    return fakes.setting(name, steps, height=side, width=side, model=model.ref)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
+    import diffusers
+
+    folder = tiny(name)
+    model = find_model(str(folder))
+    drawn = setting(model)
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if name == "sd3-medium" else {}
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    shape = model.latent_shape(drawn.height, drawn.width)
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
+    sampler = model.sampler(drawn)
+    expected = pipeline(
+        PROMPTS[1:],
+        latents=noise.clone(),
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        height=drawn.height,
+        width=drawn.width,
+        output_type="latent",
+    ).images
+    found = denoise(model.denoiser(), sampler, noise, conditions(model, drawn).guided([1, 2]), 4.0)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_denoiser_on_tables_equals_the_original_for_every_prompt(tiny, name):
+    model = find_model(str(tiny(name)))
+    drawn = setting(model, steps=5)
+    network, texts = model.denoiser(), conditions(model, drawn)
+    schedule = schedule_of(model.sampler(drawn))
+    rows, lean = Rows(schedule.timesteps), copy.deepcopy(network)
+    if model.family.pooled:
+        run_on_prompt_tables(lean, embed_timesteps(lean, schedule.timesteps), rows)
+    else:
+        run_on_table(lean, tabulate(lean, schedule.timesteps), rows)
+    assert not time_layers(lean)
+    assert list(quantizable_layers(lean)) == list(quantizable_layers(network))
+    removed = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in lean.parameters())
+    assert removed == model.time_parameters > 0
+    x = torch.randn(4, *model.latent_shape(drawn.height, drawn.width))
+    first, second = texts.guided([1, 2]), texts.guided([2, 2])
+    mixed = torch.tensor([schedule.timesteps[i] for i in (3, 0, 4, 3)])
+    one = torch.tensor(schedule.timesteps[2])
+    calls = [(one, first), (mixed, first), (one, second), (one, second), (mixed, second)]
+    with torch.no_grad():
+        for timestep, condition in calls:
+            wanted = predict(network, x, timestep, condition)
+            torch.testing.assert_close(predict(lean, x, timestep, condition), wanted, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UsageProblem, match="not among the"):
+        predict(lean, x, torch.tensor(12.5), first)
+
+
+def skeleton(name):
+    """The denoiser of a published configuration, on the meta device."""
+    import diffusers
+
+    cls, config = PIPELINES[name][1].get("unet") or PIPELINES[name][1]["transformer"]
+    with torch.device("meta"):
+        return getattr(diffusers, cls)(**config)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "removed"),
+    [("sd-v1-4", 258, 27.9e6), ("sd-v2-1", 258, 27.9e6), ("sdxl", 773, 24.9e6), ("sd3-medium", 288, 683.5e6)],
+)
+def test_counts_at_published_sizes(name, layers, removed):
+    network = skeleton(name)
+    assert len(quantizable_layers(network)) == layers
+    parameters = sum(p.numel() for layer in time_layers(network).values() for p in layer.parameters())
+    assert parameters == pytest.approx(removed, rel=2e-3)
+    assert projections(network)
+
+
+@pytest.mark.parametrize(("name", "key", "count"), [("sd-v1-4", "sd-v1-4", 13), ("sdxl", "sdxl-1.0", 39)])
+def test_the_layers_that_the_paper_names_are_there(name, key, count):
+    layers = quantizable_layers(skeleton(name))
+    named = [layer for part in ("sensitive", "insensitive") for layer in PAPER[key][part]]
+    assert set(named) <= set(layers)
+    assert len(named) == 2 * count
+    assert [len(end) for end in extremes(list(layers))] == [count, count]
+
+
+def test_a_scheduler_of_another_kind_is_refused(tiny):
+    model = find_model(str(tiny("sd3-medium")))
+    with pytest.raises(UsageProblem, match="--scheduler pndm: Stable Diffusion 3 takes flow-euler"):
+        model.sampler(setting(model, "pndm"))
+
+
+def test_an_unknown_family_is_refused_by_the_name_of_its_class(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(UsageProblem, match="is a FluxPipeline; supported: Stable Diffusion 1 and 2") as error:
+        find_model(str(tmp_path))
+    assert all(family.pipelines[0] in str(error.value) for family in FAMILIES)

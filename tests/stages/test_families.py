@@ -1,0 +1,47 @@
+"""All six stages on every family, at tiny width with real classes."""
+
+import json
+
+import pytest
+
+from tools.random_models.configurations import PIPELINES
+
+
+@pytest.mark.parametrize("name", tuple(PIPELINES))
+def test_the_six_stages(sdquant, tiny, tmp_path, name):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    sdquant("sample", "--prompts", prompts, "--model", tiny(name), "--steps", 3, "--per-prompt", 2)
+    table = json.loads(sdquant("precalc-time", "--json").stdout)["facts"]
+    assert (table["prompt_table_bytes"] is not None) == name.startswith(("sdxl", "sd3"))
+    sdquant("sensitivity")
+    words = ("--bits", "w4a8", "--mixed", "--iterations", 2, "--batch-size", 2, "--block-weight", 0.5)
+    state = json.loads(sdquant("calibrate", *words, "--json").stdout)["facts"]
+    assert len(state["losses"]) == 1
+    sdquant("generate", "--prompts", prompts, "--seed", 1)
+    measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)["metrics"]
+    assert measured["psnr"]["n"] == 2
+    assert measured["psnr"]["mean"] > 20  # random weights: the same noise is nearly the same picture
+    assert "is up to date" in sdquant("calibrate", *words).stderr
+
+
+@pytest.mark.parametrize("method", ["serial", "parallel", "rtn"])
+def test_the_other_methods_on_sdxl_and_sd3(sdquant, tiny, tmp_path, method):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    for name in ("sdxl", "sd3-medium"):
+        sdquant("sample", "--prompts", prompts, "--model", tiny(name), "--steps", 3)
+        words = () if method == "rtn" else ("--iterations", 2)
+        made = json.loads(sdquant("calibrate", "--method", method, *words, "--json").stdout)
+        assert made["spec"]["method"] == method
+
+
+def test_a_half_precision_model_goes_through(sdquant, tiny, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\n")
+    words = ("--model", tiny("sdxl"), "--dtype", "bf16", "--steps", 2)
+    sdquant("sample", "--prompts", prompts, *words)
+    sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
+    sdquant("generate", "--prompts", prompts)
+    measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)["metrics"]
+    assert measured["psnr"]["mean"] > 20

@@ -1,0 +1,1 @@
+"""Full-size and tiny pipelines with random weights, in the published configurations."""

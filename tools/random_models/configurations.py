@@ -1,0 +1,174 @@
+"""Published configurations of the pipelines that people have, as diffusers reads them.
+
+Numbers are those of the config.json files of the repositories named; what equals the default of the
+class is left out. `TINY` has the same classes and options at widths that a test can afford.
+"""
+
+from typing import Any
+
+Parts = dict[str, tuple[str, dict[str, Any]]]  # folder -> class, configuration
+
+CLIP_L = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+CLIP_H = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+    "hidden_act": "gelu",
+}
+CLIP_G = {
+    "vocab_size": 49408,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+SD_V1_4: Parts = {  # CompVis/stable-diffusion-v1-4
+    "unet": (
+        "UNet2DConditionModel",
+        {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    ),
+    "vae": ("AutoencoderKL", {**VAE, "sample_size": 512}),
+    "text_encoder": ("CLIPTextModel", CLIP_L),
+    "scheduler": ("PNDMScheduler", {**BETAS, "skip_prk_steps": True, "set_alpha_to_one": False}),
+}
+SD_V2_1: Parts = {  # stabilityai/stable-diffusion-2-1
+    "unet": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+            "upcast_attention": True,
+        },
+    ),
+    "vae": ("AutoencoderKL", {**VAE, "sample_size": 768}),
+    "text_encoder": ("CLIPTextModel", CLIP_H),
+    "scheduler": (
+        "DDIMScheduler",
+        {**BETAS, "prediction_type": "v_prediction", "set_alpha_to_one": False, "clip_sample": False},
+    ),
+}
+SDXL: Parts = {  # stabilityai/stable-diffusion-xl-base-1.0
+    "unet": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+    "vae": ("AutoencoderKL", {**VAE, "sample_size": 1024, "scaling_factor": 0.13025}),
+    "text_encoder": ("CLIPTextModel", CLIP_L),
+    "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
+    "scheduler": ("EulerDiscreteScheduler", {**BETAS, "timestep_spacing": "leading"}),
+}
+SD3_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3-medium-diffusers, without T5
+    "transformer": (
+        "SD3Transformer2DModel",
+        {
+            "sample_size": 128,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "attention_head_dim": 64,
+            "joint_attention_dim": 4096,
+            "caption_projection_dim": 1536,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+        },
+    ),
+    "vae": (
+        "AutoencoderKL",
+        {
+            **VAE,
+            "sample_size": 1024,
+            "latent_channels": 16,
+            "scaling_factor": 1.5305,
+            "shift_factor": 0.0609,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        },
+    ),
+    "text_encoder": ("CLIPTextModelWithProjection", CLIP_L),
+    "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+}
+PIPELINES = {
+    "sd-v1-4": ("StableDiffusionPipeline", SD_V1_4),
+    "sd-v2-1": ("StableDiffusionPipeline", SD_V2_1),
+    "sdxl": ("StableDiffusionXLPipeline", SDXL),
+    "sd3-medium": ("StableDiffusion3Pipeline", SD3_MEDIUM),
+}
+
+_TINY_CLIP = {
+    "vocab_size": 1000,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+_TINY_UNET = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 16}
+_FOUR, _THREE = {"block_out_channels": (8, 8, 16, 16)}, {"block_out_channels": (8, 8, 16)}
+TINY: dict[str, dict[str, dict[str, Any]]] = {  # overrides, by pipeline and folder
+    "sd-v1-4": {"unet": {**_TINY_UNET, **_FOUR, "attention_head_dim": 2}},
+    "sd-v2-1": {"unet": {**_TINY_UNET, **_FOUR, "attention_head_dim": (1, 2, 2, 2)}},
+    "sdxl": {
+        "unet": {
+            **_TINY_UNET,
+            **_THREE,
+            "cross_attention_dim": 32,
+            "attention_head_dim": (1, 2, 2),
+            "transformer_layers_per_block": (1, 1, 2),
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 16 + 6 * 8,
+        },
+        "text_encoder_2": {"projection_dim": 16},
+    },
+    "sd3-medium": {
+        "transformer": {
+            "sample_size": 8,
+            "num_layers": 3,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "joint_attention_dim": 32,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 32,
+            "pos_embed_max_size": 16,
+        },
+        "text_encoder": {"projection_dim": 16},
+        "text_encoder_2": {"projection_dim": 16},
+    },
+}
+for _pipeline in TINY.values():
+    _pipeline["vae"] = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 2, "layers_per_block": 1}
+    for _name in ("text_encoder", "text_encoder_2"):
+        _pipeline[_name] = {**_TINY_CLIP, **_pipeline.get(_name, {})}

@@ -1,0 +1,84 @@
+"""Write a pipeline with random weights in diffusers layout.
+
+    uv run python -m tools.random_models.make sdxl --output runs/models/sdxl --dtype bf16
+    uv run python -m tools.random_models.make sd3-medium --output runs/models/tiny-sd3 --tiny
+
+Real classes and, but for --tiny, published sizes: what is proven on it are names, counts, memory, speed
+and loading. Its pictures are noise.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from sdquant_cli.models.source import EMBEDDED_FOLDER
+
+from .configurations import PIPELINES, TINY
+
+TOKENS = 77
+SHARD = "2GB"
+
+
+def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, tiny: bool = False) -> Path:
+    """Write the pipeline `name` into `folder`, its weights from seed 0."""
+    cls, parts = PIPELINES[name]
+    index: dict[str, Any] = {"_class_name": cls, "_diffusers_version": diffusers.__version__}
+    for part, (kind, config) in parts.items():
+        config = {**config, **(TINY[name].get(part, {}) if tiny else {})}
+        library = transformers if kind.startswith("CLIP") else diffusers
+        _save(getattr(library, kind), config, folder / part, dtype)
+        index[part] = [library.__name__, kind]
+        if part.startswith("text_encoder"):
+            tokenizer = part.replace("text_encoder", "tokenizer")
+            _save_tokenizer(folder / tokenizer)
+            index[tokenizer] = ["transformers", "CLIPTokenizer"]
+    if cls == "StableDiffusion3Pipeline":
+        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    return folder
+
+
+def _save(cls: Any, config: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
+    if cls.__name__.endswith("Scheduler"):
+        cls(**config).save_pretrained(folder)
+        return
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        if cls.__name__.startswith("CLIP"):
+            ids = {"bos_token_id": 617, "eos_token_id": 618, "pad_token_id": 618}  # of that tokenizer
+            part = cls(transformers.CLIPTextConfig(max_position_embeddings=TOKENS, **ids, **config))
+        else:
+            part = cls(**config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    part.save_pretrained(folder, max_shard_size=SHARD)
+
+
+def _save_tokenizer(folder: Path) -> None:
+    """The embedded model's, padded to the length of the published ones."""
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer")
+    tokenizer.model_max_length = TOKENS
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=PIPELINES)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args()
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    print(make(asked.name, asked.output, dtype=formats[asked.dtype], tiny=asked.tiny))
+
+
+if __name__ == "__main__":
+    main()
