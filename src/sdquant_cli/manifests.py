@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Dtype, Kind, Measure, Ranges, Tables, Train
+from .types import Dtype, Kind, Measure, Ranges, StepMatch, Tables, Train
 
 FORMAT = 1
 
@@ -146,6 +146,7 @@ class ImagesSpec(Spec):
     engine: Literal["fp", "simulated"]
     seed: int
     micro_batch: int
+    step_match: StepMatch | None = None  # None: every timestep is a calibrated one
 
 
 class FeaturesSpec(Spec):

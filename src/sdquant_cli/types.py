@@ -35,6 +35,12 @@ class Scheduler(StrEnum):
     FLOW_EULER = "flow-euler"
 
 
+class StepMatch(StrEnum):
+    """Which activation quantizers a timestep that was not calibrated takes."""
+
+    NEAREST = "nearest"
+
+
 class Dtype(StrEnum):
     """Floating-point formats of the denoiser."""
 

@@ -45,3 +45,20 @@ def test_a_half_precision_model_goes_through(sdquant, tiny, tmp_path):
     sdquant("generate", "--prompts", prompts)
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)["metrics"]
     assert measured["psnr"]["mean"] > 20
+
+
+def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    sdquant("sample", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)
+    sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
+    other = ("generate", "--prompts", prompts, "--scheduler", "unipc", "--steps", 6)
+    refused = sdquant(*other, code=2).stderr
+    assert "was calibrated with ddim (10 timesteps, 901 ... 1)" in refused
+    assert "--step-match nearest" in refused
+    said = sdquant(*other, "--step-match", "nearest").stderr
+    assert "of 6 timesteps were not calibrated" in said
+    measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)
+    assert measured["metrics"]["psnr"]["mean"] > 20
+    # the same schedule, asked for by name, is the calibrated one
+    sdquant("generate", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..types import StepMatch
 from . import options as o
 
 
@@ -18,6 +19,10 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", help="Prompt file; the embedded model has held-out prompts of its own."),
+    ] = None,
+    step_match: Annotated[
+        StepMatch | None,
+        typer.Option("--step-match", help="Allow other --scheduler and --steps than calibrated."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder for PNG files.")] = None,
     scheduler: o.SchedulerOption = None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 def collecting_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within: the outputs of the named modules, by name, refreshed at each run of the network.
 
-    Of a block that also returns what it passes to the other side, the output proper is kept.
+    Of a block that returns several, the last tensor is kept: what a UNet's block passes to the other side
+    is a tuple, and the MMDiT's blocks return the text before the picture.
     """
     outputs: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def keep(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            outputs[name] = output[0] if isinstance(output, tuple) else output
+        def keep(_module: nn.Module, _args: object, output: Any) -> None:
+            several = output if isinstance(output, tuple) else (output,)
+            outputs[name] = next(part for part in reversed(several) if isinstance(part, Tensor))
 
         return keep
 

@@ -26,7 +26,8 @@ def from_config(name: Scheduler, config: Mapping[str, Any]) -> Any:
     import diffusers
 
     # DDIM clips x_0 to -1..1 unless told otherwise: right for pictures, wrong for latents
-    return getattr(diffusers, CLASSES[name]).from_config({"clip_sample": False, **config})
+    defaults = {"clip_sample": False} if name is Scheduler.DDIM else {}
+    return getattr(diffusers, CLASSES[name]).from_config({**defaults, **config})
 
 
 def set_timesteps(sampler: Any, steps: int, tokens: int) -> None:

@@ -18,16 +18,18 @@ TOLERANCE = 1e-3  # float timesteps differ by rounding; integers are 1 apart
 class Rows:
     """Rows by timestep, shared by every table of one network."""
 
-    def __init__(self, timesteps: Sequence[float]) -> None:
+    def __init__(self, timesteps: Sequence[float], *, nearest: bool = False) -> None:
+        """`nearest`: a timestep that no row stands for takes that of the nearest."""
         self.timesteps = torch.tensor(timesteps, dtype=torch.float64)
+        self._tolerance = torch.inf if nearest else TOLERANCE
         self._current: Tensor | None = None
 
     def find(self, timestep: Tensor) -> Tensor:
-        """Row of each timestep; raises UsageProblem for one that no row stands for."""
+        """Row of each timestep; raises UsageProblem for one that no row stands for, unless `nearest`."""
         wanted = timestep.detach().to("cpu", torch.float64).reshape(-1)
         distance, row = (wanted[:, None] - self.timesteps[None]).abs().min(dim=1)
-        if bool((distance > TOLERANCE).any()):
-            found = float(wanted[distance > TOLERANCE][0])
+        if bool((distance > self._tolerance).any()):
+            found = float(wanted[distance > self._tolerance][0])
             raise UsageProblem(
                 f"timestep {found:g} is not among the {len(self.timesteps)} calibrated ones "
                 f"({self.timesteps[0]:g} ... {self.timesteps[-1]:g}); use the same --scheduler and --steps"

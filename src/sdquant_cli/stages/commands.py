@@ -84,6 +84,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "engine": Only("simulated"),
         "seed": "--seed",
         "micro_batch": "--micro-batch",
+        "step_match": "--step-match",
     },
     DriftSpec: {
         "setting": INHERITED,

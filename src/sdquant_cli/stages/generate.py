@@ -15,9 +15,10 @@ from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import schedule_of
+from ..quant.rows import TOLERANCE, Rows
 from ..quant.state import FIELDS, State, restore, unpack
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Dtype, Kind
+from ..types import Bits, Dtype, Kind
 from .chain import (
     Plan,
     announce,
@@ -29,12 +30,13 @@ from .chain import (
     up_to_date,
     use_device,
 )
-from .precalc_time import denoiser_on_table
+from .precalc_time import denoiser_on_table, for_setting
 from .requests import GenerateRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
 IMAGES_PER_UNIT = 64
 FP = "fp"
+_SCHEDULE = ("scheduler", "steps")
 
 
 def plan(request: GenerateRequest, store: Store) -> Plan:
@@ -58,6 +60,7 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
         engine="simulated" if state else "fp",
         seed=request.seed,
         micro_batch=request.micro_batch,
+        step_match=request.step_match if state else None,
     )
     tags = ("latest", "latest-quantized" if state else "latest-fp")
     images = draw(spec, prompts, embeds, state, store, device, events, tags=tags)
@@ -76,6 +79,9 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
                 f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state"
             )
         announce(events, {"state": state})
+        if request.step_match:
+            return _other_steps(request, without_model, state, events), state
+        _refuse_other_steps(without_model, state)
         inherit(state.facts.setting, without_model, state)
         return state.facts.setting, state
     if request.state:
@@ -87,6 +93,38 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
     setting: Setting = source.facts.setting if quantized else source.spec.setting
     inherit(setting, without_model, source)
     return setting, None
+
+
+def _other_steps(
+    request: GenerateRequest, without_model: GenerateRequest, state: Artifact, events: Events
+) -> Setting:
+    """A state's setting with the request's schedule; says which steps stand in for others."""
+    own: Setting = state.facts.setting
+    schedule = {name: value for name in _SCHEDULE if (value := getattr(request, name)) is not None}
+    inherit(own, without_model.model_copy(update=dict.fromkeys(_SCHEDULE)), state)
+    setting = own.model_copy(update=schedule)
+    model = open_model(own)
+    calibrated = Rows(schedule_of(model.sampler(own)).timesteps, nearest=True)
+    wanted = torch.tensor(schedule_of(model.sampler(setting)).timesteps)
+    distance = (calibrated.timesteps[calibrated.find(wanted)] - wanted).abs()
+    events.note(
+        f"{int((distance > TOLERANCE).sum())} of {len(wanted)} timesteps were not calibrated and take the "
+        f"activation quantizers of the nearest (at most {float(distance.max()):g} away)"
+    )
+    return setting
+
+
+def _refuse_other_steps(request: GenerateRequest, state: Artifact) -> None:
+    own: Setting = state.facts.setting
+    for name in _SCHEDULE:
+        asked, found = getattr(request, name), getattr(own, name)
+        if asked is not None and asked != found:
+            timesteps = schedule_of(open_model(own).sampler(own)).timesteps
+            raise UsageProblem(
+                f"--{name} {asked}: quant-state/{state.manifest.key} was calibrated with {found} "
+                f"({len(timesteps)} timesteps, {timesteps[0]:g} ... {timesteps[-1]:g}); leave the flag out, "
+                f"or add --step-match nearest"
+            )
 
 
 def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
@@ -178,10 +216,22 @@ def _finite(latents: Tensor, batch: range) -> Tensor:
 
 
 def quantized_denoiser(setting: Setting, state: Artifact, store: Store, device: torch.device) -> nn.Module:
-    """The denoiser of a quantizer state, simulated: rounded values, floating-point arithmetic."""
+    """The denoiser of a quantizer state, simulated: rounded values, floating-point arithmetic.
+
+    For a setting of another schedule the time features are its own, the activation quantizers those of the
+    nearest calibrated timestep.
+    """
     table, model = store.follow(state.manifest.inputs["time-table"]), open_model(setting)
+    calibrated = table.read("timestep").tolist()
+    if setting != state.facts.setting:
+        bits = Bits.parse(table.spec.bits) if table.spec.bits else None
+        table = for_setting(model, setting, store, bits=bits)
     on_table = denoiser_on_table(model, Dtype(setting.dtype), device, table)
-    restore(on_table.network, read_state(state, model), on_table.rows)
+    rows = on_table.rows
+    if setting != state.facts.setting:
+        rows = Rows(calibrated, nearest=True)
+        rows.follow(on_table.network)
+    restore(on_table.network, read_state(state, model), rows)
     return on_table.network.to(device)
 
 

@@ -8,7 +8,19 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..types import Bits, Budget, Dtype, Gate, Measure, Ranges, Scheduler, Tables, TimePath, Train
+from ..types import (
+    Bits,
+    Budget,
+    Dtype,
+    Gate,
+    Measure,
+    Ranges,
+    Scheduler,
+    StepMatch,
+    Tables,
+    TimePath,
+    Train,
+)
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
@@ -88,6 +100,7 @@ class CalibrateRequest(SettingRequest):
 
 class GenerateRequest(SettingRequest):
     state: str | None = None  # which quantizer state; `model` "fp" draws without one
+    step_match: StepMatch | None = None  # None: refuse timesteps that were not calibrated
     prompts: Path | None = None
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)

@@ -1,0 +1,285 @@
+"""The families at full size with random weights: names, counts, equality of the tables, memory of the stages.
+
+    uv run python -m benchmarks.families.run                     # all; about an hour on two cores, 20 GB of disk
+    uv run python -m benchmarks.families.run sdxl --rows sample
+    uv run python -m benchmarks.families.run --counts            # what needs no weights; seconds
+
+Pipelines are made by tools/random_models under runs/models and removed afterwards. Each stage is a process
+of its own; its memory is the largest resident set that the OS saw. After every row the results are in
+docs/benchmarks/families.json and .md.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from sdquant_cli.models.layers import quantizable_layers, time_layers
+from sdquant_cli.quant.allocate import extremes
+from tools.random_models.configurations import PIPELINES
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "benchmarks"
+MODELS, STORES = ROOT / "runs" / "models", ROOT / "runs" / "families"
+PAPER = json.loads((ROOT / "tests" / "data" / "paper_layers.json").read_text())
+GIB = 2**30
+SMALL = ("--height", "256", "--width", "256", "--steps", "2")  # latents of 32x32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of one pipeline, after what it needs; its memory must stay below `bound` bytes."""
+
+    pipeline: str
+    name: str
+    words: tuple[str, ...]
+    bound: float | None = None
+    dtype: str = "bf16"
+
+
+def rows() -> list[Row]:
+    found = [
+        Row("sd-v1-4", "sample, 64x64, batch 1", ("sample", "--steps", "2", "--micro-batch", "1"), 4.5e9),
+        Row("sd-v1-4", "sample", ("sample", *SMALL, "--micro-batch", "1")),
+        Row("sd-v1-4", "precalc-time", ("precalc-time",)),
+        Row("sd-v1-4", "calibrate, step sizes only", (*_CALIBRATE, "--train", "steps"), 10 * GIB),
+        Row("sd-v1-4", "calibrate, weights and step sizes", (*_CALIBRATE, *_LEAN), 20 * GIB),
+    ]
+    for name in ("sdxl", "sd3-medium"):
+        found += [
+            Row(name, "sample", ("sample", *SMALL, "--micro-batch", "1"), 14e9),
+            Row(name, "precalc-time", ("precalc-time",), 14e9),
+            Row(name, "calibrate --method rtn", ("calibrate", "--method", "rtn", "--bits", "w4a8"), 14e9),
+            Row(name, "generate", ("generate", "--micro-batch", "1"), 14e9),
+        ]
+    return found
+
+
+_CALIBRATE = ("calibrate", "--bits", "w4a8", "--iterations", "3", "--batch-size", "1")
+_LEAN = ("--teacher-dtype", "bf16", "--checkpointing")
+
+
+# ------------------------------------------------------------------------- without weights
+
+
+def skeleton(name: str) -> nn.Module:
+    parts = PIPELINES[name][1]
+    cls, config = parts.get("unet") or parts["transformer"]
+    with torch.device("meta"):
+        network: nn.Module = getattr(diffusers, cls)(**config)
+    return network
+
+
+def macs(network: Any, side: int) -> dict[str, int]:
+    """Multiply-accumulates of each quantizable layer for one UNet item with latents of side x side."""
+    found: dict[str, int] = {}
+
+    def count(name: str) -> Callable[..., None]:
+        def see(layer: Any, _: object, output: torch.Tensor) -> None:
+            channels = layer.weight.shape[0]
+            found[name] = output.numel() // channels * layer.weight.numel()
+
+        return see
+
+    layers = quantizable_layers(network)
+    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
+    config, more = network.config, {}
+    with torch.device("meta"):
+        if config.get("addition_embed_type") == "text_time":
+            more = {"added_cond_kwargs": {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}}
+        x, text = torch.empty(1, 4, side, side), torch.empty(1, 77, config["cross_attention_dim"])
+        network(x, torch.tensor(1.0), text, **more)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def average_bits(name: str, key: str, side: int) -> tuple[float, float]:
+    """Weight bits of W4 with the paper's sensitive layers at 8: by parameters, by multiply-accumulates."""
+    network = skeleton(name)
+    bits = {layer: 8 if layer in PAPER[key]["sensitive"] else 4 for layer in quantizable_layers(network)}
+    by = {
+        "parameters": {n: layer.weight.numel() for n, layer in quantizable_layers(network).items()},
+        "macs": macs(network, side),
+    }
+    parameters, operations = (
+        sum(bits[n] * weight for n, weight in weights.items()) / sum(weights.values())
+        for weights in by.values()
+    )
+    return parameters, operations
+
+
+def counts() -> dict[str, dict[str, Any]]:
+    """What follows from the published configurations alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in PIPELINES:
+        network = skeleton(name)
+        layers, time_path = quantizable_layers(network), time_layers(network)
+        found[name] = {
+            "quantizable layers": len(layers),
+            "of these 5%": len(extremes(list(layers))[0]),
+            "parameters, millions": sum(p.numel() for p in network.parameters()) / 1e6,
+            "time path, layers": len(time_path),
+            "time path, parameters, millions": sum(
+                p.numel() for layer in time_path.values() for p in layer.parameters()
+            )
+            / 1e6,
+        }
+    for name, key, side in (("sd-v1-4", "sd-v1-4", 64), ("sdxl", "sdxl-1.0", 96)):
+        parameters, operations = average_bits(name, key, side)
+        named = PAPER[key]["sensitive"] + PAPER[key]["insensitive"]
+        found[name] |= {
+            "of the paper's layer names, present": sum(
+                n in quantizable_layers(skeleton(name)) for n in named
+            ),
+            "weight bits, by parameters": parameters,
+            f"weight bits, by MACs at {side}x{side}": operations,
+        }
+    return found
+
+
+# ---------------------------------------------------------------------------- with weights
+
+
+def pipeline(name: str, dtype: str) -> Path:
+    """The folder of a pipeline with random weights, made where it is absent."""
+    folder = MODELS / f"{name}-{dtype}"
+    if not (folder / "model_index.json").exists():
+        command = [sys.executable, "-m", "tools.random_models.make", name]
+        subprocess.run([*command, "--output", str(folder), "--dtype", dtype], check=True, cwd=ROOT)
+    return folder
+
+
+def run(row: Row) -> dict[str, Any]:
+    """A stage in a process of its own: seconds, largest resident set, facts."""
+    prompts = STORES / "prompts.txt"
+    STORES.mkdir(parents=True, exist_ok=True)
+    prompts.write_text("a red circle\n" if row.name != "generate" else "a blue square\n")
+    words = list(row.words)
+    if words[0] == "sample":
+        words += [
+            "--prompts",
+            str(prompts),
+            "--dtype",
+            row.dtype,
+            "--model",
+            str(pipeline(row.pipeline, row.dtype)),
+        ]
+    if words[0] == "generate":
+        words += ["--prompts", str(prompts)]
+    command = [sys.executable, "-m", "sdquant_cli", *words, "--store", str(STORES / row.pipeline), "--json"]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    document = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{row.pipeline}: {' '.join(words)} failed")
+    facts = json.loads(document)["facts"]
+    return {
+        "pipeline": row.pipeline,
+        "row": row.name,
+        "dtype": row.dtype,
+        "command": f"sdquant {' '.join(row.words)}",
+        "seconds": time.perf_counter() - began,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "bound_bytes": row.bound,
+        "facts": {
+            k: facts[k] for k in ("table_bytes", "prompt_table_bytes", "removed_parameters") if k in facts
+        },
+    }
+
+
+# -------------------------------------------------------------------------------- the page
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = [
+        "# The families at full size",
+        "",
+        "`uv run python -m benchmarks.families.run` writes this page. Published configurations, random weights.",
+        "",
+        "## What follows from the configurations",
+        "",
+        f"| | {' | '.join(results['counts'])} |",
+        "|---" * (1 + len(results["counts"])) + "|",
+    ]
+    for name in dict.fromkeys(key for column in results["counts"].values() for key in column):
+        cells = (_number(column.get(name)) for column in results["counts"].values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if results.get("rows"):
+        lines += ["", "## The stages", "", _threads(), ""]
+        lines += ["| pipeline | stage | peak memory | must stay below | seconds |", "|---|---|---|---|---|"]
+        for r in results["rows"].values():
+            bound = f"{r['bound_bytes'] / GIB:.2f} GiB" if r["bound_bytes"] else ""
+            cells = (r["pipeline"], f"`{r['command']}`", f"{r['peak_bytes'] / GIB:.2f} GiB", bound)
+            lines.append(f"| {' | '.join(cells)} | {r['seconds']:.0f} |")
+        for r in results["rows"].values():
+            if r["facts"]:
+                said = ", ".join(f"{k} {v}" for k, v in r["facts"].items() if v is not None)
+                lines += ["", f"{r['pipeline']}, {r['row']}: {said}."]
+    return "\n".join([*lines, ""])
+
+
+def _threads() -> str:
+    return (
+        f"Peak memory is the OS's figure for the whole process, imports included; {torch.get_num_threads()} "
+        "threads."
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pipelines", nargs="*", help=", ".join(PIPELINES))
+    parser.add_argument("--rows", nargs="+", help="only rows that begin so")
+    parser.add_argument("--counts", action="store_true", help="only what needs no weights")
+    asked = parser.parse_args(argv)
+    path = PAGES / "families.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results |= {"counts": counts()}
+    wanted = [
+        row
+        for row in rows()
+        if not asked.counts
+        and row.pipeline in (asked.pipelines or PIPELINES)
+        and (not asked.rows or row.name.startswith(tuple(asked.rows)))
+    ]
+    for row in wanted:
+        print(f"== {row.pipeline}: {row.name}", flush=True)
+        found = run(row)
+        print(f"{found['peak_bytes'] / GIB:.2f} GiB, {found['seconds']:.0f} s", flush=True)
+        results.setdefault("rows", {})[f"{row.pipeline}: {row.name}"] = found
+        _write(path, results)
+    _write(path, results)
+    if not asked.rows:
+        for folder in {row.pipeline for row in wanted}:
+            shutil.rmtree(STORES / folder, ignore_errors=True)
+            shutil.rmtree(MODELS / f"{folder}-bf16", ignore_errors=True)
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()
