@@ -35,6 +35,14 @@ class Scheduler(StrEnum):
     FLOW_EULER = "flow-euler"
 
 
+class Preset(StrEnum):
+    """Settings of a published experiment."""
+
+    SD14 = "paper-sd14"
+    SD21 = "paper-sd21"
+    SDXL = "paper-sdxl"
+
+
 class StepMatch(StrEnum):
     """Which activation quantizers a timestep that was not calibrated takes."""
 

@@ -202,3 +202,17 @@ def test_removing_what_others_need_is_refused(sdquant):
     sdquant("tag", "latents", "baseline")
     assert json.loads(sdquant("show", "latents/baseline", "--json").stdout)["kind"] == "latents"
     sdquant("rm", "latents/baseline")
+
+
+def test_a_preset_fills_what_the_user_leaves_open(sdquant, tiny, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\n")
+    words = ("--preset", "paper-sd14", "--model", tiny("sd-v1-4"), "--height", 64, "--width", 64)
+    plan = json.loads(sdquant("sample", "--prompts", prompts, *words, "--dry-run", "--json").stdout)["plan"]
+    assert plan["prompts"] == 1
+    assert plan["UNet calls at least"] <= 2 * 50
+    sdquant("sample", "--prompts", prompts, *words, "--steps", 2)
+    sdquant("sensitivity")
+    plan = json.loads(sdquant("calibrate", "--preset", "paper-sd14", "--dry-run", "--json").stdout)["plan"]
+    assert plan["iterations"] == 10_000
+    assert "nobody" in sdquant("sample", "--prompts", prompts, "--preset", "nobody", code=2).stderr

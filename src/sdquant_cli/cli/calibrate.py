@@ -35,7 +35,9 @@ def calibrate(
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Updates, 400 by default; 0 rounds by data alone.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Latents per update.")] = 12,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Latents per update, 12 by default.")
+    ] = None,
     accumulate: Annotated[
         int | None, typer.Option("--accumulate", help="Parts of a batch, one after the other: less memory.")
     ] = None,
@@ -80,6 +82,7 @@ def calibrate(
     height: o.HeightOption = None,
     width: o.WidthOption = None,
     seed: o.SeedOption = 0,
+    preset: o.PresetOption = None,
     device: o.DeviceOption = "cpu",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
@@ -88,6 +91,8 @@ def calibrate(
     """Quantize the UNet so that its output stays that of the floating-point one.
 
     Example: sdquant calibrate --bits w4a8 --mixed
+
+    Example: sdquant calibrate --bits w4a8 --preset paper-sd14
     """
     from ..stages import calibrate as stage
     from ..stages.requests import CalibrateRequest

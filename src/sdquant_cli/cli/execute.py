@@ -23,10 +23,14 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
 
     `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has.
     """
+    from ..stages.presets import PRESETS
     from ..store import Store
     from . import render
 
     own = {name: flags[name] for name in request_type.model_fields if name in flags}
+    if preset := flags.get("preset"):
+        said = PRESETS[preset][stage.__name__.rpartition(".")[2]]
+        own |= {name: value for name, value in said.items() if own[name] in (None, False)}
     request = request_of(request_type, **own)
     store = Store(flags["store"])
     if flags["dry_run"]:

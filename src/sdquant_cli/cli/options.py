@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..types import Dtype, Scheduler
+from ..types import Dtype, Preset, Scheduler
 
 DEFAULT_STORE = "./sdquant-store"
 
@@ -31,6 +31,9 @@ HeightOption = Annotated[int | None, typer.Option("--height", help="Pixels.")]
 WidthOption = Annotated[int | None, typer.Option("--width", help="Pixels.")]
 DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Format of the floating-point denoiser.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
+PresetOption = Annotated[
+    Preset | None, typer.Option("--preset", help="The paper's settings; other flags win over it.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use only the first so many.")]
 MicroBatchOption = Annotated[int, typer.Option("--micro-batch", help="Prompts per UNet call.")]
 WeightsOption = Annotated[

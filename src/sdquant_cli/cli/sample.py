@@ -32,6 +32,7 @@ def sample(
     seed: o.SeedOption = 0,
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
+    preset: o.PresetOption = None,
     device: o.DeviceOption = "cpu",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,

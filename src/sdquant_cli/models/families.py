@@ -43,7 +43,9 @@ def _unet_blocks(unet: Any) -> list[str]:
 
 
 def _unet_timestep(unet: Any, timestep: Tensor) -> Tensor:
-    embedded: Tensor = unet.time_embedding(unet.time_proj(timestep).to(next(unet.parameters()).dtype))
+    embedded: Tensor = unet.time_embedding(
+        unet.time_proj(timestep).to(unet.time_embedding.linear_1.weight.dtype)
+    )
     return embedded
 
 
@@ -60,9 +62,8 @@ def _unet_prompt(unet: Any, condition: Condition) -> Tensor:
 
 def _mmdit_timestep(transformer: Any, timestep: Tensor) -> Tensor:
     embed = transformer.time_text_embed
-    embedded: Tensor = embed.timestep_embedder(
-        embed.time_proj(timestep).to(next(transformer.parameters()).dtype)
-    )
+    dtype = embed.timestep_embedder.linear_1.weight.dtype
+    embedded: Tensor = embed.timestep_embedder(embed.time_proj(timestep).to(dtype))
     return embedded
 
 

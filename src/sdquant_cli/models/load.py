@@ -1,5 +1,6 @@
 """Load a model's parts, one at a time, so that only what is needed is in memory."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -175,6 +176,18 @@ class Model:
         _check_finite(network, self.folder / self.family.folder, dtype)
         return network.to(device)
 
+    def time_path(self) -> nn.Module:
+        """The denoiser in fp32 with numbers in its time path alone: the rest is not read."""
+        if self.named.lora:  # may be in any layer
+            return self.denoiser()
+        network = copy.deepcopy(self.skeleton)
+        wanted = {
+            f"{layer}.{name}" for layer, found in time_layers(network).items() for name in found.state_dict()
+        }
+        tensors = read_tensors(self.folder / self.family.folder, self.named.variant, wanted)
+        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False, assign=True)
+        return network.eval().requires_grad_(False)
+
     def vae(self, device: str = "cpu") -> nn.Module:
         """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
         from diffusers import AutoencoderKL
@@ -299,6 +312,28 @@ class Model:
 
 def _tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def read_tensors(folder: Path, variant: str | None, wanted: set[str]) -> dict[str, torch.Tensor]:
+    """Single tensors of a component's files; raises UsageProblem for one that is missing."""
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_pickles(folder)
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob(f"*.{variant}*.safetensors" if variant else "*.safetensors")):
+        if not variant and path.name.count(".") > 1:  # of another variant
+            continue
+        try:
+            with safe_open(path, "pt") as file:
+                found |= {name: file.get_tensor(name) for name in wanted.intersection(file.keys())}
+        except (OSError, SafetensorError) as error:
+            raise UsageProblem(f"{path}: {str(error).splitlines()[0]}") from None
+    if missing := sorted(wanted - found.keys()):
+        raise UsageProblem(
+            f"{folder}: {len(missing)} missing tensors, the first {missing[0]}; "
+            f"the weights are not those of its config.json"
+        )
+    return found
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -28,7 +28,7 @@ from .calibration_data import (
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import recipe_of, spec_of
+from .calibration_spec import BATCH_SIZE, recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .requests import CalibrateRequest
@@ -61,8 +61,9 @@ class _Work:
 def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
     recipe = recipe_of(request)
     latents, ranking = _inputs(request, recipe, store, events)
-    batch = min(request.batch_size, latents.facts.latents)
-    if batch < request.batch_size:
+    wanted = request.batch_size or BATCH_SIZE
+    batch = min(wanted, latents.facts.latents)
+    if batch < wanted:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
     return _Work(

@@ -11,6 +11,7 @@ from .requests import CalibrateRequest
 
 WEIGHT_RATE, STEP_RATE = 1e-4, 1e-3
 RANK = 32
+BATCH_SIZE = 12  # latents, as in the paper
 
 _OF_TRAINING = (
     "iterations",

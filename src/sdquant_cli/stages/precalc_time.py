@@ -80,7 +80,7 @@ def for_setting(
     draft = store.begin(spec, {}, arrays)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    network = model.denoiser(Dtype.FP32)
+    network = model.time_path()
     layers = len(time_layers(network))
     if bits:
         round_time_path(network, timesteps, bits)

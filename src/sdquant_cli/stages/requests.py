@@ -81,7 +81,7 @@ class CalibrateRequest(SettingRequest):
     ranges: Ranges = Ranges.MSE
     time_path: TimePath = TimePath.PRECALCULATED
     iterations: int | None = Field(default=None, ge=0)
-    batch_size: int = Field(default=12, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     accumulate: int | None = Field(default=None, ge=1)
     train: Train | None = None
     rank: int | None = Field(default=None, ge=1)
