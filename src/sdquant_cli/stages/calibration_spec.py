@@ -9,7 +9,7 @@ from ..methods.recipe import Recipe
 from ..types import Dtype, Train
 from .requests import CalibrateRequest
 
-WEIGHT_RATE, STEP_RATE = 1e-4, 1e-3
+WEIGHT_RATE, STEP_RATE = 2e-4, 1e-3
 RANK = 32
 BATCH_SIZE = 12  # latents, as in the paper
 
