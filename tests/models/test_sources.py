@@ -16,6 +16,7 @@ from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits, Dtype
+from tests.models import ldm
 
 
 @pytest.fixture
@@ -189,3 +190,29 @@ def test_an_unfused_adapter_can_be_put_on_quantized_layers(tiny, adapter):
         after = network(x, 5.0, text).sample
     assert isinstance(network.get_submodule(layer).base_layer, QuantLinear)
     assert not torch.equal(before, after)
+
+
+def test_a_single_file_is_converted_once_and_is_the_same_model(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, file = tiny("sd-v1-4"), tmp_path / "fine-tune.safetensors"
+    ldm.write(folder, file)
+    original, converted = find_model(str(folder)), find_model(str(file), base=str(folder))
+    for part in ("denoiser", "vae"):
+        ours, theirs = (getattr(model, part)().state_dict() for model in (original, converted))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    again = find_model(str(file), base=str(folder))
+    assert again.folder == converted.folder
+    assert again.ref == converted.ref
+    assert len(list((tmp_path / "cache" / "sdquant" / "models").iterdir())) == 1
+
+
+def test_a_file_that_is_no_checkpoint(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "x.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(UsageProblem, match=r"x\.safetensors: diffusers cannot read it .* --base"):
+        find_model(str(file), base=str(tiny("sd-v1-4")))
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(UsageProblem, match=r"expected a folder, a \.safetensors file or a Hub id"):
+        find_model(str(tmp_path / "x.txt"))

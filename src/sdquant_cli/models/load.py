@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +161,21 @@ class Model:
         with torch.device("meta"):
             network: nn.Module = self._denoiser_class.from_config(self.config)
         return network
+
+    @property
+    def text_parameters(self) -> dict[str, int]:
+        """Numbers of each text encoder, by its folder."""
+        from safetensors import safe_open
+
+        counts = {}
+        for part in self.text_parts:
+            files = weight_files(self.folder / part, self.named.variant)
+            counts[part] = 0
+            for path in files:
+                with safe_open(path, "pt") as file:
+                    shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+                counts[part] += sum(math.prod(shape) for shape in shapes)
+        return counts
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (C,h,w) of one latent of a picture of height x width pixels."""
@@ -320,9 +336,7 @@ def read_tensors(folder: Path, variant: str | None, wanted: set[str]) -> dict[st
 
     _refuse_pickles(folder)
     found: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob(f"*.{variant}*.safetensors" if variant else "*.safetensors")):
-        if not variant and path.name.count(".") > 1:  # of another variant
-            continue
+    for path in weight_files(folder, variant):
         try:
             with safe_open(path, "pt") as file:
                 found |= {name: file.get_tensor(name) for name in wanted.intersection(file.keys())}
@@ -334,6 +348,13 @@ def read_tensors(folder: Path, variant: str | None, wanted: set[str]) -> dict[st
             f"the weights are not those of its config.json"
         )
     return found
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The files that a component is loaded from."""
+    if variant:
+        return sorted(folder.glob(f"*.{variant}*.safetensors"))
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.name.count(".") == 1]
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -128,7 +128,7 @@ def _convert(path: Path, like: Path | None) -> Any:
         names = [name for name in ("safety_checker", "feature_extractor") if name in cls._optional_components]
         try:
             return cls.from_single_file(str(path), **where, **dict.fromkeys(names))
-        except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        except Exception as error:
             problems.append(" ".join(str(error).split())[:200])
     raise UsageProblem(
         f"--model {path}: diffusers cannot read it ({problems[0]}); "

@@ -14,12 +14,13 @@ from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.training import Aims, Training
 from ..models.layers import block_names, is_text_fed, quantizable_layers
 from ..models.load import Model
+from ..models.schedule import schedule_of
 from ..quant.allocate import average_bits
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Tables, TimePath
-from . import checkpoints
+from . import checkpoints, preflight
 from .bits import Choice, check_budget, check_ranking, choose_bits
 from .calibration_data import (
     drawn_pictures,
@@ -76,7 +77,10 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
     work = _prepare(request, store, SILENT)
-    check_budget(request, open_model(work.latents.spec.setting))
+    setting = work.latents.spec.setting
+    model = open_model(setting)
+    check_budget(request, model)
+    rows = len(schedule_of(model.sampler(setting)).timesteps)
     return Plan(
         "calibrate",
         {
@@ -85,6 +89,8 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
             "iterations": work.spec.iterations,
             "batch": work.spec.batch_size,
             "losses": work.losses,
+            **preflight.calibrating(model, setting, work.spec, checkpointing=request.checkpointing),
+            "disk, bytes": preflight.disk(_layout(model, rows, work.spec.tables)),
         },
     )
 

@@ -19,6 +19,7 @@ from ..quant.rows import TOLERANCE, Rows
 from ..quant.state import FIELDS, State, restore, unpack
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind
+from . import preflight
 from .chain import (
     Plan,
     announce,
@@ -43,9 +44,17 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
     setting, state = _source(request, store, SILENT)
     model = open_model(setting)
     count = len(_prompts(request, model).prompts)
-    calls = len(schedule_of(model.sampler(setting)).calls)
+    calls = 2 * count * len(schedule_of(model.sampler(setting)).calls)
+    batch, quantized = min(request.micro_batch, count), state is not None
     return Plan(
-        "generate", {"images": count, "UNet calls": 2 * count * calls, "engine": "simulated" if state else FP}
+        "generate",
+        {
+            "images": count,
+            "UNet calls": calls,
+            "engine": "simulated" if state else FP,
+            **preflight.drawing(model, setting, batch, calls, quantized=quantized),
+            "disk, bytes": preflight.disk(_layout(count, setting)),
+        },
     )
 
 
@@ -148,21 +157,16 @@ def draw(
     """The images artifact of a spec for stored prompts, made where it is absent."""
     setting, n = spec.setting, prompts.facts.prompts
     inputs = {"prompts": prompts, "text-embeds": embeds} | ({"state": state} if state else {})
-    arrays = {
-        "image": ArraySpec(
-            (n, setting.height, setting.width, 3),
-            "uint8",
-            ("sample", "height", "width", "channel"),
-            IMAGES_PER_UNIT,
-            1,
-            compressed=True,
-        )
-    }
-    draft = store.begin(spec, refs(inputs), arrays, -(-n // IMAGES_PER_UNIT))
+    draft = store.begin(spec, refs(inputs), _layout(n, setting), -(-n // IMAGES_PER_UNIT))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events, tags)
     _draw_units(spec, draft, embeds, state, store, device, events)
     return publish(store, draft, ImagesFacts(images=n), tags)
+
+
+def _layout(count: int, setting: Setting) -> dict[str, ArraySpec]:
+    shape, dims = (count, setting.height, setting.width, 3), ("sample", "height", "width", "channel")
+    return {"image": ArraySpec(shape, "uint8", dims, IMAGES_PER_UNIT, 1, compressed=True)}
 
 
 def _draw_units(

@@ -17,6 +17,7 @@ from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype
+from . import preflight
 from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
 from .requests import SampleRequest
 from .texts import read_texts, store_embeddings, store_prompts
@@ -88,6 +89,8 @@ def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
             "latents": len(work.chosen) * work.spec.per_prompt,
             "UNet calls": work.planned_calls,
             "UNet calls at least": work.minimum_calls,
+            **preflight.drawing(work.model, work.spec.setting, work.spec.micro_batch, work.planned_calls),
+            "disk, bytes": preflight.disk(_layout(work)),
         },
     )
 
@@ -98,20 +101,25 @@ def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifa
     device = use_device(request.device)
     prompts = store_prompts(store, work.file, events)
     embeds = store_embeddings(store, work.model, prompts, device, events)
-    n, per_prompt, setting = len(work.chosen), work.spec.per_prompt, work.spec.setting
-    shape = work.model.latent_shape(setting.height, setting.width)
-    count, rows = n * per_prompt, work.unit * per_prompt
-    chunk = LATENTS_PER_CHUNK if rows % LATENTS_PER_CHUNK == 0 else per_prompt
-    index = ArraySpec((count,), "int64", ("sample",), rows, chunk)
-    x = ArraySpec((count, *shape), "float16", ("sample", "channel", "height", "width"), rows, chunk)
-    arrays = {"x": x, "prompt_index": index, "call": index, "row": index}
-    draft = store.begin(work.spec, refs({"prompts": prompts, "text-embeds": embeds}), arrays, work.units)
+    inputs = refs({"prompts": prompts, "text-embeds": embeds})
+    draft = store.begin(work.spec, inputs, _layout(work), work.units)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     _sample_units(work, draft, embeds, device, events)
     made = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
+    count = len(work.chosen) * work.spec.per_prompt
     facts = LatentsFacts(latents=count, unet_calls=made, unet_calls_minimum=work.minimum_calls)
     return publish(store, draft, facts)
+
+
+def _layout(work: _Work) -> dict[str, ArraySpec]:
+    per_prompt, setting = work.spec.per_prompt, work.spec.setting
+    shape = work.model.latent_shape(setting.height, setting.width)
+    count, rows = len(work.chosen) * per_prompt, work.unit * per_prompt
+    chunk = LATENTS_PER_CHUNK if rows % LATENTS_PER_CHUNK == 0 else per_prompt
+    index = ArraySpec((count,), "int64", ("sample",), rows, chunk)
+    x = ArraySpec((count, *shape), "float16", ("sample", "channel", "height", "width"), rows, chunk)
+    return {"x": x, "prompt_index": index, "call": index, "row": index}
 
 
 def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.device, events: Events) -> None:

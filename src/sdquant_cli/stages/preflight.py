@@ -1,0 +1,113 @@
+"""What a stage will need, told by `--dry-run`: memory, time and disk.
+
+Memory is what this process holds already, libraries included, and what the stage adds: weights by count
+and format, one call's activations from a run without numbers. Time is the calls' arithmetic at the rate of
+a matrix product here, which networks reach in part: right within a factor of two.
+"""
+
+import copy
+import math
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..manifests import QuantStateSpec, Setting
+from ..models.condition import Condition
+from ..models.footprint import Cost, cost_of_call
+from ..models.load import TORCH_DTYPES, Model
+from ..store import ArraySpec
+from ..types import Dtype, Train
+
+EFFICIENCY = 0.5  # of a large matrix product's rate
+_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
+
+Numbers = dict[str, int | float | str]
+
+
+def drawing(model: Model, setting: Setting, batch: int, items: int, *, quantized: bool = False) -> Numbers:
+    """Of running `items` through the denoiser, 2 x `batch` at once, after encoding the prompts."""
+    dtype = Dtype(setting.dtype)
+    cost = _cost(model, setting, 2 * batch, dtype)
+    weights = _parameters(model) * _BYTES[dtype]
+    codes = _quantizable(model) if quantized else 0
+    return {
+        "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
+        "seconds, roughly": _seconds(cost, dtype) * items / (2 * batch),
+    }
+
+
+def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpointing: bool) -> Numbers:
+    """Of a calibration with spec.batch_size latents an update, each with and without its prompt."""
+    items = 2 * -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
+    codes = 2 * _quantizable(model)  # each layer's, and all of them in one array
+    if spec.train is None:
+        dtype = Dtype(setting.dtype)
+        held = _parameters(model) * _BYTES[dtype] + codes
+        return {"peak memory, bytes": _resident() + held}
+    forward = _cost(model, setting, items, Dtype.FP32)
+    # recomputed block by block, a call keeps little
+    backward = forward if checkpointing else _cost(model, setting, items, Dtype.FP32, training=True)
+    trained = _quantizable(model) * 4 * (4 if spec.train.what is Train.WEIGHTS_AND_STEPS else 0)
+    own = spec.train.teacher is not Dtype.FP32
+    teacher = _parameters(model) * _BYTES[spec.train.teacher] if own else 0
+    held = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
+    # teacher, student and its gradients: four forward passes
+    updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
+    return {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+
+
+def disk(arrays: Mapping[str, ArraySpec]) -> int:
+    """Bytes of an artifact's arrays before compression."""
+    return sum(
+        math.prod(a.shape) * torch.empty(0, dtype=getattr(torch, a.dtype)).itemsize for a in arrays.values()
+    )
+
+
+def _cost(model: Model, setting: Setting, items: int, dtype: Dtype, *, training: bool = False) -> Cost:
+    tokens, channels = model.text_shape
+    with torch.device("meta"):
+        pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
+        size = torch.empty(items, 6) if model.family.sized else None
+        condition = Condition(torch.empty(items, tokens, channels), pooled, size)
+        x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
+    network = copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype])
+    return cost_of_call(network, x, condition, training=training)
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.skeleton.parameters())
+
+
+def _quantizable(model: Model) -> int:
+    return sum(shape.numel() for shape in model.layer_shapes.values())
+
+
+def _text_bytes(model: Model) -> int:
+    """Of the text encoders in the format they run in."""
+    return sum(
+        count * (2 if part == "text_encoder_3" else 4) for part, count in model.text_parameters.items()
+    )
+
+
+def _resident() -> int:
+    """Bytes of this process in memory now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux: the most there was so far
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()
+
+
+def _seconds(cost: Cost, dtype: Dtype) -> float:
+    """Of one call at the rate that a matrix product reaches here."""
+    side = 1024
+    a = torch.randn(side, side).to(TORCH_DTYPES[dtype])
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        a @ a
+        took.append(time.perf_counter() - began)
+    return cost.flops * min(took) / (2 * side**3 * EFFICIENCY)
