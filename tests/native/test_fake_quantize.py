@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from sdquant_cli.native import fake_quantize as native
 from sdquant_cli.native.build import load
 from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.rounding import plain_gradients, plain_values, round_gradients, round_values
+from sdquant_cli.quant.rounding import (
+    plain_gradients,
+    plain_values,
+    round_gradients,
+    round_values,
+    rounding_error,
+)
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 SHAPES = st.sampled_from([(1, 1), (3, 5), (2, 7, 3), (4, 3, 5, 6), (2, 9001), (5, 1), (1, 20000), (17,)])
@@ -109,3 +115,12 @@ def test_a_library_is_compiled_once(tmp_path):
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert len(list((tmp_path / "sdquant" / "native").iterdir())) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (320, 5000), (3, 4097)])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_the_error_of_rounding_is_that_of_the_plain_functions(shape, bits):
+    x, grid = torch.randn(shape, generator=torch.Generator().manual_seed(0)), Grid(bits, signed=True)
+    step = x.abs().amax(1) / grid.high * 0.8
+    plain = (plain_values(x, step[:, None], torch.zeros(()), grid) - x).double().square().sum(1)
+    torch.testing.assert_close(rounding_error(x, step, grid), plain, rtol=1e-5, atol=1e-12)

@@ -74,3 +74,29 @@ void fake_quantize_backward(const float *x, const float *up, float *to_x, float 
         free(partial);
     }
 }
+
+/* Sum over each row of (y - x)^2, y on the symmetric grid of the row's step size. */
+void rounding_error(const float *x, double *error, int64_t rows, int64_t inner, const float *step, float low,
+                    float high)
+{
+#pragma omp parallel for schedule(static) if (rows * inner > WORTH_THREADS)
+    for (int64_t row = 0; row < rows; row++) {
+        const float s = step[row];
+        double sum = 0;
+        for (int64_t start = 0; start < inner; start += BLOCK) {
+            const int64_t count = inner - start < BLOCK ? inner - start : BLOCK;
+            const float *in = x + row * inner + start;
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t i = 0; i < count; i++) {
+                float code = rintf(in[i] / s);
+                code = code < low ? low : code;
+                code = code > high ? high : code;
+                const float off = code * s - in[i];
+                part += off * off;
+            }
+            sum += part;
+        }
+        error[row] = sum;
+    }
+}

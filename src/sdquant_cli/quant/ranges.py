@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .grid import Grid, round_to_grid
-from .rounding import round_values
+from .grid import Grid
+from .rounding import round_values, rounding_error
 
 TINY = 1e-8  # smallest step size: keeps an all-zero tensor representable
 
@@ -14,13 +14,13 @@ def weight_steps(weight: Tensor, grid: Grid, candidates: int = 40, shrink: float
 
     Tries `candidates` clippings from `shrink` to 1 of each channel's largest magnitude.
     """
-    flat = weight.detach().flatten(1)
+    flat = weight.detach().flatten(1).float().contiguous()
     largest = flat.abs().amax(dim=1).clamp_min(TINY * grid.high)
-    best_error = torch.full_like(largest, torch.inf)
+    best_error = torch.full_like(largest, torch.inf, dtype=torch.float64)
     best = largest / grid.high
     for fraction in torch.linspace(shrink, 1.0, candidates).tolist():
         step = largest * (fraction / grid.high)
-        error = (round_to_grid(flat, step[:, None], 0.0, grid) - flat).square().sum(dim=1)
+        error = rounding_error(flat, step, grid)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, step, best)
