@@ -3,6 +3,7 @@
     uv run python -m benchmarks.families.run           # all; an hour or so, 20 GB of disk
     uv run python -m benchmarks.families.run sdxl --rows sample
     uv run python -m benchmarks.families.run --counts  # what needs no weights; seconds
+    uv run python -m benchmarks.families.run --share   # the UNet's share of the sampling loop
 
 Pipelines are made by tools/random_models under runs/models and removed afterwards. Each stage is a process
 of its own; its memory is the largest resident set that the OS saw. After every row the results are in
@@ -25,8 +26,13 @@ import diffusers
 import torch
 from torch import nn
 
+from sdquant_cli.manifests import ModelRef, Setting
+from sdquant_cli.models.condition import Condition
+from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import quantizable_layers, time_layers
+from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import extremes
+from sdquant_cli.types import Dtype
 from tools.random_models.configurations import PIPELINES
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +213,28 @@ def run(row: Row) -> dict[str, Any]:
     }
 
 
+def unet_share() -> dict[str, float]:
+    """How much of the sampling loop is the UNet's: SD v1-4, bf16, latents of 64x64, one prompt."""
+    model = find_model(str(pipeline("sd-v1-4", "bf16")))
+    setting = Setting(
+        model=ModelRef(source="", digest=""),
+        scheduler="pndm",
+        steps=4,
+        guidance_scale=7.5,
+        height=512,
+        width=512,
+        dtype="bf16",
+    )
+    network, spent = model.denoiser(Dtype.BF16), [0.0]
+    network.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter()))
+    network.register_forward_hook(lambda *_: spent.append(time.perf_counter()))
+    condition = Condition(torch.randn(2, *model.text_shape))
+    began = time.perf_counter()
+    denoise(network, model.sampler(setting), torch.randn(1, 4, 64, 64), condition, 7.5)
+    whole = time.perf_counter() - began
+    return {"share": sum(spent) / whole, "seconds a call": sum(spent) / (len(spent) // 2)}
+
+
 # -------------------------------------------------------------------------------- the page
 
 
@@ -232,6 +260,12 @@ def page(results: dict[str, Any]) -> str:
             bound = f"{r['bound_bytes'] / GIB:.2f} GiB" if r["bound_bytes"] else ""
             cells = (r["pipeline"], f"`{r['command']}`", f"{r['peak_bytes'] / GIB:.2f} GiB", bound)
             lines.append(f"| {' | '.join(cells)} | {r['seconds']:.0f} |")
+        if share := results.get("unet share"):
+            lines += [
+                "",
+                f"Of the sampling loop of sd-v1-4 (bf16, latents of 64x64, one prompt, two items a call) the "
+                f"UNet has {share['share']:.2%}; {share['seconds a call']:.1f} s a call.",
+            ]
         for r in results["rows"].values():
             if r["facts"]:
                 said = ", ".join(f"{k} {v}" for k, v in r["facts"].items() if v is not None)
@@ -259,14 +293,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("pipelines", nargs="*", help=", ".join(PIPELINES))
     parser.add_argument("--rows", nargs="+", help="only rows that begin so")
     parser.add_argument("--counts", action="store_true", help="only what needs no weights")
+    parser.add_argument("--share", action="store_true", help="only the UNet's share of the sampling loop")
     asked = parser.parse_args(argv)
     path = PAGES / "families.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"counts": counts()}
+    if asked.share:
+        results["unet share"] = unet_share()
     wanted = [
         row
         for row in rows()
-        if not asked.counts
+        if not (asked.counts or asked.share)
         and row.pipeline in (asked.pipelines or PIPELINES)
         and (not asked.rows or row.name.startswith(tuple(asked.rows)))
     ]

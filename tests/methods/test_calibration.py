@@ -12,6 +12,7 @@ from sdquant_cli.methods.items import Items, shuffled
 from sdquant_cli.methods.losses import collecting_outputs, feature_loss, guided_loss, output_loss
 from sdquant_cli.methods.recipe import Material
 from sdquant_cli.methods.serial_to_parallel import RECIPE, MixedLatents
+from sdquant_cli.methods.teacher import Live, Memory
 from sdquant_cli.methods.training import Aims, Training
 from sdquant_cli.models.condition import Condition
 from sdquant_cli.quant.rows import Rows
@@ -94,7 +95,8 @@ def training(bits=W4A8, *, batch=4, iterations=8, aims=None, **changes):
     teacher, student, *_ = quantized(bits)
     material = Material(items(), batch, 5, torch.device("cpu"), teacher, lambda: None, 3.0)
     aims = aims or Aims(PLAIN)
-    return Training(student, teacher, MixedLatents(material), aims, train_spec(**changes), iterations)
+    live = Live(teacher, aims.watched)
+    return Training(student, live, MixedLatents(material), aims, train_spec(**changes), iterations)
 
 
 def test_batches_hold_each_latent_without_and_with_its_prompt():
@@ -197,16 +199,16 @@ def test_training_brings_the_student_closer_to_the_teacher(what):
     run = training(
         Bits(3, 8), batch=6, iterations=60, what=what, rank=8, weight_rate=1e-3, step_rate=5e-3, averaging=0.9
     )
-    original = [p.clone() for p in run.teacher.parameters()]
+    original = [p.clone() for p in run.teacher.network.parameters()]
     everything = items().batch(range(12), torch.device("cpu"))
     before = float(run.loss(everything)[0].detach())
     for _ in range(60):
         run.step()
     run.finish()
     assert float(run.loss(everything)[0].detach()) < 0.9 * before
-    assert all(p.grad is None for p in run.teacher.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(original, run.teacher.parameters(), strict=True))
-    shares = run.student.conv.weight is run.teacher.conv.weight
+    assert all(p.grad is None for p in run.teacher.network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(original, run.teacher.network.parameters(), strict=True))
+    shares = run.student.conv.weight is run.teacher.network.conv.weight
     assert shares == (what is not Train.WEIGHTS_AND_STEPS)
 
 
@@ -216,10 +218,10 @@ def test_every_loss_counts_with_its_weight():
     batch = items().batch([0, 3], torch.device("cpu"))
     inputs = (batch.x, batch.timestep, batch.condition.tokens)
     with (
-        collecting_outputs(run.teacher, ["conv", "out"]) as a,
+        collecting_outputs(run.teacher.network, ["conv", "out"]) as a,
         collecting_outputs(run.student, ["conv", "out"]) as b,
     ):
-        target, found = run.teacher(*inputs).sample, run.student(*inputs).sample
+        target, found = run.teacher.network(*inputs).sample, run.student(*inputs).sample
     expected = output_loss(found, target) + 0.5 * guided_loss(found, target, 3.0)
     for name, weight in (("conv", 2), ("out", 3)):
         expected = expected + weight * feature_loss({name: b[name]}, {name: a[name]})
@@ -296,3 +298,27 @@ def test_the_default_method_trains_on_mixed_timesteps():
     assert RECIPE.source is MixedLatents
     batch = training(batch=6).source.batch(0)
     assert len(batch.timestep.unique()) > 1
+
+
+def test_a_teacher_that_remembers_answers_as_the_network_does():
+    teacher, *_ = quantized()
+    data, live = items(), Live(teacher, ["conv"])
+    memory = Memory(live, 2 * len(data))
+    assert not memory.complete
+    for batch in all_batches(data, 5, torch.device("cpu")):
+        memory.run(batch)
+    assert memory.complete
+    batch = data.batch([7, 2, 11], torch.device("cpu"))
+    for part in (batch, *batch.parts(3)):
+        wanted, found = live.answer(part), memory.answer(part)
+        torch.testing.assert_close(found.prediction, wanted.prediction)
+        torch.testing.assert_close(found.features["conv"], wanted.features["conv"])
+
+
+def test_a_memory_without_room_keeps_nothing():
+    teacher, *_ = quantized()
+    data = items()
+    memory = Memory(Live(teacher, ["conv"]), 2 * len(data), room=1000)
+    for batch in all_batches(data, 5, torch.device("cpu")):
+        memory.run(batch)
+    assert not memory.complete

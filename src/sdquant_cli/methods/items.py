@@ -17,9 +17,12 @@ class Batch:
     timestep: Tensor  # (2B)
     row: Tensor  # (2B)
     condition: Condition  # of 2B
+    item: Tensor | None = None  # (2B) place among the 2N stored items, for those that are
 
     def __getitem__(self, index: Tensor) -> "Batch":
-        return Batch(self.x[index], self.timestep[index], self.row[index.cpu()], self.condition[index])
+        row, item = (None if part is None else part[index.cpu()] for part in (self.row, self.item))
+        assert row is not None
+        return Batch(self.x[index], self.timestep[index], row, self.condition[index], item)
 
     def parts(self, count: int) -> "list[Batch]":
         """The batch in `count` batches of about equal size, pairs kept together."""
@@ -52,6 +55,7 @@ class Items:
             self.timesteps[row].to(device),
             row,
             self.texts.guided(self.text[index]).to(device),
+            torch.cat([index, len(self) + index]),
         )
 
 

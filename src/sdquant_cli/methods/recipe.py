@@ -52,6 +52,7 @@ class Recipe:
     cites: str
     source: Callable[[Material], Source] | None  # None: nothing is trained
     needs_pictures: bool = False
+    stored_items: bool = False  # whether all its batches are of the stored latents
     sensitive_weight: float = 1.0  # of L_sen
     block_weight: float = 0.0  # of inter-layer distillation
     iterations: int = 400

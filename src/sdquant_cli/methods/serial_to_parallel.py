@@ -34,5 +34,6 @@ RECIPE = Recipe(
     name="serial-to-parallel",
     cites="Li, Deng et al. 2024, Efficiency Meets Fidelity, section 4.1",
     source=MixedLatents,
+    stored_items=True,
     block_weight=1.0,
 )

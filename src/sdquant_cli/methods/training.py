@@ -23,6 +23,7 @@ from ..types import Train
 from .items import Batch
 from .losses import collecting_outputs, feature_loss, guided_loss, output_loss
 from .recipe import Source
+from .teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Training:
     """A student in training; a checkpoint is its `state_dict`."""
 
     student: Any  # a quantized UNet, sharing the weights of the teacher or not
-    teacher: Any  # the floating-point UNet it comes from
+    teacher: Teacher
     source: Source
     aims: Aims
     spec: TrainSpec
@@ -102,11 +103,10 @@ class Training:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss on one batch, and the floating-point prediction."""
-        inputs, aims, watched = (batch.x, batch.timestep, batch.condition), self.aims, self.aims.watched
-        with collecting_outputs(self.teacher, watched) as wanted, torch.no_grad():
-            target = predict(self.teacher, *inputs)
-        with collecting_outputs(self.student, watched) as found:
-            predicted = predict(self.student, *inputs)
+        aims, answer = self.aims, self.teacher.answer(batch)
+        target, wanted = answer.prediction, answer.features
+        with collecting_outputs(self.student, aims.watched) as found:
+            predicted = predict(self.student, batch.x, batch.timestep, batch.condition)
         loss = output_loss(predicted, target)
         for names, weight in ((aims.sensitive, aims.weights.sensitive), (aims.blocks, aims.weights.blocks)):
             if names and weight:

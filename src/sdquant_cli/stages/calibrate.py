@@ -5,12 +5,14 @@ import statistics
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..events import SILENT, Events
-from ..manifests import QuantStateFacts, QuantStateSpec, TrainSpec
+from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, TrainSpec
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
+from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
 from ..models.layers import block_names, is_text_fed, quantizable_layers
 from ..models.load import Model
@@ -116,8 +118,12 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     dtype = Dtype.FP32 if spec.train else Dtype(setting.dtype)
     on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
     student = on_table.network
+    aims = _aims(work, student)
     teacher = _teacher(on_table, model, table, inputs["time-table"], spec.train)
-    borrowed = _install_quantizers(on_table, items, choice.bits, spec, events)
+    memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
+    borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
+    if memory and memory.complete:
+        teacher = None
     losses: list[float] = []
     if spec.train:
         pictures = None
@@ -128,7 +134,8 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         material = _material(work, model, teacher, items, pictures, device)
-        losses = _train(work, student, teacher, material, draft, events)
+        answers = memory if memory and memory.complete else Live(teacher, aims.watched)
+        losses = _train(work, student, answers, material, aims, draft, events)
     for unit in draft.missing():
         draft.write(unit, pack(capture(student, choice.bits)))
     return publish(store, draft, _facts(work, model, choice, losses, borrowed))
@@ -194,11 +201,35 @@ def _teacher(
     return student.copy_sharing()
 
 
+def _aims(work: _Work, network: nn.Module) -> Aims:
+    """What training compares; nothing for a method that does not train."""
+    return Aims(
+        weights=work.spec.loss or LossSpec(sensitive=0, blocks=0, guided=0),
+        sensitive=work.ranking.facts.top if work.ranking else (),
+        blocks=block_names(network),
+        guidance_scale=work.latents.spec.setting.guidance_scale,
+    )
+
+
+def _memory(
+    work: _Work, on_table: OnTable, table: Artifact, own_table: Artifact, aims: Aims, items: Items
+) -> Memory | None:
+    """A teacher that remembers, where it is what is observed and every item is asked for twice or more."""
+    spec = work.spec
+    observed_is_teacher = own_table.manifest.key == table.manifest.key
+    if not (spec.train and work.recipe.stored_items and observed_is_teacher):
+        return None
+    if spec.train.teacher is not Dtype.FP32 or spec.iterations * spec.batch_size < 2 * len(items):
+        return None
+    return Memory(Live(on_table.network, aims.watched), 2 * len(items))
+
+
 def _install_quantizers(
     on_table: OnTable,
     items: Items,
     chosen: dict[str, Bits],
     spec: QuantStateSpec,
+    memory: Memory | None,
     events: Events,
 ) -> int:
     """Swap every quantizable layer for one initialised from data; returns borrowed table entries."""
@@ -208,7 +239,11 @@ def _install_quantizers(
     batches = -(-len(items) // OBSERVED_AT_ONCE)
     with events.task("observing activations", batches, "batch") as task:
         for batch in all_batches(items, OBSERVED_AT_ONCE, device):
-            observed.observe(student, batch)
+            if memory:
+                with observed.watching(batch.row):
+                    memory.run(batch)
+            else:
+                observed.observe(student, batch)
             task.advance()
     states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, events)
     swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
@@ -231,18 +266,11 @@ def _material(
 
 
 def _train(
-    work: _Work, student: Any, teacher: Any, material: Material, draft: Draft, events: Events
+    work: _Work, student: Any, teacher: Teacher, material: Material, aims: Aims, draft: Draft, events: Events
 ) -> list[float]:
     spec, recipe = work.spec, work.recipe
     assert spec.train is not None
-    assert spec.loss is not None
     assert recipe.source is not None
-    aims = Aims(
-        weights=spec.loss,
-        sensitive=work.ranking.facts.top if work.ranking else (),
-        blocks=block_names(student),
-        guidance_scale=material.guidance_scale,
-    )
     training = Training(
         student, teacher, recipe.source(material), aims, spec.train, spec.iterations, spec.seed
     )

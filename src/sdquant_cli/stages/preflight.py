@@ -50,9 +50,10 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
     forward = _cost(model, setting, items, Dtype.FP32)
     # recomputed block by block, a call keeps little
     backward = forward if checkpointing else _cost(model, setting, items, Dtype.FP32, training=True)
-    trained = _quantizable(model) * 4 * (4 if spec.train.what is Train.WEIGHTS_AND_STEPS else 0)
-    own = spec.train.teacher is not Dtype.FP32
-    teacher = _parameters(model) * _BYTES[spec.train.teacher] if own else 0
+    weights = 4 * _quantizable(model) if spec.train.what is Train.WEIGHTS_AND_STEPS else 0
+    trained = 3 * weights  # gradients, and two moments of Adam
+    shared = spec.train.teacher is Dtype.FP32  # all but the weights that are trained
+    teacher = weights if shared else _parameters(model) * _BYTES[spec.train.teacher]
     held = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
     # teacher, student and its gradients: four forward passes
     updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
