@@ -4,6 +4,7 @@
     uv run python -m benchmarks.families.run sdxl --rows sample
     uv run python -m benchmarks.families.run --counts  # what needs no weights; seconds
     uv run python -m benchmarks.families.run --share   # the UNet's share of the sampling loop
+    uv run python -m benchmarks.families.run --tables  # the time tables' equality
 
 Pipelines are made by tools/random_models under runs/models and removed afterwards. Each stage is a process
 of its own; its memory is the largest resident set that the OS saw. After every row the results are in
@@ -11,6 +12,7 @@ docs/benchmarks/families.json and .md.
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -27,11 +29,18 @@ import torch
 from torch import nn
 
 from sdquant_cli.manifests import ModelRef, Setting
-from sdquant_cli.models.condition import Condition
+from sdquant_cli.models.condition import Condition, predict, size_ids
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
+from sdquant_cli.models.time_table import (
+    embed_timesteps,
+    run_on_prompt_tables,
+    run_on_table,
+    tabulate,
+)
 from sdquant_cli.quant.allocate import extremes
+from sdquant_cli.quant.rows import Rows
 from sdquant_cli.types import Dtype
 from tools.random_models.configurations import PIPELINES
 
@@ -40,6 +49,7 @@ PAGES = ROOT / "docs" / "benchmarks"
 MODELS, STORES = ROOT / "runs" / "models", ROOT / "runs" / "families"
 PAPER = json.loads((ROOT / "tests" / "data" / "paper_layers.json").read_text())
 GIB = 2**30
+PREDICTED = "peak memory, bytes"  # by --dry-run
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,7 @@ def run(row: Row) -> dict[str, Any]:
     if words[0] == "generate":
         words += ["--prompts", str(prompts)]
     command = [sys.executable, "-m", "sdquant_cli", *words, "--store", str(STORES / row.pipeline), "--json"]
+    planned = subprocess.run([*command, "--dry-run"], check=True, stdout=subprocess.PIPE, text=True).stdout
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -206,6 +217,7 @@ def run(row: Row) -> dict[str, Any]:
         "command": f"sdquant {' '.join(row.words)}",
         "seconds": time.perf_counter() - began,
         "peak_bytes": usage.ru_maxrss * 1024,
+        "predicted_bytes": json.loads(planned)["plan"].get(PREDICTED),
         "bound_bytes": row.bound,
         "facts": {
             k: facts[k] for k in ("table_bytes", "prompt_table_bytes", "removed_parameters") if k in facts
@@ -235,6 +247,32 @@ def unet_share() -> dict[str, float]:
     return {"share": sum(spent) / whole, "seconds a call": sum(spent) / (len(spent) // 2)}
 
 
+@torch.no_grad()
+def table_error(name: str) -> float:
+    """Largest difference of the denoiser on its tables from the original, relative to the largest output.
+
+    fp32, latents of 32x32, two prompts one after the other, each at two timesteps.
+    """
+    model = find_model(str(pipeline(name, "bf16")))
+    network, timesteps = model.denoiser(), [801.0, 401.0]
+    lean = copy.deepcopy(network, {id(p): p for p in network.parameters()})
+    rows, g = Rows(timesteps), torch.Generator().manual_seed(0)
+    if model.family.pooled:
+        run_on_prompt_tables(lean, embed_timesteps(lean, timesteps), rows)
+    else:
+        run_on_table(lean, tabulate(lean, timesteps), rows)
+    x, worst, largest = torch.randn(1, *model.latent_shape(256, 256), generator=g), 0.0, 0.0
+    for _ in range(2):
+        pooled = torch.randn(1, model.pooled_width, generator=g) if model.pooled_width else None
+        size = size_ids(256, 256) if model.family.sized else None
+        condition = Condition(torch.randn(1, *model.text_shape, generator=g), pooled, size)
+        for t in timesteps:
+            wanted, found = (predict(net, x, torch.tensor(t), condition) for net in (network, lean))
+            worst = max(worst, float((found - wanted).abs().max()))
+            largest = max(largest, float(wanted.abs().max()))
+    return worst / largest
+
+
 # -------------------------------------------------------------------------------- the page
 
 
@@ -253,12 +291,25 @@ def page(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(key for column in results["counts"].values() for key in column):
         cells = (_number(column.get(name)) for column in results["counts"].values())
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if errors := results.get("table errors"):
+        lines += ["", "## The tables", ""]
+        lines += [
+            "Largest difference of the denoiser on its tables from the original over the largest output: "
+            "fp32, latents of 32x32, two prompts, two timesteps.",
+            "",
+            f"| {' | '.join(errors)} |",
+            "|---" * len(errors) + "|",
+            f"| {' | '.join(f'{error:.1e}' for error in errors.values())} |",
+        ]
     if results.get("rows"):
         lines += ["", "## The stages", "", _threads(), ""]
-        lines += ["| pipeline | stage | peak memory | must stay below | seconds |", "|---|---|---|---|---|"]
+        lines += ["| pipeline | stage | peak memory | `--dry-run` said | must stay below | seconds |"]
+        lines += ["|---|---|---|---|---|---|"]
         for r in results["rows"].values():
             bound = f"{r['bound_bytes'] / GIB:.2f} GiB" if r["bound_bytes"] else ""
-            cells = (r["pipeline"], f"`{r['command']}`", f"{r['peak_bytes'] / GIB:.2f} GiB", bound)
+            said = f"{r['predicted_bytes'] / GIB:.2f} GiB" if r.get("predicted_bytes") else ""
+            peak = f"{r['peak_bytes'] / GIB:.2f} GiB"
+            cells = (r["pipeline"], f"`{r['command']}`", peak, said, bound)
             lines.append(f"| {' | '.join(cells)} | {r['seconds']:.0f} |")
         if share := results.get("unet share"):
             lines += [
@@ -294,16 +345,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", help="only rows that begin so")
     parser.add_argument("--counts", action="store_true", help="only what needs no weights")
     parser.add_argument("--share", action="store_true", help="only the UNet's share of the sampling loop")
+    parser.add_argument("--tables", action="store_true", help="only the tables' equality")
     asked = parser.parse_args(argv)
     path = PAGES / "families.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"counts": counts()}
     if asked.share:
         results["unet share"] = unet_share()
+    if asked.tables:
+        for name in asked.pipelines or PIPELINES:
+            results.setdefault("table errors", {})[name] = table_error(name)
+            print(name, results["table errors"][name], flush=True)
     wanted = [
         row
         for row in rows()
-        if not (asked.counts or asked.share)
+        if not (asked.counts or asked.share or asked.tables)
         and row.pipeline in (asked.pipelines or PIPELINES)
         and (not asked.rows or row.name.startswith(tuple(asked.rows)))
     ]

@@ -1,6 +1,7 @@
 """All six stages on every family, at tiny width with real classes."""
 
 import json
+import shutil
 
 import pytest
 
@@ -62,3 +63,14 @@ def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
     assert measured["metrics"]["psnr"]["mean"] > 20
     # the same schedule, asked for by name, is the calibrated one
     sdquant("generate", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)
+
+
+def test_a_v_prediction_model_with_latents_of_an_epsilon_one(sdquant, tiny, tmp_path):
+    folder = shutil.copytree(tiny("sd-v1-4"), tmp_path / "model")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\n")
+    sdquant("sample", "--prompts", prompts, "--model", folder, "--steps", 2)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    for verb in ("precalc-time", "sensitivity", "calibrate"):
+        assert "its files changed since the input artifact was made" in sdquant(verb, code=2).stderr
