@@ -4,7 +4,6 @@ import copy
 import hashlib
 import inspect
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from . import adapter, samplers
 from .families import Family
 from .layers import projections, quantizable_layers, time_layers
 from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
+from .weights import check_finite, count_numbers, read_tensors, refuse_pickles
 
 __all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "find_model"]
 
@@ -165,17 +165,7 @@ class Model:
     @property
     def text_parameters(self) -> dict[str, int]:
         """Numbers of each text encoder, by its folder."""
-        from safetensors import safe_open
-
-        counts = {}
-        for part in self.text_parts:
-            files = weight_files(self.folder / part, self.named.variant)
-            counts[part] = 0
-            for path in files:
-                with safe_open(path, "pt") as file:
-                    shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-                counts[part] += sum(math.prod(shape) for shape in shapes)
-        return counts
+        return {part: count_numbers(self.folder / part, self.named.variant) for part in self.text_parts}
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (C,h,w) of one latent of a picture of height x width pixels."""
@@ -189,7 +179,7 @@ class Model:
         network = self._load(self._denoiser_class, self.family.folder, TORCH_DTYPES[dtype])
         if self.named.lora:
             adapter.fuse_into_denoiser(self.pipeline_class, network, self.named.lora, self.lora_scale)
-        _check_finite(network, self.folder / self.family.folder, dtype)
+        check_finite(network, self.folder / self.family.folder, dtype)
         return network.to(device)
 
     def time_path(self) -> nn.Module:
@@ -303,7 +293,7 @@ class Model:
 
     def _load(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         folder = self.folder / part
-        _refuse_pickles(folder)
+        refuse_pickles(folder)
         try:
             module, info = cls.from_pretrained(
                 folder,
@@ -328,49 +318,6 @@ class Model:
 
 def _tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
-
-
-def read_tensors(folder: Path, variant: str | None, wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Single tensors of a component's files; raises UsageProblem for one that is missing."""
-    from safetensors import SafetensorError, safe_open
-
-    _refuse_pickles(folder)
-    found: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder, variant):
-        try:
-            with safe_open(path, "pt") as file:
-                found |= {name: file.get_tensor(name) for name in wanted.intersection(file.keys())}
-        except (OSError, SafetensorError) as error:
-            raise UsageProblem(f"{path}: {str(error).splitlines()[0]}") from None
-    if missing := sorted(wanted - found.keys()):
-        raise UsageProblem(
-            f"{folder}: {len(missing)} missing tensors, the first {missing[0]}; "
-            f"the weights are not those of its config.json"
-        )
-    return found
-
-
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The files that a component is loaded from."""
-    if variant:
-        return sorted(folder.glob(f"*.{variant}*.safetensors"))
-    return [path for path in sorted(folder.glob("*.safetensors")) if path.name.count(".") == 1]
-
-
-def _refuse_pickles(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")) and (pickles := sorted(folder.glob("*.bin"))):
-        raise UsageProblem(
-            f"{pickles[0]}: is a pickle, which can run code when opened; convert it with diffusers: "
-            f"from_pretrained({str(folder.parent)!r}, use_safetensors=False).save_pretrained(FOLDER)"
-        )
-
-
-def _check_finite(network: nn.Module, folder: Path, dtype: Dtype) -> None:
-    if dtype is not Dtype.FP16:
-        return
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise UsageProblem(f"{folder}: {name} overflows fp16; use --dtype bf16 or fp32")
 
 
 def find_model(

@@ -135,9 +135,9 @@ class _NoEmbedding(nn.Module):
 
 def run_on_table(network: Any, table: dict[str, Tensor], rows: Rows) -> None:
     """Remove the time path from `network`, in place; from then on it reads `table` by the rows."""
-    dtype = next(network.parameters())
+    like = next(network.parameters())
     for name, values in table.items():
-        network.set_submodule(name, _TableRow(values.to(dtype), rows))
+        network.set_submodule(name, _TableRow(values.to(like), rows))
     _remove_embedding(network)
     rows.follow(network)
 

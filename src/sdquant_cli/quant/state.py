@@ -51,7 +51,9 @@ def pack(state: State) -> dict[str, np.ndarray]:
     """Flat arrays, one per field, with offsets (layers + 1) and bits (layers, 2), in the state's order."""
     packed = {}
     for field, dtype in FIELDS.items():
-        parts = [getattr(layer, field).reshape(-1).numpy().astype(dtype) for layer in state.values()]
+        parts = [
+            getattr(layer, field).reshape(-1).numpy().astype(dtype, copy=False) for layer in state.values()
+        ]
         packed[field] = np.concatenate(parts)
         packed[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     packed["bits"] = np.array(

@@ -2,8 +2,10 @@
 
 import dataclasses
 import statistics
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -43,7 +45,9 @@ OBSERVED_AT_ONCE = 16  # latents
 class _Work:
     """What a request comes to."""
 
+    request: CalibrateRequest
     recipe: Recipe
+    model: Model
     spec: QuantStateSpec
     latents: Artifact
     ranking: Artifact | None
@@ -70,7 +74,9 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
     return _Work(
+        request,
         recipe,
+        open_model(latents.spec.setting),
         spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures),
         latents,
         ranking,
@@ -79,8 +85,7 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
     work = _prepare(request, store, SILENT)
-    setting = work.latents.spec.setting
-    model = open_model(setting)
+    setting, model = work.latents.spec.setting, work.model
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)
     return Plan(
@@ -102,7 +107,8 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     work = _prepare(request, store, events)
     latents, ranking, spec = work.latents, work.ranking, work.spec
     setting = latents.spec.setting
-    device, model = use_device(request.device), open_model(setting)
+    use_device(request.device)  # refuses before anything is computed
+    model = work.model
     check_budget(request, model)
     table = for_setting(model, setting, store)
     inputs = {"latents": latents, "time-table": table} | ({"sensitivity": ranking} if ranking else {})
@@ -114,8 +120,26 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     choice = choose_bits(request, model, ranking, events)
-    items = load_items(store, latents, table)
-    dtype = Dtype.FP32 if spec.train else Dtype(setting.dtype)
+    packed, losses, borrowed = _calibrated(work, choice, table, inputs, store, draft, events)
+    for unit in draft.missing():
+        draft.write(unit, packed)
+    return publish(store, draft, _facts(work, choice, losses, borrowed))
+
+
+def _calibrated(
+    work: _Work,
+    choice: Choice,
+    table: Artifact,
+    inputs: dict[str, Artifact],
+    store: Store,
+    draft: Draft,
+    events: Events,
+) -> tuple[dict[str, np.ndarray], list[float], int]:
+    """The packed state, the losses, and how many table entries had no data. No network outlives it."""
+    spec, request, model = work.spec, work.request, work.model
+    device = use_device(request.device)
+    items = load_items(store, work.latents, table)
+    dtype = Dtype.FP32 if spec.train else Dtype(work.latents.spec.setting.dtype)
     on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
     student = on_table.network
     aims = _aims(work, student)
@@ -128,21 +152,19 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     if spec.train:
         pictures = None
         if request.images:
-            pictures = pictures_of_folder(request.images, latents, store, request.device, events)
+            pictures = pictures_of_folder(request.images, work.latents, store, request.device, events)
         elif "pictures" in inputs:
             pictures = pictures_of_artifact(inputs["pictures"], store, request.device)
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
-        material = _material(work, model, teacher, items, pictures, device)
+        material = _material(work, teacher, items, pictures, device)
         answers = memory if memory and memory.complete else Live(teacher, aims.watched)
         losses = _train(work, student, answers, material, aims, draft, events)
-    for unit in draft.missing():
-        draft.write(unit, pack(capture(student, choice.bits)))
-    return publish(store, draft, _facts(work, model, choice, losses, borrowed))
+    return pack(capture(student, choice.bits)), losses, borrowed
 
 
-def _facts(work: _Work, model: Model, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
-    parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
+def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
+    parameters = {name: shape.numel() for name, shape in work.model.layer_shapes.items()}
     means = (losses[i : i + checkpoints.EVERY] for i in range(0, len(losses), checkpoints.EVERY))
     return QuantStateFacts(
         setting=work.latents.spec.setting,
@@ -252,14 +274,10 @@ def _install_quantizers(
 
 
 def _material(
-    work: _Work, model: Model, teacher: Any, items: Items, pictures: Pictures | None, device: torch.device
+    work: _Work, teacher: Any, items: Items, pictures: Pictures | None, device: torch.device
 ) -> Material:
-    setting = work.latents.spec.setting
-
-    def sampler() -> Any:
-        return model.sampler(setting)
-
-    spec = work.spec
+    setting, spec = work.latents.spec.setting, work.spec
+    sampler = partial(work.model.sampler, setting)
     return Material(
         items, spec.batch_size, spec.seed, device, teacher, sampler, setting.guidance_scale, pictures
     )

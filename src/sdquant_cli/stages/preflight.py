@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..manifests import QuantStateSpec, Setting
@@ -42,7 +43,7 @@ def drawing(model: Model, setting: Setting, batch: int, items: int, *, quantized
 def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpointing: bool) -> Numbers:
     """Of a calibration with spec.batch_size latents an update, each with and without its prompt."""
     items = 2 * -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
-    codes = 2 * _quantizable(model)  # each layer's, and all of them in one array
+    codes = 2 * _quantizable(model)  # bytes: each layer's, and all of them in one array
     if spec.train is None:
         dtype = Dtype(setting.dtype)
         held = _parameters(model) * _BYTES[dtype] + codes
@@ -62,9 +63,7 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
 
 def disk(arrays: Mapping[str, ArraySpec]) -> int:
     """Bytes of an artifact's arrays before compression."""
-    return sum(
-        math.prod(a.shape) * torch.empty(0, dtype=getattr(torch, a.dtype)).itemsize for a in arrays.values()
-    )
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays.values())
 
 
 def _cost(model: Model, setting: Setting, items: int, dtype: Dtype, *, training: bool = False) -> Cost:
@@ -88,9 +87,8 @@ def _quantizable(model: Model) -> int:
 
 def _text_bytes(model: Model) -> int:
     """Of the text encoders in the format they run in."""
-    return sum(
-        count * (2 if part == "text_encoder_3" else 4) for part, count in model.text_parameters.items()
-    )
+    counts = model.text_parameters
+    return sum(count * (2 if part == "text_encoder_3" else 4) for part, count in counts.items())
 
 
 def _resident() -> int:
