@@ -183,13 +183,15 @@ class Model:
         return network.to(device)
 
     def time_path(self) -> nn.Module:
-        """The denoiser in fp32 with numbers in its time path alone: the rest is not read."""
+        """The denoiser in fp32 with numbers in its time path alone: the rest is not read.
+
+        Nor are the projections of a family whose prompts enter before them.
+        """
         if self.named.lora:  # may be in any layer
             return self.denoiser()
         network = copy.deepcopy(self.skeleton)
-        wanted = {
-            f"{layer}.{name}" for layer, found in time_layers(network).items() for name in found.state_dict()
-        }
+        layers = time_layers(network).keys() - (projections(network).keys() if self.family.pooled else ())
+        wanted = {f"{name}.{part}" for name in layers for part in network.get_submodule(name).state_dict()}
         tensors = read_tensors(self.folder / self.family.folder, self.named.variant, wanted)
         network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False, assign=True)
         return network.eval().requires_grad_(False)

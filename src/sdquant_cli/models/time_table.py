@@ -21,9 +21,10 @@ from .layers import projections
 @torch.no_grad()
 def embed_timesteps(network: Any, timesteps: Sequence[float]) -> Tensor:
     """e_t (rows, D) in the network's dtype: what the timestep brings to the embedding."""
-    parameter = next(iter(projections(network).values())).weight  # other layers may be without numbers
-    t = torch.tensor(timesteps, dtype=torch.float32, device=parameter.device)
-    return denoiser_of(network).embed_timestep(network, t)
+    denoiser = denoiser_of(network)
+    embedding = getattr(network, denoiser.embedding[0])  # other layers may be without numbers
+    t = torch.tensor(timesteps, dtype=torch.float32, device=next(embedding.parameters()).device)
+    return denoiser.embed_timestep(network, t)
 
 
 @torch.no_grad()
