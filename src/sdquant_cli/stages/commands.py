@@ -94,15 +94,15 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
     },
     TimeTableSpec: dict.fromkeys(TimeTableSpec.model_fields, INHERITED),
     MetricsSpec: {"metrics": INHERITED, "weights": INHERITED},
-    ModelRef: {
-        "source": "--model",
-        "digest": INHERITED,
-        "revision": "--revision",
-        "variant": "--variant",
-        "base": "--base",
-        "lora": "--lora",
-        "lora_scale": "--lora-scale",
-    },
+}
+MODEL_FLAGS: dict[str, str | None] = {
+    "source": "--model",
+    "digest": None,  # follows from the rest
+    "revision": "--revision",
+    "variant": "--variant",
+    "base": "--base",
+    "lora": "--lora",
+    "lora_scale": "--lora-scale",
 }
 SETTING_FLAGS: dict[str, str] = {
     "scheduler": "--scheduler",
@@ -227,11 +227,13 @@ def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
 
 def setting_flags(setting: Setting) -> list[str]:
     """The words that make a setting anew."""
-    words, _ = spec_flags(setting.model)
-    for name in Setting.model_fields:
-        if name != "model":
-            words += [SETTING_FLAGS[name], str(getattr(setting, name))]
-    return words
+    values = {MODEL_FLAGS[name]: getattr(setting.model, name) for name in ModelRef.model_fields}
+    values |= {
+        SETTING_FLAGS[name]: getattr(setting, name) for name in Setting.model_fields if name != "model"
+    }
+    return [
+        word for flag, value in values.items() if flag and value is not None for word in (flag, str(value))
+    ]
 
 
 def prompt_file(prompts: Artifact) -> tuple[str, bytes]:
