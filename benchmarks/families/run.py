@@ -280,8 +280,8 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The families at full size",
         "",
-        "`uv run python -m benchmarks.families.run` writes this page. Published configurations, random",
-        "weights.",
+        "`uv run python -m benchmarks.families.run` writes this page (a pipeline's name or a flag: a",
+        "part of it). Published configurations, random weights.",
         "",
         "## What follows from the configurations",
         "",
@@ -350,9 +350,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = PAGES / "families.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"counts": counts()}
-    if asked.share:
+    everything = not (asked.counts or asked.share or asked.tables or asked.rows or asked.pipelines)
+    if asked.share or everything:
         results["unet share"] = unet_share()
-    if asked.tables:
+    if asked.tables or everything:
         for name in asked.pipelines or PIPELINES:
             results.setdefault("table errors", {})[name] = table_error(name)
             print(name, results["table errors"][name], flush=True)
