@@ -1,6 +1,7 @@
 """`calibrate`: find a quantized UNet whose output stays that of the floating-point one."""
 
 import dataclasses
+import gc
 import statistics
 from functools import partial
 from typing import Any
@@ -121,6 +122,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         return up_to_date(store, draft, events)
     choice = choose_bits(request, model, ranking, events)
     packed, losses, borrowed = _calibrated(work, choice, table, inputs, store, draft, events)
+    gc.collect()  # networks and their hooks hold each other
     for unit in draft.missing():
         draft.write(unit, packed)
     return publish(store, draft, _facts(work, choice, losses, borrowed))
