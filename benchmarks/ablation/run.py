@@ -171,6 +171,8 @@ def page(results: dict[str, list[dict[str, Any]]], table_of: Sequence[Row]) -> s
         done = [row for row in table_of if row.table == table and row.name in results]
         if done:
             lines += ["", f"## {table}", "", *_table(done, results)]
+    if missing := [row.name for row in table_of if row.name not in results]:
+        lines += ["", f"Not made yet: {'; '.join(missing)}."]
     return "\n".join([*lines, *_claims(results), ""])
 
 
