@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def run(row: Row) -> dict[str, Any]:
     prompts.write_text("a red circle\n" if row.name != "generate" else "a blue square\n")
     words = list(row.words)
     if words[0] == "sample":
+        shutil.rmtree(STORES / row.pipeline, ignore_errors=True)
         words += [
             "--prompts",
             str(prompts),
@@ -202,14 +204,17 @@ def run(row: Row) -> dict[str, Any]:
         words += ["--prompts", str(prompts)]
     command = [sys.executable, "-m", "sdquant_cli", *words, "--store", str(STORES / row.pipeline), "--json"]
     planned = subprocess.run([*command, "--dry-run"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    began = time.perf_counter()
+    began, started = time.perf_counter(), datetime.now(UTC)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    document = process.stdout.read()
+    printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{row.pipeline}: {' '.join(words)} failed")
-    facts = json.loads(document)["facts"]
+    document = json.loads(printed)
+    if datetime.fromisoformat(document["provenance"]["created_at"]) < started:
+        raise SystemExit(f"{row.pipeline}, {row.name}: was there already; measure it from --rows sample on")
+    facts = document["facts"]
     return {
         "pipeline": row.pipeline,
         "row": row.name,

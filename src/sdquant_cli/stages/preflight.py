@@ -43,7 +43,8 @@ def drawing(model: Model, setting: Setting, batch: int, items: int, *, quantized
 def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpointing: bool) -> Numbers:
     """Of a calibration with spec.batch_size latents an update, each with and without its prompt."""
     items = 2 * -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
-    codes = 2 * _quantizable(model)  # bytes: each layer's, and all of them in one array
+    # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
+    codes = int(2.5 * _quantizable(model))
     if spec.train is None:
         dtype = Dtype(setting.dtype)
         held = _parameters(model) * _BYTES[dtype] + codes
