@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sdquant_cli.errors import EnvironmentProblem, UsageProblem
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
+from sdquant_cli.models.uninterrupted import uninterrupted
 from sdquant_cli.quant.modules import LayerState, QuantLinear
 from sdquant_cli.quant.ranges import weight_steps
 from sdquant_cli.quant.rows import Rows
@@ -216,3 +218,18 @@ def test_a_file_that_is_no_checkpoint(tiny, tmp_path, monkeypatch):
     (tmp_path / "x.txt").touch()
     with pytest.raises(UsageProblem, match=r"expected a folder, a \.safetensors file or a Hub id"):
         find_model(str(tmp_path / "x.txt"))
+
+
+def test_an_interrupt_waits_for_what_is_being_loaded():
+    reached = []
+
+    def load():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert reached == ["the end"]
+    with pytest.raises(KeyboardInterrupt):  # and is as prompt as ever afterwards
+        signal.raise_signal(signal.SIGINT)

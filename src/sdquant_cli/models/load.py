@@ -19,6 +19,7 @@ from . import adapter, samplers
 from .families import Family
 from .layers import projections, quantizable_layers, time_layers
 from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
+from .uninterrupted import uninterrupted
 from .weights import check_finite, count_numbers, read_tensors, refuse_pickles
 
 __all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "find_model"]
@@ -174,6 +175,7 @@ class Model:
 
     # ------------------------------------------------------------ components
 
+    @uninterrupted()
     def denoiser(self, dtype: Dtype = Dtype.FP32, device: str = "cpu") -> nn.Module:
         """The denoiser in eval mode, without gradients, an adapter fused into it."""
         network = self._load(self._denoiser_class, self.family.folder, TORCH_DTYPES[dtype])
@@ -182,6 +184,7 @@ class Model:
         check_finite(network, self.folder / self.family.folder, dtype)
         return network.to(device)
 
+    @uninterrupted()
     def time_path(self) -> nn.Module:
         """The denoiser in fp32 with numbers in its time path alone: the rest is not read.
 
@@ -196,12 +199,14 @@ class Model:
         network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False, assign=True)
         return network.eval().requires_grad_(False)
 
+    @uninterrupted()
     def vae(self, device: str = "cpu") -> nn.Module:
         """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
         from diffusers import AutoencoderKL
 
         return self._load(AutoencoderKL, "vae", torch.float32).to(device)
 
+    @uninterrupted()
     def text_pipeline(self, device: str = "cpu") -> Any:
         """The pipeline with its text encoders alone: diffusers' own way from prompts to embeddings."""
         import transformers
