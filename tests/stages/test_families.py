@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from sdquant_cli.stages.commands import Goal, script
 from tools.random_models.configurations import PIPELINES
 
 
@@ -61,6 +62,11 @@ def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
     assert "of 6 timesteps were not calibrated" in said
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)
     assert measured["metrics"]["psnr"]["mean"] > 20
+    store = sdquant.opened()
+    metrics = store.resolve("metrics")
+    images = store.follow(metrics.manifest.inputs["images"])
+    again = script([Goal(metrics, images, store.follow(images.manifest.inputs["state"]))], store)
+    assert "--scheduler unipc --steps 6" in next(line for line in again.lines if " generate " in line)
     # the same schedule, asked for by name, is the calibrated one
     sdquant("generate", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)
 

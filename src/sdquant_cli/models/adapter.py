@@ -8,6 +8,8 @@ from torch import nn
 
 from ..errors import UsageProblem
 
+_IN_FOLDER = "pytorch_lora_weights.safetensors"  # as diffusers saves it
+
 
 def digest(path: str) -> bytes:
     """sha256 of the adapter's file."""
@@ -58,7 +60,7 @@ def _state(pipeline_class: Any, path: str) -> tuple[dict[str, Any], dict[str, An
 def _file(path: str) -> Path:
     file = Path(path)
     if file.is_dir():
-        file = file / "pytorch_lora_weights.safetensors"
+        file = file / _IN_FOLDER
     if not file.is_file() or file.suffix != ".safetensors":
-        raise UsageProblem(f"--lora {path}: expected a .safetensors file, or a folder with {file.name}")
+        raise UsageProblem(f"--lora {path}: expected a .safetensors file, or a folder with {_IN_FOLDER}")
     return file

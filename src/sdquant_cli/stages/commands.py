@@ -150,7 +150,10 @@ class Script:
         time_path = ["--time-path", TimePath.QUANTIZED] if rounded_time else []
         self.add("calibrate", *self._flags(goal.state), *time_path)
         prompts = self.store.follow(goal.images.manifest.inputs["prompts"])
-        self.add("generate", "--prompts", self._file(prompts), *self._flags(goal.images))
+        drawn, schedule = goal.images.spec, []
+        if drawn.step_match:  # otherwise the state's own
+            schedule = ["--scheduler", drawn.setting.scheduler, "--steps", str(drawn.setting.steps)]
+        self.add("generate", "--prompts", self._file(prompts), *schedule, *self._flags(goal.images))
         reference = self.store.follow(goal.metrics.manifest.inputs["reference"])
         if reference.spec != goal.images.spec.model_copy(update={"engine": "fp"}):
             self.remarks.append(
