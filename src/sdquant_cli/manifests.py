@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Dtype, Kind, Measure, Ranges, StepMatch, Tables, Train
+from .types import Dtype, Execution, Kind, Measure, Ranges, StepMatch, Tables, Train
 
 FORMAT = 1
 
@@ -143,7 +143,7 @@ class QuantStateSpec(Spec):
 class ImagesSpec(Spec):
     kind: ClassVar[Kind] = Kind.IMAGES
     setting: Setting
-    engine: Literal["fp", "simulated"]
+    engine: Execution
     seed: int
     micro_batch: int
     step_match: StepMatch | None = None  # None: every timestep is a calibrated one

@@ -43,6 +43,31 @@ class Preset(StrEnum):
     SDXL = "paper-sdxl"
 
 
+class Execution(StrEnum):
+    """How a network computes."""
+
+    FP = "fp"
+    SIMULATED = "simulated"  # rounded values in floating-point weights
+    DEQUANTIZED = "dequantized"  # packed weights, turned into floats layer by layer
+    INTEGER = "integer"
+
+
+class Engine(StrEnum):
+    """What a quantized network is to be computed with."""
+
+    SIMULATED = "simulated"
+    AUTO = "auto"  # integer where the machine can, else dequantized
+    DEQUANTIZED = "dequantized"
+    INTEGER = "integer"
+
+
+class ExportFormat(StrEnum):
+    """What the weights of an exported network are."""
+
+    PACKED = "packed"  # integer codes: small, and computed in integers
+    DEQUANT = "dequant"  # on their grids, as fp16: loads anywhere, without sdquant
+
+
 class StepMatch(StrEnum):
     """Which activation quantizers a timestep that was not calibrated takes."""
 

@@ -2,12 +2,14 @@
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from . import (
+    bench,
     calibrate,
     demo,
     doctor,
     evaluate,
+    export,
     generate,
     precalc_time,
     report,
@@ -62,6 +64,8 @@ for _name, _body in (
     ("calibrate", calibrate.calibrate),
     ("generate", generate.generate),
     ("evaluate", evaluate.evaluate),
+    ("export", export.export),
+    ("bench", bench.bench),
     ("report", report.report),
     ("demo", demo.demo),
     ("doctor", doctor.doctor),

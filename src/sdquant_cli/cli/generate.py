@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..types import StepMatch
+from ..types import Engine, StepMatch
 from . import options as o
 
 
@@ -20,6 +20,10 @@ def generate(
         Path | None,
         typer.Option("--prompts", help="Prompt file; the embedded model has held-out prompts of its own."),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="Rounded values in floats, or packed weights as they are shipped."),
+    ] = Engine.SIMULATED,
     step_match: Annotated[
         StepMatch | None,
         typer.Option("--step-match", help="Allow other --scheduler and --steps than calibrated."),

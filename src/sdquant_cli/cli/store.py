@@ -1,5 +1,6 @@
 """`sdquant ls`, `show`, `verify`, `rm`, `tag`: looking after a store."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,13 +56,21 @@ def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.Jso
 
 
 def verify(
-    name: Annotated[str | None, typer.Argument(help="One artifact; all by default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="An artifact, or an exported folder; all artifacts by default.")
+    ] = None,
     store: o.StoreOption = o.DEFAULT_STORE,
 ) -> None:
-    """Check stored bytes against the sha256 they were published with.
+    """Check stored bytes against the sha256 they were published with; of an export, also what it computes.
 
     Example: sdquant verify
     """
+    if name and Path(name).is_dir():
+        from ..stages.export import verify as verify_export
+        from . import render
+
+        render.print_pairs(f"{name} is intact", verify_export(Path(name), render.Terminal()))
+        return
     from ..store import Store
 
     opened = Store(store)

@@ -46,7 +46,7 @@ def size_ids(height: int, width: int) -> Tensor:
 
 def predict(network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
     """The network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or one for all."""
-    parameter = next(network.parameters())
+    parameter = next(p for p in network.parameters() if p.is_floating_point())  # others are codes
     told = condition.to(x.device, parameter.dtype)
     more: dict[str, Any] = {}
     if told.size is not None:

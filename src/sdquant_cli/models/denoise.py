@@ -28,6 +28,8 @@ def denoise(
     that add noise. `visit` sees each call's input after `scale_model_input`, before the call; False
     stops the loop. The sampler is the caller's, its timesteps set.
     """
+    parameter = next(p for p in network.parameters() if p.is_floating_point())
+    condition = condition.to(noise.device, parameter.dtype)  # the same tensors in every call
     latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
     for call, timestep in enumerate(sampler.timesteps):
         scaled = scale_input(sampler, latents, timestep)

@@ -98,6 +98,12 @@ class Model:
         return [name for name in self.family.texts if (self.folder / name).is_dir()]
 
     @property
+    def other_parts(self) -> list[str]:
+        """Folders of all components but denoiser and scheduler."""
+        parts = {*self.family.parts, *self.text_parts, *self._tokenizers}
+        return sorted(parts - {self.family.folder, "scheduler"})
+
+    @property
     def _tokenizers(self) -> list[str]:
         return [_tokenizer_of(name) for name in self.text_parts]
 
@@ -195,9 +201,17 @@ class Model:
         network = copy.deepcopy(self.skeleton)
         layers = time_layers(network).keys() - (projections(network).keys() if self.family.pooled else ())
         wanted = {f"{name}.{part}" for name in layers for part in network.get_submodule(name).state_dict()}
-        tensors = read_tensors(self.folder / self.family.folder, self.named.variant, wanted)
-        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False, assign=True)
+        tensors = {name: tensor.float() for name, tensor in self.tensors(wanted).items()}
+        network.load_state_dict(tensors, strict=False, assign=True)
         return network.eval().requires_grad_(False)
+
+    @uninterrupted()
+    def tensors(self, names: set[str]) -> dict[str, torch.Tensor]:
+        """Single tensors of the denoiser, an adapter fused into them; the rest is not read."""
+        if self.named.lora:
+            state = self.denoiser().state_dict()
+            return {name: state[name] for name in names}
+        return read_tensors(self.folder / self.family.folder, self.named.variant, names)
 
     @uninterrupted()
     def vae(self, device: str = "cpu") -> nn.Module:

@@ -23,6 +23,7 @@ class Rows:
         self.timesteps = torch.tensor(timesteps, dtype=torch.float64)
         self._tolerance = torch.inf if nearest else TOLERANCE
         self._current: Tensor | None = None
+        self.shared: int | None = None  # the row of the batch in hand, where all items have the same
 
     def find(self, timestep: Tensor) -> Tensor:
         """Row of each timestep; raises UsageProblem for one that no row stands for, unless `nearest`."""
@@ -32,7 +33,8 @@ class Rows:
             found = float(wanted[distance > self._tolerance][0])
             raise UsageProblem(
                 f"timestep {found:g} is not among the {len(self.timesteps)} calibrated ones "
-                f"({self.timesteps[0]:g} ... {self.timesteps[-1]:g}); use the same --scheduler and --steps"
+                f"({self.timesteps[0]:g} ... {self.timesteps[-1]:g}); use the same scheduler and number "
+                f"of steps"
             )
         return row
 
@@ -49,3 +51,5 @@ class Rows:
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         self._current = self.find(torch.as_tensor(timestep))
+        first = int(self._current[0])
+        self.shared = first if bool((self._current == first).all()) else None

@@ -15,6 +15,7 @@ from ..models.denoise import encode_pictures
 from ..models.prompt_files import PromptFile
 from ..models.schedule import schedule_of
 from ..store import Artifact, Store
+from ..types import Execution
 from .chain import open_model
 from .generate import draw
 from .texts import read_texts, store_embeddings, store_prompts
@@ -96,7 +97,7 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 def drawn_pictures(latents: Artifact, store: Store, seed: int, device: str, events: Events) -> Artifact:
     """The floating-point model's own pictures of the calibration prompts, made where they are absent."""
     prompts, embeds = (store.follow(latents.manifest.inputs[role]) for role in ("prompts", "text-embeds"))
-    spec = ImagesSpec(setting=latents.spec.setting, engine="fp", seed=seed, micro_batch=MICRO_BATCH)
+    spec = ImagesSpec(setting=latents.spec.setting, engine=Execution.FP, seed=seed, micro_batch=MICRO_BATCH)
     tags = ("latest-calibration",)
     return draw(spec, prompts, embeds, None, store, torch.device(device), events, tags=tags)
 

@@ -26,7 +26,7 @@ from ..manifests import (
     TrainSpec,
 )
 from ..store import Artifact, Store
-from ..types import Kind, TimePath
+from ..types import Execution, Kind, TimePath
 from .texts import read_prompts
 
 
@@ -81,7 +81,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
     },
     ImagesSpec: {
         "setting": INHERITED,
-        "engine": Only("simulated"),
+        "engine": "--engine",
         "seed": "--seed",
         "micro_batch": "--micro-batch",
         "step_match": "--step-match",
@@ -155,7 +155,7 @@ class Script:
             schedule = ["--scheduler", drawn.setting.scheduler, "--steps", str(drawn.setting.steps)]
         self.add("generate", "--prompts", self._file(prompts), *schedule, *self._flags(goal.images))
         reference = self.store.follow(goal.metrics.manifest.inputs["reference"])
-        if reference.spec != goal.images.spec.model_copy(update={"engine": "fp"}):
+        if reference.spec != goal.images.spec.model_copy(update={"engine": Execution.FP}):
             self.remarks.append(
                 f"The reference was images/{reference.manifest.key}, which `--against fp` does not draw."
             )

@@ -23,7 +23,7 @@ from ..models.schedule import schedule_of
 from ..store import ArraySpec, Artifact, Store
 from ..types import Dtype
 from .chain import open_model, publish, refs, up_to_date
-from .generate import quantized_denoiser
+from .quantized import quantized_denoiser
 from .texts import read_texts
 
 COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")

@@ -18,7 +18,7 @@ from ..metrics.scores import summarise
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..report.markdown import metrics_summary
 from ..store import ArraySpec, Artifact, Store
-from ..types import Gate, Kind
+from ..types import Execution, Gate, Kind
 from .chain import Plan, announce, publish, refs, up_to_date, use_device, what_pictures_share
 from .drift import measure_drift
 from .generate import draw
@@ -121,7 +121,7 @@ def _counterparts(
 ) -> tuple[Artifact, Artifact | None]:
     """The reference, and the floor: floating-point pictures from the next seed's noise."""
     embeds = store.follow(images.manifest.inputs["text-embeds"])
-    spec: ImagesSpec = images.spec.model_copy(update={"engine": "fp"})
+    spec: ImagesSpec = images.spec.model_copy(update={"engine": Execution.FP})
     if request.against == FP:
         reference = draw(spec, prompts, embeds, None, store, device, events, tags=("latest-fp",))
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
@@ -16,9 +16,8 @@ from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import schedule_of
 from ..quant.rows import TOLERANCE, Rows
-from ..quant.state import FIELDS, State, restore, unpack
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind
+from ..types import Dtype, Engine, Execution, Kind
 from . import preflight
 from .chain import (
     Plan,
@@ -31,7 +30,7 @@ from .chain import (
     up_to_date,
     use_device,
 )
-from .precalc_time import denoiser_on_table, for_setting
+from .quantized import execution_of, quantized_denoiser
 from .requests import GenerateRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
@@ -51,7 +50,7 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
         {
             "images": count,
             "UNet calls": calls,
-            "engine": "simulated" if state else FP,
+            "engine": _execution(request, state, use_device(request.device)),
             **preflight.drawing(model, setting, batch, calls, quantized=quantized),
             "disk, bytes": preflight.disk(_layout(count, setting)),
         },
@@ -66,7 +65,7 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
     embeds = store_embeddings(store, model, prompts, device, events)
     spec = ImagesSpec(
         setting=setting,
-        engine="simulated" if state else "fp",
+        engine=_execution(request, state, device),
         seed=request.seed,
         micro_batch=request.micro_batch,
         step_match=request.step_match if state else None,
@@ -76,6 +75,10 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
     if request.output:
         write_png(images, request.output, events)
     return images
+
+
+def _execution(request: GenerateRequest, state: Artifact | None, device: torch.device) -> Execution:
+    return execution_of(request.engine, device) if state else Execution.FP
 
 
 def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Setting, Artifact | None]:
@@ -89,12 +92,18 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
             )
         announce(events, {"state": state})
         if request.step_match:
+            if request.engine is not Engine.SIMULATED:
+                raise UsageProblem(
+                    f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
+                    f"alone; leave --step-match out, or --engine"
+                )
             return _other_steps(request, without_model, state, events), state
         _refuse_other_steps(without_model, state)
         inherit(state.facts.setting, without_model, state)
         return state.facts.setting, state
-    if request.state:
-        raise UsageProblem("--state: has no meaning with --model fp")
+    if request.state or request.engine is not Engine.SIMULATED:
+        flag = "--state" if request.state else f"--engine {request.engine}"
+        raise UsageProblem(f"{flag}: has no meaning with --model fp")
     source = store.latest(Kind.QUANT_STATE) or store.latest(Kind.LATENTS)
     if source is None:
         return new_setting(without_model)[1], None
@@ -180,7 +189,7 @@ def _draw_units(
 ) -> None:
     setting, model = spec.setting, open_model(spec.setting)
     network = (
-        quantized_denoiser(setting, state, store, device)
+        quantized_denoiser(setting, state, store, device, spec.engine)
         if state
         else model.denoiser(Dtype(setting.dtype), str(device))
     )
@@ -217,32 +226,6 @@ def _finite(latents: Tensor, batch: range) -> Tensor:
             f"nothing of its unit was stored (another --dtype, or another calibration)"
         )
     return latents
-
-
-def quantized_denoiser(setting: Setting, state: Artifact, store: Store, device: torch.device) -> nn.Module:
-    """The denoiser of a quantizer state, simulated: rounded values, floating-point arithmetic.
-
-    For a setting of another schedule the time features are its own, the activation quantizers those of the
-    nearest calibrated timestep.
-    """
-    table, model = store.follow(state.manifest.inputs["time-table"]), open_model(setting)
-    calibrated = table.read("timestep").tolist()
-    if setting != state.facts.setting:
-        bits = Bits.parse(table.spec.bits) if table.spec.bits else None
-        table = for_setting(model, setting, store, bits=bits)
-    on_table = denoiser_on_table(model, Dtype(setting.dtype), device, table)
-    rows = on_table.rows
-    if setting != state.facts.setting:
-        rows = Rows(calibrated, nearest=True)
-        rows.follow(on_table.network)
-    restore(on_table.network, read_state(state, model), rows)
-    return on_table.network.to(device)
-
-
-def read_state(state: Artifact, model: Model) -> State:
-    """The quantizer state of an artifact."""
-    names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
-    return unpack({name: state.read(name) for name in names}, model.layer_shapes)
 
 
 def write_png(images: Artifact, folder: Path, events: Events) -> None:

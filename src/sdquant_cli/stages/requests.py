@@ -12,6 +12,8 @@ from ..types import (
     Bits,
     Budget,
     Dtype,
+    Engine,
+    ExportFormat,
     Gate,
     Measure,
     Ranges,
@@ -100,12 +102,28 @@ class CalibrateRequest(SettingRequest):
 
 class GenerateRequest(SettingRequest):
     state: str | None = None  # which quantizer state; `model` "fp" draws without one
+    engine: Engine = Engine.SIMULATED
     step_match: StepMatch | None = None  # None: refuse timesteps that were not calibrated
     prompts: Path | None = None
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     micro_batch: int = Field(default=8, ge=1)
     output: Path | None = None
+
+
+class ExportRequest(Request):
+    output: Path
+    state: str | None = None
+    format: ExportFormat = ExportFormat.PACKED
+
+
+class BenchRequest(Request):
+    state: str | None = None
+    height: int | None = Field(default=None, ge=8)
+    width: int | None = Field(default=None, ge=8)
+    items: int = Field(default=2, ge=1)
+    repeats: int = Field(default=3, ge=1)
+    pictures: int = Field(default=1, ge=0)
 
 
 class DoctorRequest(BaseModel):

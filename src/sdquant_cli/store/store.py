@@ -8,10 +8,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .. import __version__
 from ..errors import DamagedArtifact, MissingArtifact, NewerFormat, UsageProblem
 from ..manifests import FORMAT, Manifest, Provenance, Ref, Spec, artifact_key
 from ..types import Kind
+from ..version import __version__
 from .artifact import ArraySpec, Artifact, Draft, folder, parse_manifest
 from .objects import Objects
 

@@ -1,0 +1,82 @@
+"""What a network costs: seconds of a call, and memory of loading it and calling it once."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Load = Callable[[], Callable[[], object]]  # -> a call without arguments
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of a process of its own, above what imports take."""
+
+    load_seconds: float  # CPU
+    first_seconds: float  # CPU, of the first call, in which an engine prepares weights
+    peak_bytes: int  # anonymous: pages of a mapped file can be dropped at any time
+
+
+def footprint(load: Load) -> Footprint:
+    """Measure in a fresh process; `load` must be importable there."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measure, load, torch.get_num_threads()).result()
+
+
+def _measure(load: Load, threads: int) -> Footprint:
+    import diffusers
+    import diffusers.models.unets.unet_2d_condition
+
+    assert diffusers
+    torch.set_num_threads(threads)
+    torch.randn(64, 64) @ torch.randn(64, 64)
+    before = _anonymous()
+    peak, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak.append(max(peak.pop(), _anonymous()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        began = time.process_time()
+        call = load()
+        loaded = time.process_time()
+        call()
+        ended = time.process_time()
+    finally:
+        done.set()
+        watcher.join()
+    return Footprint(loaded - began, ended - loaded, peak[0] - before)
+
+
+def _anonymous() -> int:
+    """Bytes of this process that no file stands behind."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise RuntimeError("memory is measured on Linux only") from error
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def interleaved(
+    calls: Sequence[Callable[[], object]], repeats: int, tick: Callable[[], object]
+) -> list[list[float]]:
+    """Seconds of each call, CPU time over all threads; each repeat runs all of them once, in turn."""
+    for call in calls:
+        call()  # an engine prepares weights in the first
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, seconds in zip(calls, taken, strict=True):
+            began = time.process_time()
+            call()
+            seconds.append(time.process_time() - began)
+            tick()
+    return taken

@@ -1,0 +1,78 @@
+"""A denoiser with packed layers and its time table: from numbers in memory, or to be filled from files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.layers import is_text_fed, projections, quantizable_layers
+from ..models.time_table import run_on_table
+from ..quant.rows import Rows
+from ..quant.state import State
+from ..types import Bits, Tables
+from .layers import Engine, Packed, packed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What decides the names and shapes of a packed denoiser's tensors."""
+
+    bits: Mapping[str, Bits]  # of every packed layer
+    timesteps: tuple[float, ...]  # one for each row
+    tables: Tables
+    time_table: bool  # whether the time path is a table; of some families it is each prompt's own
+
+
+def pack_network(network: nn.Module, layout: Layout) -> Rows:
+    """Replace layers and time path of `network` by packed ones without numbers, in place."""
+    rows = Rows(layout.timesteps)
+    if layout.time_table:
+        widths = {name: layer.out_features for name, layer in projections(network).items()}
+        with torch.device("meta"):
+            empty = {name: torch.empty(len(layout.timesteps), width) for name, width in widths.items()}
+        run_on_table(network, empty, rows)
+    else:
+        rows.follow(network)
+    layers = quantizable_layers(network)
+    for name, bits in layout.bits.items():
+        fed = is_text_fed(name)
+        tables = 1 if fed or layout.tables is Tables.SINGLE else len(layout.timesteps)
+        twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed)
+        network.set_submodule(name, twin)
+    return rows
+
+
+def packed_layers(network: nn.Module) -> dict[str, Packed]:
+    """The packed layers of a network, by module path."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Packed) and module.installed
+    }
+
+
+def fill_layers(network: nn.Module, state: State) -> None:
+    """Give packed layers the numbers of a quantizer state."""
+    for name, layer in packed_layers(network).items():
+        layer.fill(state[name])
+
+
+def fill_rest(network: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give a packed network all other numbers, by name."""
+    network.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, strict=False, assign=True)
+    if left := missing(network):
+        raise RuntimeError(f"tensors without numbers: {left}")
+    network.requires_grad_(False).eval()
+
+
+def missing(network: nn.Module) -> list[str]:
+    """Names of tensors that have no numbers."""
+    return [name for name, tensor in network.state_dict().items() if tensor.is_meta]
+
+
+def use_engine(network: nn.Module, engine: Engine) -> None:
+    """Compute all packed layers with this engine."""
+    for layer in packed_layers(network).values():
+        layer.use(engine)

@@ -1,0 +1,215 @@
+"""`bench`: what a quantized model costs to run beside the floating-point one, as one table.
+
+The packed network is exported to a temporary folder and loaded as a user would. Times are CPU seconds over
+all threads, all ways in turn in one process; memory is of a process of its own for each way.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ..errors import UsageProblem
+from ..events import SILENT, Events
+from ..manifests import Setting
+from ..models.condition import Condition, predict, size_ids
+from ..models.denoise import decode, denoise
+from ..models.load import TORCH_DTYPES, Model, find_model
+from ..models.noise import initial_noise, step_generators
+from ..models.schedule import schedule_of
+from ..runtime.directory import load_denoiser, write_packed
+from ..runtime.engines import choose
+from ..runtime.measure import footprint, interleaved
+from ..store import Artifact, Store
+from ..types import Dtype, Execution, Kind
+from .chain import announce, open_model
+from .export import config_of
+from .quantized import packed_denoiser, quantized_denoiser
+from .requests import BenchRequest
+from .texts import read_texts
+
+PICTURE_SEED = 1000
+
+
+class Way(BaseModel):
+    """One row of the table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    execution: Execution
+    dtype: Dtype  # of what is not quantized
+    call_seconds: tuple[float, ...]  # CPU, of each repeat
+    picture_seconds: float  # CPU, of the denoiser's calls for one picture
+    load_seconds: float  # CPU
+    first_call_seconds: float  # CPU; an engine prepares weights in it
+    peak_memory: int  # anonymous bytes of loading and one call, above what imports take
+    disk: int  # bytes of the denoiser
+    psnr_to_simulated: float | None  # dB, mean over pictures; None: none drawn, or no difference
+
+
+class Bench(BaseModel):
+    """What was measured, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    state: str
+    height: int
+    width: int
+    items: int  # of a call
+    threads: int
+    ways: tuple[Way, ...]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Of one call: random numbers, since time and memory do not depend on them."""
+
+    x: Tensor
+    timestep: Tensor
+    condition: Condition
+
+    @classmethod
+    def of(cls, model: Model, setting: Setting, items: int) -> "_Inputs":
+        pooled = None if model.pooled_width is None else torch.randn(items, model.pooled_width)
+        size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
+        condition = Condition(torch.randn(items, *model.text_shape), pooled, size)
+        first = schedule_of(model.sampler(setting)).timesteps[0]
+        x = torch.randn(items, *model.latent_shape(setting.height, setting.width))
+        return cls(x, torch.tensor([first]), condition)
+
+    def put_to(self, network: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return predict(network, self.x, self.timestep, self.condition)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A way before it is measured; `load` can be sent to another process."""
+
+    execution: Execution
+    dtype: Dtype
+    load: Any  # () -> network
+    disk: int
+
+
+def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
+    """Measure; nothing is stored."""
+    state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
+    if state.manifest.kind is not Kind.QUANT_STATE:
+        raise UsageProblem(f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state")
+    announce(events, {"state": state})
+    own: Setting = state.facts.setting
+    model = open_model(own)
+    sides = {"height": request.height or own.height, "width": request.width or own.width}
+    setting = own.model_copy(update=sides)
+    inputs = _Inputs.of(model, setting, request.items)
+    with tempfile.TemporaryDirectory(prefix="sdquant-bench-") as folder:
+        plans = _plans(model, setting, state, store, Path(folder))
+        steps = len(plans) * (1 + request.repeats)
+        with events.task("measuring", steps, "call") as task:
+            costs = []
+            for plan in plans:
+                costs.append(footprint(partial(_loaded, plan.load, inputs)))
+                task.advance()
+            networks = [plan.load() for plan in plans]
+            calls = [partial(inputs.put_to, network) for network in networks]
+            taken = interleaved(calls, request.repeats, task.advance)
+        psnr = _psnr(plans, networks, state, store, request.pictures, events)
+    per_picture = 2 * len(schedule_of(model.sampler(own)).calls) / request.items
+    ways = tuple(
+        Way(
+            execution=plan.execution,
+            dtype=plan.dtype,
+            call_seconds=tuple(seconds),
+            picture_seconds=statistics.median(seconds) * per_picture,
+            load_seconds=cost.load_seconds,
+            first_call_seconds=cost.first_seconds,
+            peak_memory=cost.peak_bytes,
+            disk=plan.disk,
+            psnr_to_simulated=ratio,
+        )
+        for plan, cost, seconds, ratio in zip(plans, costs, taken, psnr, strict=True)
+    )
+    name = f"quant-state/{state.manifest.key}"
+    return Bench(state=name, **sides, items=request.items, threads=torch.get_num_threads(), ways=ways)
+
+
+def _plans(model: Model, setting: Setting, state: Artifact, store: Store, folder: Path) -> list[_Plan]:
+    network, layout = packed_denoiser(state.facts.setting, state, store)
+    write_packed(network, config_of(layout, state.spec), folder / model.family.folder)
+    numbers = sum(p.numel() for p in model.skeleton.parameters())
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    best = choose(torch.device("cpu"))
+    named = {name: getattr(model.named, name) for name in type(model.named).__dataclass_fields__}
+    fp = partial(_load_fp, named)
+    simulated = partial(_load_simulated, setting, state.manifest.key, store.url)
+    packed = partial(_load_packed, folder)
+    return [
+        _Plan(Execution.FP, Dtype.FP32, partial(fp, Dtype.FP32), 4 * numbers),
+        _Plan(Execution.FP, Dtype.BF16, partial(fp, Dtype.BF16), 2 * numbers),
+        _Plan(Execution.SIMULATED, Dtype.FP32, simulated, 4 * numbers),
+        _Plan(best, Dtype.FP32, partial(packed, Dtype.FP32), size),
+        _Plan(best, Dtype.BF16, partial(packed, Dtype.BF16), size),
+    ]
+
+
+def _load_fp(named: dict[str, Any], dtype: Dtype) -> nn.Module:
+    return find_model(**named).denoiser(dtype)
+
+
+def _load_simulated(setting: Setting, key: str, url: str) -> nn.Module:
+    store = Store(url)
+    fp32 = setting.model_copy(update={"dtype": Dtype.FP32})
+    return quantized_denoiser(fp32, store.resolve(f"quant-state/{key}"), store, torch.device("cpu"))
+
+
+def _load_packed(folder: Path, dtype: Dtype) -> nn.Module:
+    network, _ = load_denoiser(folder, TORCH_DTYPES[dtype])
+    return network
+
+
+def _loaded(load: Any, inputs: _Inputs) -> Any:
+    return partial(inputs.put_to, load())
+
+
+def _psnr(
+    plans: Sequence[_Plan],
+    networks: Sequence[nn.Module],
+    state: Artifact,
+    store: Store,
+    count: int,
+    events: Events,
+) -> list[float | None]:
+    """Of each way's pictures to the simulated ones, at the state's own size."""
+    if not count:
+        return [None] * len(plans)
+    latents = store.follow(state.manifest.inputs["latents"])
+    embeds, setting = store.follow(latents.manifest.inputs["text-embeds"]), state.facts.setting
+    model = open_model(setting)
+    vae, texts = model.vae(), read_texts(embeds, model, setting).guided(embeds.read("index")[:count])
+    batch = range(len(texts) // 2)
+    noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
+    drawn = []
+    with events.task("drawing", len(plans), "way") as task:
+        for network in networks:
+            generators = step_generators(PICTURE_SEED, batch)
+            latent = denoise(
+                network, model.sampler(setting), noise, texts, setting.guidance_scale, generators
+            )
+            drawn.append(decode(vae, latent).double().flatten(1))
+            task.advance()
+    reference = drawn[[plan.execution for plan in plans].index(Execution.SIMULATED)]
+    return [_mean_psnr(pictures, reference) for pictures in drawn]
+
+
+def _mean_psnr(pictures: Tensor, reference: Tensor) -> float | None:
+    error = (pictures - reference).square().mean(1)
+    differ = error > 0
+    if not bool(differ.any()):
+        return None
+    return float((10 * torch.log10(255**2 / error[differ])).mean())

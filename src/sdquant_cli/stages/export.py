@@ -1,0 +1,170 @@
+"""`export`: a quantizer state as a pipeline directory that diffusers loads; and `verify` of one."""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import DamagedArtifact, UsageProblem
+from ..events import SILENT, Events
+from ..manifests import QuantStateSpec, Setting
+from ..models.load import Model
+from ..quant.state import State
+from ..runtime import directory
+from ..runtime.engines import choose, dequantized, engine_for
+from ..runtime.network import Layout, use_engine
+from ..runtime.plugin import SdquantConfig
+from ..store import Artifact, Store
+from ..types import Dtype, Execution, ExportFormat, Kind
+from ..version import __version__
+from .calibration_data import load_items
+from .chain import announce, open_model
+from .quantized import packed_denoiser, read_state
+from .requests import ExportRequest
+
+ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
+
+
+def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
+    """Write the directory; it is there whole or not at all."""
+    state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
+    if state.manifest.kind is not Kind.QUANT_STATE:
+        raise UsageProblem(f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state")
+    if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
+        raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
+    announce(events, {"state": state})
+    request.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=request.output.parent, prefix=".sdquant-export-") as partial:
+        _write(Path(partial) / "pipeline", request.format, state, store, events)
+        if request.output.exists():
+            request.output.rmdir()
+        shutil.move(Path(partial) / "pipeline", request.output)
+    return request.output
+
+
+def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, events: Events) -> None:
+    setting: Setting = state.facts.setting
+    model = open_model(setting)
+    denoiser = folder / model.family.folder
+    with events.task("exporting", 3, "part") as task:
+        if form is ExportFormat.PACKED:
+            network, layout = packed_denoiser(setting, state, store)
+            directory.write_packed(network, config_of(layout, state.spec), denoiser)
+            use_engine(network, dequantized)
+        else:
+            network = _dense(model, read_state(state, model))
+            directory.write_dense(network, denoiser)
+            network = network.float()
+        task.advance()
+        directory.write_others(model, model.sampler(setting), folder)
+        task.advance()
+        _write_proof(folder, network, form, state, store)
+        task.advance()
+
+
+def config_of(layout: Layout, spec: QuantStateSpec) -> SdquantConfig:
+    """What config.json says of the layout: bits by layer only where they are not the most frequent ones."""
+    usual, _ = Counter(map(str, layout.bits.values())).most_common(1)[0]
+    layers: dict[str, list[str]] = {}
+    for name, bits in layout.bits.items():
+        if str(bits) != usual:
+            layers.setdefault(str(bits), []).append(name)
+    return SdquantConfig(
+        bits=usual,
+        layers=layers,
+        timesteps=[int(t) if t == int(t) else t for t in layout.timesteps],
+        tables=spec.tables,
+        time_table=layout.time_table,
+        made_with=__version__,
+    )
+
+
+def _dense(model: Model, state: State) -> Any:
+    """The floating-point network with its weights on their grids, fp16."""
+    network: Any = model.denoiser(Dtype.FP32)
+    for name, layer in state.items():
+        network.get_submodule(name).weight.data = layer.weight()
+    return network.half()
+
+
+def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Artifact, store: Store) -> None:
+    inputs = state.manifest.inputs
+    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    batch = items.batch([0], torch.device("cpu"))
+    first = batch.timestep[:1]
+    directory.write_self_test(network, batch.x, first, batch.condition, folder / directory.SELF_TEST)
+    recipe = {
+        "format": str(form),
+        "setting": state.facts.setting.model_dump(mode="json", exclude={"model": {"digest"}}),
+        "calibration": state.spec.model_dump(mode="json"),
+        "average_bits": state.facts.average_bits,
+        "bits": state.facts.bits,  # of layers that differ from the calibration's
+    }
+    (folder / directory.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
+    (folder / directory.CARD).write_text(_card(form, state))
+    provenance = {
+        "sdquant": __version__,
+        "state": state.ref.model_dump(mode="json"),
+        "inputs": {role: ref.model_dump(mode="json") for role, ref in inputs.items()},
+        "model": state.facts.setting.model.model_dump(mode="json", exclude_none=True),
+        "calibrated": state.manifest.provenance.model_dump(mode="json"),
+    }
+    directory.write_provenance(folder, provenance)
+
+
+def _card(form: ExportFormat, state: Artifact) -> str:
+    setting, spec = state.facts.setting, state.spec
+    hub_id = setting.model.source.count("/") == 1 and not Path(setting.model.source).exists()
+    base = [f"base_model: {setting.model.source}", "base_model_relation: quantized"] if hub_id else []
+    header = ["---", "library_name: diffusers", *base, f"tags: [sdquant, {spec.bits}]", "---"]
+    needs = "import sdquant_cli  # pip install sdquant\n" if form is ExportFormat.PACKED else ""
+    bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in state.facts.average_bits.items())
+    return "\n".join(
+        [
+            *header,
+            "",
+            f"# {Path(setting.model.source).stem}, {spec.bits}",
+            "",
+            f"Quantized by sdquant {__version__}: {spec.method}, {spec.iterations} iterations; {bits}.",
+            f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
+            if form is ExportFormat.PACKED
+            else f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.",
+            "",
+            "```python",
+            f"import torch\n{needs}from diffusers import DiffusionPipeline",
+            "",
+            "pipeline = DiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32)",
+            f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
+            f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
+            "```",
+            "",
+            "recipe.json has each layer's bits, provenance.json what it was made from;",
+            "`sdquant verify FOLDER` checks every file and replays a stored call.",
+            "",
+        ]
+    )
+
+
+def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
+    """Digests, then the stored call on this machine's engines; signal to noise in dB by engine."""
+    files = directory.check_files(folder)
+    events.note(f"{files} files are as they were written")
+    denoiser, packed = directory.load_denoiser(folder)
+    found: dict[str, float | str] = {"files": files}
+    engines = {Execution.DEQUANTIZED, choose(torch.device("cpu"))} if packed else {Execution.FP}
+    for execution in sorted(engines):
+        if packed:
+            use_engine(denoiser, engine_for(execution))
+        ratio = directory.replay(denoiser, folder / directory.SELF_TEST)
+        if not ratio >= ENOUGH_DB:
+            raise DamagedArtifact(
+                f"{folder}: its stored call comes out {ratio:.1f} dB from what it was, computed {execution} "
+                f"(at least {ENOUGH_DB:g} expected); this machine's libraries compute it wrongly"
+            )
+        found[f"signal to noise, dB, {execution}"] = ratio
+    return found

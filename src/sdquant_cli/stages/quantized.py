@@ -1,0 +1,87 @@
+"""The network of a quantizer state: simulated, or packed as it is shipped."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..manifests import Setting
+from ..models.layers import projections
+from ..models.load import TORCH_DTYPES, Model
+from ..quant.rows import Rows
+from ..quant.state import FIELDS, State, restore, unpack
+from ..runtime.engines import choose, engine_for
+from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
+from ..store import Artifact, Store
+from ..types import Bits, Dtype, Engine, Execution
+from .chain import open_model
+from .precalc_time import denoiser_on_table, for_setting
+
+
+def execution_of(engine: Engine, device: torch.device) -> Execution:
+    """How `--engine` computes on a device; raises EnvironmentProblem for integers where there are none."""
+    if engine is Engine.SIMULATED:
+        return Execution.SIMULATED
+    return choose(device, None if engine is Engine.AUTO else Execution(engine))
+
+
+def quantized_denoiser(
+    setting: Setting,
+    state: Artifact,
+    store: Store,
+    device: torch.device,
+    execution: Execution = Execution.SIMULATED,
+) -> nn.Module:
+    """The denoiser of a quantizer state, to be computed in one of the ways of `Execution`."""
+    if execution is Execution.SIMULATED:
+        return _simulated(setting, state, store, device)
+    network, _ = packed_denoiser(setting, state, store)
+    use_engine(network, engine_for(execution))
+    return network.to(device)
+
+
+def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[Any, Layout]:
+    """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read."""
+    model, table = open_model(setting), store.follow(state.manifest.inputs["time-table"])
+    saved = read_state(state, model)
+    bits = {name: layer.bits for name, layer in saved.items()}
+    has_table = not model.family.pooled
+    layout = Layout(bits, tuple(table.read("timestep").tolist()), state.spec.tables, has_table)
+    network = copy.deepcopy(model.skeleton)
+    names = list(projections(network))
+    pack_network(network, layout)
+    fill_layers(network, saved)
+    tensors = {}
+    if has_table:
+        parts = torch.from_numpy(table.read("table")).split(model.time_widths, dim=1)
+        tensors = {f"{name}.table": part for name, part in zip(names, parts, strict=True)}
+    tensors |= model.tensors({name for name in missing(network) if name not in tensors})
+    fill_rest(network, tensors, TORCH_DTYPES[Dtype(setting.dtype)])
+    return network, layout
+
+
+def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.device) -> nn.Module:
+    """Rounded values, floating-point arithmetic: the specification.
+
+    For a setting of another schedule the time features are its own, the activation quantizers those of the
+    nearest calibrated timestep.
+    """
+    table, model = store.follow(state.manifest.inputs["time-table"]), open_model(setting)
+    calibrated = table.read("timestep").tolist()
+    if setting != state.facts.setting:
+        bits = Bits.parse(table.spec.bits) if table.spec.bits else None
+        table = for_setting(model, setting, store, bits=bits)
+    on_table = denoiser_on_table(model, Dtype(setting.dtype), device, table)
+    rows = on_table.rows
+    if setting != state.facts.setting:
+        rows = Rows(calibrated, nearest=True)
+        rows.follow(on_table.network)
+    restore(on_table.network, read_state(state, model), rows)
+    return on_table.network.to(device)
+
+
+def read_state(state: Artifact, model: Model) -> State:
+    """The quantizer state of an artifact."""
+    names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
+    return unpack({name: state.read(name) for name in names}, model.layer_shapes)

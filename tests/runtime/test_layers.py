@@ -1,0 +1,176 @@
+"""A packed layer computes what the quantized layer that specifies it computes, on every engine."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sdquant_cli.errors import EnvironmentProblem
+from sdquant_cli.quant.modules import quantized
+from sdquant_cli.quant.rows import Rows
+from sdquant_cli.quant.state import SavedLayer, grids
+from sdquant_cli.runtime import engines
+from sdquant_cli.runtime.layers import packed
+from sdquant_cli.types import Bits, Execution
+
+TIMESTEPS = [900.0, 500.0, 100.0]
+ENGINES = [
+    engines.reference,
+    engines.dequantized,
+    pytest.param(
+        engines.integer,
+        marks=pytest.mark.skipif(not engines.sums_exactly(), reason="this CPU's integer products saturate"),
+    ),
+]
+
+
+class Network(nn.Module):
+    """A layer that is called as a denoiser is."""
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.layer = layer
+        rows.follow(self)
+
+    def forward(self, x, timestep):
+        return self.layer(x)
+
+
+def saved_layer(layer, bits, tables, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    grid, wide = grids(bits)
+    codes = torch.randint(grid.low, grid.high + 1, layer.weight.shape, generator=generator)
+    return SavedLayer(
+        bits,
+        codes.to(torch.int8),
+        torch.rand(len(codes), generator=generator) * 0.1 + 1e-3,
+        (torch.rand(tables, generator=generator) + 0.1) * 4 / wide.high,
+        torch.randint(0, wide.high + 1, (tables,), generator=generator, dtype=torch.int32),
+    )
+
+
+def both(layer, bits, engine, tables=3, *, text_fed=False):
+    """The specification and the packed layer, each in a network of its own, and a test of closeness."""
+    saved, specified_rows, packed_rows = saved_layer(layer, bits, tables), Rows(TIMESTEPS), Rows(TIMESTEPS)
+    twin = packed(layer, bits, packed_rows, tables=tables, text_fed=text_fed)
+    twin.fill(saved)
+    twin.use(engine)
+    layer = copy.deepcopy(layer)
+    layer.weight.data = saved.weight()
+    specified = quantized(layer, saved.layer_state(), specified_rows, weights_on_grid=True)
+    networks = Network(specified, specified_rows).requires_grad_(False), Network(twin, packed_rows)
+    return *networks, partial(close, saved=saved)
+
+
+def close(ours, specified, saved):
+    """Up to rounding in fp32 of sums as large as the largest codes make them."""
+    codes = saved.codes.flatten(1).int().abs().sum(1) * saved.weight_step
+    largest = 2**saved.bits.activations * saved.activation_step.max() * codes.max()
+    return float((ours - specified).abs().max()) < 1e-6 * float(largest + 1)
+
+
+BITS = st.builds(Bits, st.integers(2, 8), st.integers(2, 16))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@given(
+    bits=BITS,
+    shape=st.sampled_from([(1, 8), (5, 33), (2, 7, 16)]),
+    outputs=st.integers(1, 40),
+    bias=st.booleans(),
+    timestep=st.sampled_from(TIMESTEPS),
+    scale=st.sampled_from([0.1, 1.0, 100.0]),
+)
+def test_linear(engine, bits, shape, outputs, bias, timestep, scale):
+    specified, ours, agree = both(nn.Linear(shape[-1], outputs, bias=bias), bits, engine)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * scale
+    with torch.no_grad():
+        assert agree(ours(x, torch.tensor([timestep])), specified(x, torch.tensor([timestep])))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@given(
+    bits=BITS,
+    channels=st.sampled_from([(4, 8, 1), (3, 5, 1), (16, 32, 1), (8, 12, 2), (33, 17, 1)]),
+    kernel=st.sampled_from([1, 3, (1, 3)]),
+    stride=st.integers(1, 2),
+    padding=st.sampled_from([0, 1, (2, 1)]),
+    dilation=st.integers(1, 2),
+    bias=st.booleans(),
+    size=st.sampled_from([(6, 5), (8, 7), (16, 16)]),
+    timestep=st.sampled_from(TIMESTEPS),
+    scale=st.sampled_from([0.1, 1.0, 100.0]),
+)
+def test_convolution(engine, bits, channels, kernel, stride, padding, dilation, bias, size, timestep, scale):
+    inputs, outputs, groups = channels
+    layer = nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+    )
+    specified, ours, agree = both(layer, bits, engine)
+    x = torch.randn(2, inputs, *size, generator=torch.Generator().manual_seed(1)) * scale
+    with torch.no_grad():
+        t = torch.tensor([timestep])
+        assert agree(ours(x, t), specified(x, t))
+        smaller = x[:1, :, 1:]  # another size: what was prepared does not serve
+        assert agree(ours(smaller, t), specified(smaller, t))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_items_at_steps_of_their_own(engine):
+    specified, ours, agree = both(nn.Conv2d(4, 8, 3, padding=1), Bits(4, 8), engine)
+    x, t = torch.randn(3, 4, 6, 6), torch.tensor([100.0, 900.0, 100.0])
+    with torch.no_grad():
+        assert agree(ours(x, t), specified(x, t))
+
+
+def test_half_precision_keeps_the_tables():
+    _, ours, _ = both(nn.Conv2d(4, 8, 3, padding=1), Bits(4, 8), engines.engine_for(None))
+    x, t = torch.randn(2, 4, 6, 6), torch.tensor([500.0])
+    with torch.no_grad():
+        whole = ours(x, t)
+        half = copy.deepcopy(ours).to(torch.bfloat16)
+        assert half.layer.weight_step.dtype == half.layer.activation_step.dtype == torch.float32
+        answer = half(x.bfloat16(), t)
+    assert answer.dtype == torch.bfloat16
+    assert float((answer - whole).abs().max() / whole.abs().max()) < 0.05
+
+
+def test_the_answer_to_a_text_is_computed_once():
+    calls = []
+
+    def counting(layer):
+        run = engines.dequantized(layer)
+        return lambda *told: calls.append(1) or run(*told)
+
+    _, ours, _ = both(nn.Linear(8, 4), Bits(4, 8), counting, tables=1, text_fed=True)
+    text = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        first = ours(text, torch.tensor([900.0]))
+        assert torch.equal(ours(text, torch.tensor([500.0])), first)
+        assert len(calls) == 1
+        text += 1
+        assert not torch.equal(ours(text, torch.tensor([500.0])), first)
+        ours(text.clone(), torch.tensor([500.0]))
+    assert len(calls) == 3
+
+
+def test_where_integers_saturate_weights_become_floats(monkeypatch):
+    monkeypatch.setattr(engines, "sums_exactly", lambda: False)
+    cpu = torch.device("cpu")
+    assert engines.choose(cpu) is Execution.DEQUANTIZED
+    with pytest.raises(EnvironmentProblem, match="use --engine auto"):
+        engines.choose(cpu, Execution.INTEGER)
+    monkeypatch.setattr(engines, "sums_exactly", lambda: True)
+    assert engines.choose(cpu) is Execution.INTEGER
+    assert engines.choose(torch.device("cuda")) is Execution.DEQUANTIZED
