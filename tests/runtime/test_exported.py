@@ -289,9 +289,10 @@ def test_other_timesteps_are_refused(made):
 
 
 def test_an_engine_that_is_none(made, monkeypatch):
-    monkeypatch.setenv("SDQUANT_ENGINE", "magic")
-    with pytest.raises(UsageProblem, match="expected auto, integer or dequantized"):
-        load(made[1])
+    for name in ("magic", "simulated"):
+        monkeypatch.setenv("SDQUANT_ENGINE", name)
+        with pytest.raises(UsageProblem, match="expected auto, integer or dequantized"):
+            load(made[1])
     monkeypatch.setenv("SDQUANT_ENGINE", "dequantized")
     assert packed_layers(load(made[1]))
 

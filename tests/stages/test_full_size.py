@@ -27,3 +27,24 @@ def test_a_full_size_model_goes_through(sdquant, tmp_path, name):
     sdquant("generate", "--prompts", prompts)
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--no-floor", "--json").stdout)
     assert measured["metrics"]["psnr"]["mean"] > 15
+
+
+@pytest.mark.full_size
+@pytest.mark.timeout(3600)
+def test_sd_v1_4_is_calibrated_exported_and_drawn_with(sdquant, tmp_path):
+    import sdquant_cli
+
+    model = make("sd-v1-4", tmp_path / "sd-v1-4")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\n")
+    size = ("--steps", 2, "--per-prompt", 2, "--height", 256, "--width", 256)
+    sdquant("sample", "--prompts", prompts, "--model", model, *size)
+    words = ("--bits", "w4a8", "--train", "steps", "--iterations", 2, "--batch-size", 1)
+    sdquant("calibrate", *words, "--checkpointing", "--teacher-dtype", "bf16")
+    sdquant("export", "--output", tmp_path / "exported")
+    shards = list((tmp_path / "exported" / "unet").glob("*.safetensors"))
+    assert sum(shard.stat().st_size for shard in shards) <= 0.48e9
+    assert max(shard.stat().st_size for shard in shards) <= 100e6
+    pipeline = sdquant_cli.load(tmp_path / "exported", dtype=torch.bfloat16)
+    told = {"num_inference_steps": 2, "height": 256, "width": 256}
+    assert pipeline("a big red circle", **told).images[0].size == (256, 256)

@@ -12,6 +12,7 @@ from ..models.time_table import run_on_table
 from ..quant.rows import Rows
 from ..quant.state import State
 from ..types import Bits, Tables
+from .attention import use_packed_attention
 from .layers import Engine, Packed, packed
 
 
@@ -41,6 +42,7 @@ def pack_network(network: nn.Module, layout: Layout) -> Rows:
         tables = 1 if fed or layout.tables is Tables.SINGLE else len(layout.timesteps)
         twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed)
         network.set_submodule(name, twin)
+    use_packed_attention(network)
     return rows
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
 from ..types import Bits, Execution, Tables
-from .engines import engine_for
+from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
 from .layers import TABLES, Packed
 from .network import Layout, missing, pack_network, use_engine
@@ -135,11 +135,9 @@ class SdquantQuantizer(DiffusersQuantizer):
                 f"{len(left)} tensors are missing from the weight files, the first {left[0]}; export it again"
             )
         wanted = os.environ.get(ENGINE_VARIABLE, "auto")
-        try:
-            execution = None if wanted == "auto" else Execution(wanted)
-        except ValueError:
-            raise UsageProblem(f"{ENGINE_VARIABLE}={wanted}: expected auto, integer or dequantized") from None
-        use_engine(model, engine_for(execution))
+        if wanted not in ("auto", *ENGINES):
+            raise UsageProblem(f"{ENGINE_VARIABLE}={wanted}: expected auto, {' or '.join(ENGINES)}")
+        use_engine(model, engine_for(None if wanted == "auto" else Execution(wanted)))
         model.half = partial(model.to, dtype=torch.float16)  # refuses too, but says what to do instead
 
     @property

@@ -1,0 +1,127 @@
+"""What SD v1-4 costs to run, quantized and not: docs/benchmarks/engines.{json,md}.
+
+    uv run python -m tools.random_models.make sd-v1-4 --output runs/models/sd-v1-4
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive uv run python benchmarks/engines/run.py runs/models/sd-v1-4
+    uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py runs/models/sd-v1-4 ...
+
+Random weights: speed and memory are those of the real model, pictures are noise. The store is runs/engines;
+what is there is not made again. `--page` writes the page from the JSON alone.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sdquant_cli.cli.render import Terminal
+from sdquant_cli.stages import bench, calibrate, sample
+from sdquant_cli.stages.requests import BenchRequest, CalibrateRequest, SampleRequest
+from sdquant_cli.store import Store
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "runs" / "engines"
+PAGES = ROOT / "docs" / "benchmarks"
+RUNS = [  # bits, side in pixels, items of a call
+    ("w8a8", 512, 1),
+    ("w8a8", 256, 1),
+    ("w8a8", 512, 2),
+    ("w8a8", 256, 2),
+    ("w4a8", 256, 1),
+]
+
+
+def states(model: Path, store: Store) -> dict[str, str]:
+    """A state of each width, by rounding: which one does not matter to time."""
+    events, made = Terminal(), {}
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as prompts:
+        prompts.write("a big red circle\n")
+        prompts.flush()
+        told = {"steps": 2, "per_prompt": 2, "height": 256, "width": 256}
+        sample.run(SampleRequest(prompts=Path(prompts.name), model=str(model), **told), store, events)
+    for bits in dict.fromkeys(bits for bits, *_ in RUNS):
+        state = calibrate.run(CalibrateRequest(method="rtn", bits=bits), store, events)
+        made[bits] = f"quant-state/{state.manifest.key}"
+    return made
+
+
+def page(found: dict[str, Any]) -> str:
+    """Markdown tables of all runs, with ratios to the floating-point rows of the same run."""
+    lines = [
+        "# Engines",
+        "",
+        "SD v1-4 at full size, random weights, `benchmarks/engines/run.py`: one process, calls in turn, CPU",
+        "seconds at one thread (median, lowest and highest of the repeats). Memory is anonymous memory of",
+        "loading and one call in a process of its own, above what imports take; a mapped weight file is not in",
+        "it, which is why fp32, whose file is used as it lies on disk, seems to take none.",
+    ]
+    for title, ways in found["runs"].items():
+        fp32, bf16 = (statistics.median(way["call_seconds"]) for way in ways[:2])
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| computed | s of a call | lowest, highest | x fp32 | x bf16 | load + 1st call, s | MB | disk, MB |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for way in ways:
+            seconds = way["call_seconds"]
+            middle = statistics.median(seconds)
+            lines.append(
+                f"| {way['execution']}, {way['dtype']} | {middle:.2f} | {min(seconds):.2f}, {max(seconds):.2f} | "
+                f"{fp32 / middle:.2f} | {bf16 / middle:.2f} | "
+                f"{way['load_seconds']:.1f} + {way['first_call_seconds']:.1f} | "
+                f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
+            )
+    if found.get("openvino"):
+        lines += [
+            "",
+            "## Beside OpenVINO",
+            "",
+            "NNCF W8A8 of the same UNet, `benchmarks/engines/openvino_int8.py`, all in one process: CPU seconds of",
+            "a call at one thread, one item.",
+            "",
+            "| latent | " + " | ".join(next(iter(found["openvino"].values()))) + " |",
+            "|---" * (1 + len(next(iter(found["openvino"].values())))) + "|",
+        ]
+        lines += [
+            f"| {side} x {side} | " + " | ".join(f"{s:.2f}" for s in medians.values()) + " |"
+            for side, medians in found["openvino"].items()
+        ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--page", action="store_true")
+    asked = parser.parse_args()
+    path = PAGES / "engines.json"
+    found = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    if not asked.page:
+        store = Store(str(STORE))
+        named = states(asked.model, store)
+        for bits, side, items in RUNS:
+            title = f"{bits}, {side // 8}x{side // 8} latent, {items} item{'s' if items > 1 else ''} a call"
+            if title in found["runs"]:
+                continue
+            request = BenchRequest(
+                state=named[bits],
+                height=side,
+                width=side,
+                items=items,
+                repeats=asked.repeats,
+                pictures=0,
+            )
+            result = bench.run(request, store, Terminal())
+            found["runs"][title] = [way.model_dump(mode="json") for way in result.ways]
+            path.write_text(json.dumps(found, indent=1) + "\n")
+    (PAGES / "engines.md").write_text(page(found))
+
+
+if __name__ == "__main__":
+    main()
