@@ -3,13 +3,15 @@
     uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py MODEL EXPORTED --side 64
 
 MODEL is a pipeline folder (tools/random_models), EXPORTED what `sdquant export` made of it. The int8 model is
-converted once, into runs/openvino. CPU seconds at one thread, calls in turn.
+converted once, into runs/openvino. CPU seconds at one thread, calls in turn; the medians go into
+docs/benchmarks/engines.json, and benchmarks/engines/run.py --page shows them.
 """
 
 import argparse
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from diffusers import UNet2DConditionModel
 import sdquant_cli
 
 assert sdquant_cli
-RUNS = Path(__file__).parents[2] / "runs" / "openvino"
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "runs" / "openvino"
+PAGE = ROOT / "docs" / "benchmarks" / "engines.json"
 
 
 class Plain(torch.nn.Module):
@@ -79,12 +83,12 @@ def main() -> None:
         options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": hint}
         compiled = ov.compile_model(loaded, "CPU", options)
         arrays = [np.asarray(part) for part in (x, t, tokens)]
-        calls[f"OpenVINO int8, {hint}"] = lambda compiled=compiled: compiled(arrays)
-    for dtype in (torch.float32, torch.bfloat16):
+        calls[f"OpenVINO int8, {hint}"] = partial(compiled, arrays)
+    for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
         unet = UNet2DConditionModel.from_pretrained(asked.exported / "unet", dtype=dtype)
         first = torch.tensor([float(unet.hf_quantizer.quantization_config.timesteps[0])])
         told = [x.to(dtype), first, tokens.to(dtype)]
-        calls[f"sdquant integer, {dtype}"] = lambda unet=unet, told=told: unet(*told)
+        calls[f"sdquant integer, {name}"] = partial(unet, *told)
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with torch.no_grad():
         for repeat in range(asked.repeats + 1):
@@ -93,11 +97,11 @@ def main() -> None:
                 call()
                 if repeat:  # the first prepares
                     taken[name].append(time.process_time() - began)
-    print(
-        json.dumps(
-            {"side": asked.side, "median": {n: statistics.median(s) for n, s in taken.items()}, "all": taken}
-        )
-    )
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    print(medians)
+    found = json.loads(PAGE.read_text()) if PAGE.exists() else {"runs": {}}
+    found.setdefault("openvino", {})[str(asked.side)] = medians
+    PAGE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "SD v1-4 at full size, random weights, `benchmarks/engines/run.py`: one process, calls in turn, CPU",
         "seconds at one thread (median, lowest and highest of the repeats). Memory is anonymous memory of",
-        "loading and one call in a process of its own, above what imports take; a mapped weight file is not in",
-        "it, which is why fp32, whose file is used as it lies on disk, seems to take none.",
+        "loading and one call in a process of its own, above what imports take; a mapped weight file is",
+        "not in it, which is why fp32, whose file is used as it lies on disk, seems to take none.",
     ]
     for title, ways in found["runs"].items():
         fp32, bf16 = (statistics.median(way["call_seconds"]) for way in ways[:2])
@@ -62,14 +62,15 @@ def page(found: dict[str, Any]) -> str:
             "",
             f"## {title}",
             "",
-            "| computed | s of a call | lowest, highest | x fp32 | x bf16 | load + 1st call, s | MB | disk, MB |",
+            "| computed | s of a call | lowest, highest | x fp32 | x bf16 | load + 1st, s | MB | disk, MB |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for way in ways:
             seconds = way["call_seconds"]
             middle = statistics.median(seconds)
             lines.append(
-                f"| {way['execution']}, {way['dtype']} | {middle:.2f} | {min(seconds):.2f}, {max(seconds):.2f} | "
+                f"| {way['execution']}, {way['dtype']} | {middle:.2f} | "
+                f"{min(seconds):.2f}, {max(seconds):.2f} | "
                 f"{fp32 / middle:.2f} | {bf16 / middle:.2f} | "
                 f"{way['load_seconds']:.1f} + {way['first_call_seconds']:.1f} | "
                 f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
@@ -79,8 +80,8 @@ def page(found: dict[str, Any]) -> str:
             "",
             "## Beside OpenVINO",
             "",
-            "NNCF W8A8 of the same UNet, `benchmarks/engines/openvino_int8.py`, all in one process: CPU seconds of",
-            "a call at one thread, one item.",
+            "NNCF W8A8 of the same UNet, `benchmarks/engines/openvino_int8.py`, all in one process: CPU",
+            "seconds of a call at one thread, one item.",
             "",
             "| latent | " + " | ".join(next(iter(found["openvino"].values()))) + " |",
             "|---" * (1 + len(next(iter(found["openvino"].values())))) + "|",

@@ -8,7 +8,7 @@ from typing import Any
 from .runtime.hook import register_with_diffusers
 from .version import __version__
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "generator", "load"]
 
 register_with_diffusers()
 
@@ -22,3 +22,10 @@ def load(folder: str, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline.from_pretrained(folder, **{"dtype": torch.float32, **options})
+
+
+def generator(seed: int = 0, picture: int = 0) -> Any:
+    """The noise that `sdquant generate --seed` draws a picture from, for a pipeline's `generator`."""
+    from .models.noise import generator as stream
+
+    return stream("noise", seed, picture)

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 import sdquant_cli
 from sdquant_cli.errors import DamagedArtifact, NewerFormat, UsageProblem
-from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.runtime import measure
 from sdquant_cli.runtime.network import packed_layers
 from sdquant_cli.types import Execution
@@ -53,9 +52,8 @@ def quiet(pipeline):
 
 def draw(pipeline, seed=0):
     """The picture that `generate` draws of the first prompt."""
-    noise = initial_noise((4, 16, 16), seed, [0])
     told = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "height": 64, "width": 64}
-    return np.array(quiet(pipeline)(PROMPT, latents=noise, **told).images[0])
+    return np.array(quiet(pipeline)(PROMPT, generator=sdquant_cli.generator(seed), **told).images[0])
 
 
 def psnr(a, b):

@@ -56,7 +56,7 @@ def _fits(attn: Any, x: Tensor) -> bool:
         and not attn.residual_connection
         and attn.rescale_output_factor == 1
         and attn.inner_dim == attn.inner_kv_dim
-        and not (torch.is_grad_enabled() and (x.requires_grad or attn.training))
+        and not (torch.is_grad_enabled() and x.requires_grad)
         and width % 2 == 0
         and width <= native.MOST_CHANNELS
         and native.available()
