@@ -163,6 +163,11 @@ def test_the_answer_to_a_text_is_computed_once():
         assert not torch.equal(ours(text, torch.tensor([500.0])), first)
         ours(text.clone(), torch.tensor([500.0]))
     assert len(calls) == 3
+    with torch.inference_mode():
+        text = torch.randn(2, 3, 8)
+        first = ours(text, torch.tensor([900.0]))
+        text += 1
+        assert not torch.equal(ours(text, torch.tensor([900.0])), first)
 
 
 def test_where_integers_saturate_weights_become_floats(monkeypatch):

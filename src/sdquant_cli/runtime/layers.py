@@ -84,6 +84,8 @@ class Packed(nn.Module):
 
     def _once_for(self, text: Tensor) -> Tensor:
         """The prompt is the same tensor at every step of a picture: so is the answer."""
+        if text.is_inference():  # does not tell whether it was written to
+            return self._compute(text)
         if self._answer is None or self._text is not text or self._version != text._version:
             self._text, self._version, self._answer = text, text._version, self._compute(text)
         return self._answer

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ..errors import UsageProblem
 from ..events import SILENT, Events
-from ..manifests import Setting
+from ..manifests import Frozen, Setting
 from ..models.condition import Condition, predict, size_ids
 from ..models.denoise import decode, denoise
 from ..models.load import TORCH_DTYPES, Model, find_model
@@ -28,8 +26,8 @@ from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
 from ..runtime.measure import footprint, interleaved
 from ..store import Artifact, Store
-from ..types import Dtype, Execution, Kind
-from .chain import announce, open_model
+from ..types import Dtype, Execution
+from .chain import announce, find_state, open_model
 from .export import config_of
 from .quantized import packed_denoiser, quantized_denoiser
 from .requests import BenchRequest
@@ -38,10 +36,9 @@ from .texts import read_texts
 PICTURE_SEED = 1000
 
 
-class Way(BaseModel):
+class Way(Frozen):
     """One row of the table."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     execution: Execution
     dtype: Dtype  # of what is not quantized
     call_seconds: tuple[float, ...]  # CPU, of each repeat
@@ -53,10 +50,9 @@ class Way(BaseModel):
     psnr_to_simulated: float | None  # dB, mean over pictures; None: none drawn, or no difference
 
 
-class Bench(BaseModel):
+class Bench(Frozen):
     """What was measured, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     state: str
     height: int
     width: int
@@ -99,9 +95,7 @@ class _Plan:
 
 def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     """Measure; nothing is stored."""
-    state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
-    if state.manifest.kind is not Kind.QUANT_STATE:
-        raise UsageProblem(f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state")
+    state = find_state(request.state, store)
     announce(events, {"state": state})
     own: Setting = state.facts.setting
     model = open_model(own)

@@ -10,7 +10,7 @@ from ..events import Events
 from ..manifests import Frozen, Ref, Setting
 from ..models.load import EMBEDDED, Model, find_model
 from ..store import Artifact, Draft, Store
-from ..types import Dtype
+from ..types import Dtype, Kind
 from .requests import SettingRequest
 
 
@@ -96,6 +96,14 @@ def open_model(setting: Setting) -> Model:
             f"run `sdquant sample` again"
         )
     return model
+
+
+def find_state(name: str | None, store: Store) -> Artifact:
+    """The quantizer state of `--state`, the latest by default; raises UsageProblem for another artifact."""
+    state = store.resolve(name) if name else store.need(Kind.QUANT_STATE)
+    if state.manifest.kind is not Kind.QUANT_STATE:
+        raise UsageProblem(f"--state {name}: is {state.manifest.kind}, expected a quantizer state")
+    return state
 
 
 def refs(inputs: Mapping[str, Artifact]) -> dict[str, Ref]:

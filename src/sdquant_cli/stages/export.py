@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import DamagedArtifact, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import QuantStateSpec, Setting
+from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
 from ..quant.state import State
 from ..runtime import directory
@@ -20,10 +20,10 @@ from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, use_engine
 from ..runtime.plugin import SdquantConfig
 from ..store import Artifact, Store
-from ..types import Dtype, Execution, ExportFormat, Kind
+from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
 from .calibration_data import load_items
-from .chain import announce, open_model
+from .chain import announce, find_state, open_model
 from .quantized import packed_denoiser, read_state
 from .requests import ExportRequest
 
@@ -32,9 +32,7 @@ ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two
 
 def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     """Write the directory; it is there whole or not at all."""
-    state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
-    if state.manifest.kind is not Kind.QUANT_STATE:
-        raise UsageProblem(f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state")
+    state = find_state(request.state, store)
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
     announce(events, {"state": state})
@@ -98,9 +96,10 @@ def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Ar
     batch = items.batch([0], torch.device("cpu"))
     first = batch.timestep[:1]
     directory.write_self_test(network, batch.x, first, batch.condition, folder / directory.SELF_TEST)
+    model = _without_folders(state.facts.setting.model)
     recipe = {
         "format": str(form),
-        "setting": state.facts.setting.model_dump(mode="json", exclude={"model": {"digest"}}),
+        "setting": {**state.facts.setting.model_dump(mode="json"), "model": model},
         "calibration": state.spec.model_dump(mode="json"),
         "average_bits": state.facts.average_bits,
         "bits": state.facts.bits,  # of layers that differ from the calibration's
@@ -111,10 +110,17 @@ def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Ar
         "sdquant": __version__,
         "state": state.ref.model_dump(mode="json"),
         "inputs": {role: ref.model_dump(mode="json") for role, ref in inputs.items()},
-        "model": state.facts.setting.model.model_dump(mode="json", exclude_none=True),
+        "model": model,
         "calibrated": state.manifest.provenance.model_dump(mode="json"),
     }
     directory.write_provenance(folder, provenance)
+
+
+def _without_folders(ref: ModelRef) -> dict[str, Any]:
+    """A model's reference, of local files their names alone: the exported folder goes to others."""
+    fields = ref.model_dump(mode="json", exclude_none=True)
+    local = {n: Path(v).name for n, v in fields.items() if isinstance(v, str) and Path(v).exists()}
+    return fields | local
 
 
 def _card(form: ExportFormat, state: Artifact) -> str:

@@ -22,6 +22,7 @@ from . import preflight
 from .chain import (
     Plan,
     announce,
+    find_state,
     inherit,
     new_setting,
     open_model,
@@ -85,11 +86,7 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
     """The setting to draw with, and the quantizer state unless the floating-point model is asked for."""
     without_model = request.model_copy(update={"model": None}) if request.model == FP else request
     if request.model != FP:
-        state = store.resolve(request.state) if request.state else store.need(Kind.QUANT_STATE)
-        if state.manifest.kind is not Kind.QUANT_STATE:
-            raise UsageProblem(
-                f"--state {request.state}: is {state.manifest.kind}, expected a quantizer state"
-            )
+        state = find_state(request.state, store)
         announce(events, {"state": state})
         if request.step_match:
             if request.engine is not Engine.SIMULATED:
