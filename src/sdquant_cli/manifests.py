@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Dtype, Execution, Kind, Measure, Ranges, StepMatch, Tables, Train
+from .types import Dtype, Execution, Kind, Measure, Ranges, Select, StepMatch, Tables, Train
 
 FORMAT = 1
 
@@ -75,12 +75,21 @@ class TextEmbedsSpec(Spec):
     model: ModelRef
 
 
+class SelectSpec(Frozen):
+    """At which steps latents are taken, where not at random ones."""
+
+    rule: Select
+    mean: float | None = None  # of times, 0 at the picture and 1 at the noise
+    deviation: float | None = None
+
+
 class LatentsSpec(Spec):
     kind: ClassVar[Kind] = Kind.LATENTS
     setting: Setting
     per_prompt: int
     seed: int
     micro_batch: int  # prompts per UNet call; each is two items, conditional and unconditional
+    select: SelectSpec | None = None  # None: at random
 
 
 class TimeTableSpec(Spec):

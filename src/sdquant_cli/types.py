@@ -35,6 +35,14 @@ class Scheduler(StrEnum):
     FLOW_EULER = "flow-euler"
 
 
+class Select(StrEnum):
+    """At which steps of a trajectory calibration latents are taken."""
+
+    RANDOM = "random"
+    STRIDE = "stride"
+    NORMAL = "normal"
+
+
 class Preset(StrEnum):
     """Settings of a published experiment."""
 

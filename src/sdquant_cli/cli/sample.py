@@ -4,12 +4,23 @@ from typing import Annotated
 
 import typer
 
+from ..types import Select
 from . import options as o
 
 
 def sample(
     prompts: o.PromptsOption,
     per_prompt: Annotated[int, typer.Option("--per-prompt", help="Latents kept per prompt, 1..steps.")] = 1,
+    select: Annotated[
+        Select, typer.Option("--select", help="At which steps latents are taken.")
+    ] = Select.RANDOM,
+    select_mean: Annotated[
+        float | None,
+        typer.Option("--select-mean", help="Of normal times, 0 at the picture, 1 at the noise; 0.4."),
+    ] = None,
+    select_deviation: Annotated[
+        float | None, typer.Option("--select-deviation", help="Of normal times; 0.4 by default.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -38,7 +49,7 @@ def sample(
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,
 ) -> None:
-    """Collect latents of the floating-point model at random steps of its own trajectories.
+    """Collect latents of the floating-point model at some steps of its own trajectories.
 
     Example: sdquant sample --prompts coco.txt --per-prompt 1
 

@@ -28,9 +28,3 @@ def initial_noise(
 def step_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """What samplers that add noise at each step draw from, one stream per prompt index."""
     return [generator("steps", seed, i) for i in indices]
-
-
-def choose_calls(calls: int, count: int, seed: int, index: int) -> tuple[int, ...]:
-    """`count` distinct UNet calls of one prompt's trajectory, ascending (Algorithm 1, line 3)."""
-    order = torch.randperm(calls, generator=generator("calls", seed, index))
-    return tuple(sorted(order[:count].tolist()))

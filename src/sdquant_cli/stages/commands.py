@@ -20,6 +20,7 @@ from ..manifests import (
     MetricsSpec,
     ModelRef,
     QuantStateSpec,
+    SelectSpec,
     SensitivitySpec,
     Setting,
     TimeTableSpec,
@@ -46,7 +47,9 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "per_prompt": "--per-prompt",
         "seed": "--seed",
         "micro_batch": "--micro-batch",
+        "select": INHERITED,  # by its own table
     },
+    SelectSpec: {"rule": "--select", "mean": "--select-mean", "deviation": "--select-deviation"},
     SensitivitySpec: {
         "measure": "--measure",
         "bits": "--bits",

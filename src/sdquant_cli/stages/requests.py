@@ -18,6 +18,7 @@ from ..types import (
     Measure,
     Ranges,
     Scheduler,
+    Select,
     StepMatch,
     Tables,
     TimePath,
@@ -56,6 +57,9 @@ class SettingRequest(Request):
 class SampleRequest(SettingRequest):
     prompts: Path
     per_prompt: int = 1
+    select: Select = Select.RANDOM
+    select_mean: float | None = Field(default=None, ge=0, le=1)
+    select_deviation: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     micro_batch: int = Field(default=8, ge=1)

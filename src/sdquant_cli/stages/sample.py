@@ -1,4 +1,4 @@
-"""`sample`: latents of the floating-point model at random steps of its own trajectories (Algorithm 1)."""
+"""`sample`: latents of the floating-point model at some steps of its own trajectories (Algorithm 1)."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from ..errors import UsageProblem
 from ..events import SILENT, Events, Task
-from ..manifests import LatentsFacts, LatentsSpec
+from ..manifests import LatentsFacts, LatentsSpec, SelectSpec
 from ..models.condition import Condition
 from ..models.denoise import denoise
 from ..models.load import Model
-from ..models.noise import choose_calls, initial_noise, step_generators
+from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
+from ..models.select import at_random, at_stride, normally
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Dtype
+from ..types import Dtype, Select
 from . import preflight
 from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
 from .requests import SampleRequest
@@ -24,6 +25,7 @@ from .texts import read_texts, store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
 LATENTS_PER_CHUNK = 16
+NORMAL = (0.4, 0.4)  # mean and deviation, as PTQ4DM's script has them
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,37 @@ def _prepare(request: SampleRequest) -> _Work:
         )
     schedule = schedule_of(model.sampler(setting))
     spec = LatentsSpec(
-        setting=setting, per_prompt=request.per_prompt, seed=request.seed, micro_batch=request.micro_batch
+        setting=setting,
+        per_prompt=request.per_prompt,
+        seed=request.seed,
+        micro_batch=request.micro_batch,
+        select=_select(request),
     )
-    chosen = tuple(
-        choose_calls(len(schedule.calls), request.per_prompt, request.seed, i)
-        for i in range(len(file.prompts))
-    )
+    chosen = tuple(_chosen(spec, len(schedule.calls), i) for i in range(len(file.prompts)))
     return _Work(model, spec, file, schedule, chosen, max(1, LATENTS_PER_UNIT // request.per_prompt))
+
+
+def _select(request: SampleRequest) -> SelectSpec | None:
+    told = (request.select_mean, request.select_deviation)
+    if request.select is Select.NORMAL:
+        defaults = zip(told, NORMAL, strict=True)
+        mean, deviation = (default if value is None else value for value, default in defaults)
+        return SelectSpec(rule=request.select, mean=mean, deviation=deviation)
+    if told != (None, None):
+        raise UsageProblem("--select-mean and --select-deviation: have a meaning with --select normal alone")
+    return None if request.select is Select.RANDOM else SelectSpec(rule=request.select)
+
+
+def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
+    """The UNet calls whose inputs are kept of one prompt."""
+    select, count = spec.select, spec.per_prompt
+    if select is None:
+        return at_random(calls, count, spec.seed, index)
+    if select.rule is Select.STRIDE:
+        return at_stride(calls, count, index)
+    assert select.mean is not None
+    assert select.deviation is not None
+    return normally(calls, count, spec.seed, index, select.mean, select.deviation)
 
 
 def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
