@@ -1,7 +1,8 @@
 """What SD v1-4 costs to run, quantized and not: docs/benchmarks/engines.{json,md}.
 
     uv run python -m tools.random_models.make sd-v1-4 --output runs/models/sd-v1-4
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive uv run python benchmarks/engines/run.py runs/models/sd-v1-4
+    export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1  # and once more with 2
+    uv run python benchmarks/engines/run.py runs/models/sd-v1-4
     uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py runs/models/sd-v1-4 ...
 
 Random weights: speed and memory are those of the real model, pictures are noise. The store is runs/engines;
@@ -14,6 +15,8 @@ import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.stages import bench, calibrate, sample
@@ -51,22 +54,25 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Engines",
         "",
-        "SD v1-4 at full size, random weights, `benchmarks/engines/run.py`: one process, calls in turn, CPU",
-        "seconds at one thread (median, lowest and highest of the repeats). Memory is anonymous memory of",
-        "loading and one call in a process of its own, above what imports take; a mapped weight file is",
-        "not in it, which is why fp32, whose file is used as it lies on disk, seems to take none.",
+        "SD v1-4 at full size, random weights, `benchmarks/engines/run.py`: one process, calls in turn;",
+        "CPU seconds at one thread, wall at two (median, lowest and highest of the repeats). Memory is",
+        "anonymous memory of loading and one call in a process of its own, above what imports take; a",
+        "mapped weight file is not in it, which is why fp32, used as it lies on disk, seems to take none.",
     ]
     for title, ways in found["runs"].items():
-        fp32, bf16 = (statistics.median(way["call_seconds"]) for way in ways[:2])
+        one = title.endswith("threads: 1")
+        clock, named = ("call_seconds", "CPU s") if one else ("wall_seconds", "wall s")
+        fp32, bf16 = (statistics.median(way[clock]) for way in ways[:2])
         lines += [
             "",
             f"## {title}",
             "",
-            "| computed | s of a call | lowest, highest | x fp32 | x bf16 | load + 1st, s | MB | disk, MB |",
+            f"| computed | {named} of a call | lowest, highest | x fp32 | x bf16 | load + 1st, s | MB "
+            "| disk, MB |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for way in ways:
-            seconds = way["call_seconds"]
+            seconds = way[clock]
             middle = statistics.median(seconds)
             lines.append(
                 f"| {way['execution']}, {way['dtype']} | {middle:.2f} | "
@@ -107,7 +113,8 @@ def main() -> None:
         store = Store(str(STORE))
         named = states(asked.model, store)
         for bits, side, items in RUNS:
-            title = f"{bits}, {side // 8}x{side // 8} latent, {items} item{'s' if items > 1 else ''} a call"
+            latent, threads = f"{side // 8}x{side // 8}", torch.get_num_threads()
+            title = f"{bits}, {latent} latent, items a call: {items}, threads: {threads}"
             if title in found["runs"]:
                 continue
             request = BenchRequest(

@@ -12,6 +12,7 @@ _COLUMNS = (
     "s of a call",
     "lowest",
     "highest",
+    "wall",
     "s of a picture",
     "s to load",
     "s of 1st call",
@@ -69,7 +70,7 @@ def _row(way: Any) -> list[str]:
     times = (median(seconds), min(seconds), max(seconds))
     return [
         f"{way.execution} {way.dtype}",
-        *(f"{value:.3f}" for value in times),
+        *(f"{value:.3f}" for value in (*times, median(way.wall_seconds))),
         f"{way.picture_seconds:.1f}",
         f"{way.load_seconds:.1f}",
         f"{way.first_call_seconds:.1f}",

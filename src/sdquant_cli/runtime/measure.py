@@ -66,17 +66,25 @@ def _anonymous() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of one call."""
+
+    cpu: float  # over all threads
+    wall: float
+
+
 def interleaved(
     calls: Sequence[Callable[[], object]], repeats: int, tick: Callable[[], object]
-) -> list[list[float]]:
-    """Seconds of each call, CPU time over all threads; each repeat runs all of them once, in turn."""
+) -> list[list[Taken]]:
+    """What each call takes, in each repeat: all of them run once, in turn."""
     for call in calls:
         call()  # an engine prepares weights in the first
-    taken: list[list[float]] = [[] for _ in calls]
+    taken: list[list[Taken]] = [[] for _ in calls]
     for _ in range(repeats):
-        for call, seconds in zip(calls, taken, strict=True):
-            began = time.process_time()
+        for call, times in zip(calls, taken, strict=True):
+            cpu, wall = time.process_time(), time.perf_counter()
             call()
-            seconds.append(time.process_time() - began)
+            times.append(Taken(time.process_time() - cpu, time.perf_counter() - wall))
             tick()
     return taken

@@ -1,7 +1,7 @@
 """`bench`: what a quantized model costs to run beside the floating-point one, as one table.
 
-The packed network is exported to a temporary folder and loaded as a user would. Times are CPU seconds over
-all threads, all ways in turn in one process; memory is of a process of its own for each way.
+The packed network is exported to a temporary folder and loaded as a user would. Times are taken of all ways
+in turn in one process; memory is of a process of its own for each way.
 """
 
 import statistics
@@ -42,6 +42,7 @@ class Way(Frozen):
     execution: Execution
     dtype: Dtype  # of what is not quantized
     call_seconds: tuple[float, ...]  # CPU, of each repeat
+    wall_seconds: tuple[float, ...]
     picture_seconds: float  # CPU, of the denoiser's calls for one picture
     load_seconds: float  # CPU
     first_call_seconds: float  # CPU; an engine prepares weights in it
@@ -119,15 +120,16 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
         Way(
             execution=plan.execution,
             dtype=plan.dtype,
-            call_seconds=tuple(seconds),
-            picture_seconds=statistics.median(seconds) * per_picture,
+            call_seconds=tuple(times.cpu for times in repeats),
+            wall_seconds=tuple(times.wall for times in repeats),
+            picture_seconds=statistics.median(times.cpu for times in repeats) * per_picture,
             load_seconds=cost.load_seconds,
             first_call_seconds=cost.first_seconds,
             peak_memory=cost.peak_bytes,
             disk=plan.disk,
             psnr_to_simulated=ratio,
         )
-        for plan, cost, seconds, ratio in zip(plans, costs, taken, psnr, strict=True)
+        for plan, cost, repeats, ratio in zip(plans, costs, taken, psnr, strict=True)
     )
     name = f"quant-state/{state.manifest.key}"
     return Bench(state=name, **sides, items=request.items, threads=torch.get_num_threads(), ways=ways)
