@@ -47,7 +47,8 @@ def sdquant(
 
     The stages, in order: sample, precalc-time, sensitivity, calibrate, generate, evaluate. Each
     reads the latest artifacts of the one before from a store and adds its own; run twice, a stage
-    computes nothing the second time; interrupted, the same command resumes.
+    computes nothing the second time; interrupted, the same command resumes. `export` writes the
+    result as a folder that diffusers loads.
 
     Exit codes: 0 done, 1 unexpected, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
     5 environment, 6 newer format, 130 interrupted and resumable.

@@ -111,7 +111,6 @@ def _convolution(layer: Any, codes: Tensor) -> Multiply:
         return over_pixels
     scale, zeros = layer.weight_step, torch.zeros(len(codes), dtype=torch.int32)
     moves = (list(layer.stride), [0, 0], list(layer.dilation), layer.groups)
-    del codes  # not kept beside the prepared ones
     ready: dict[torch.Size, Tensor] = {}
 
     def multiply(x: Tensor, step: float, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
