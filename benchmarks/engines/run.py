@@ -3,7 +3,12 @@
     uv run python -m tools.random_models.make sd-v1-4 --output runs/models/sd-v1-4
     export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1  # and once more with 2
     uv run python benchmarks/engines/run.py runs/models/sd-v1-4
-    uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py runs/models/sd-v1-4 ...
+
+and, beside OpenVINO, for sides of 64 and 32:
+
+    uv run sdquant export --store runs/engines --state quant-state/KEY --output runs/sd-v1-4-w8a8
+    uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py runs/models/sd-v1-4 \\
+        runs/sd-v1-4-w8a8 --side 64
 
 Random weights: speed and memory are those of the real model, pictures are noise. The store is runs/engines;
 what is there is not made again. `--page` writes the page from the JSON alone.

@@ -91,21 +91,19 @@ class QuantConv2d(_Quantized, nn.Conv2d):
         return self.rounded(input, Convolution(self.stride, self.padding, self.dilation, self.groups))
 
 
-def quantized(
-    layer: nn.Linear | nn.Conv2d, state: LayerState, rows: Rows, *, weights_on_grid: bool
-) -> nn.Module:
-    """The quantized twin of a layer, sharing its weight and bias tensors.
+def empty_twin(layer: nn.Linear | nn.Conv2d, linear: type[nn.Linear], convolution: type[nn.Conv2d]) -> Any:
+    """A layer of the same shape and bias, of another class, its weight without numbers.
 
     Raises NotImplementedError for a convolution that does not pad with zeros: zero alone is on the grid.
     """
-    twin: QuantLinear | QuantConv2d
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         raise NotImplementedError(f"padding {layer.padding!r} of mode {layer.padding_mode!r}")
+    twin: nn.Linear | nn.Conv2d
     with torch.device("meta"):
         if isinstance(layer, nn.Linear):
-            twin = QuantLinear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            twin = linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         else:
-            twin = QuantConv2d(
+            twin = convolution(
                 layer.in_channels,
                 layer.out_channels,
                 layer.kernel_size,  # type: ignore[arg-type]
@@ -114,8 +112,16 @@ def quantized(
                 dilation=layer.dilation,  # type: ignore[arg-type]
                 groups=layer.groups,
                 bias=layer.bias is not None,
-                padding_mode=layer.padding_mode,
             )
-    twin.weight, twin.bias = layer.weight, layer.bias
-    twin.install(state, rows, weights_on_grid=weights_on_grid)
+    twin.bias = layer.bias
     return twin.train(layer.training)
+
+
+def quantized(
+    layer: nn.Linear | nn.Conv2d, state: LayerState, rows: Rows, *, weights_on_grid: bool
+) -> nn.Module:
+    """The quantized twin of a layer, sharing its weight and bias tensors; raises as `empty_twin`."""
+    twin: QuantLinear | QuantConv2d = empty_twin(layer, QuantLinear, QuantConv2d)
+    twin.weight = layer.weight
+    twin.install(state, rows, weights_on_grid=weights_on_grid)
+    return twin

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..quant.modules import empty_twin
 from ..quant.rows import Rows
 from ..quant.state import SavedLayer
 from ..types import Bits
@@ -132,22 +133,7 @@ class PackedConv2d(Packed, nn.Conv2d):
 def packed(
     layer: nn.Linear | nn.Conv2d, bits: Bits, rows: Rows, *, tables: int, text_fed: bool
 ) -> PackedLinear | PackedConv2d:
-    """The packed twin of a layer, without numbers but with its bias."""
-    twin: PackedLinear | PackedConv2d
-    with torch.device("meta"):
-        if isinstance(layer, nn.Conv2d):
-            twin = PackedConv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,  # type: ignore[arg-type]
-                stride=layer.stride,  # type: ignore[arg-type]
-                padding=layer.padding,  # type: ignore[arg-type]
-                dilation=layer.dilation,  # type: ignore[arg-type]
-                groups=layer.groups,
-                bias=layer.bias is not None,
-            )
-        else:
-            twin = PackedLinear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    twin.bias = layer.bias
+    """The packed twin of a layer, without numbers but with its bias; raises as `empty_twin`."""
+    twin: PackedLinear | PackedConv2d = empty_twin(layer, PackedLinear, PackedConv2d)
     twin.install(bits, rows, tables=tables, text_fed=text_fed)
-    return twin.train(layer.training)
+    return twin
