@@ -1,11 +1,12 @@
 """What a network costs: seconds of a call, and memory of loading it and calling it once."""
 
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
@@ -24,9 +25,20 @@ class Footprint:
 
 def footprint(load: Load) -> Footprint:
     """Measure in a fresh process; `load` must be importable there."""
+    with _fresh_process() as pool:
+        return pool.apply(_measure, (load, torch.get_num_threads()))
+
+
+def _fresh_process() -> Pool:
+    """One that Ctrl-C does not reach: it ends with ours, without a word of its own."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure, load, torch.get_num_threads()).result()
+    if threading.current_thread() is not threading.main_thread():
+        return context.Pool(1)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is passed on
+    try:
+        return context.Pool(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _measure(load: Load, threads: int) -> Footprint:
