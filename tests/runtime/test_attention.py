@@ -35,7 +35,8 @@ def test_it_computes_what_torch_computes(items, length, given_, heads, width, sc
     )
     query = query * scale
     ours, exact = attend(query, key, value, heads).double(), plain(query, key, value, heads)
-    assert float((ours - exact).abs().max()) < 0.01 * float(value.abs().max())
+    rounded = 2.0**-7 * plain(query, key, value.abs(), heads)  # of weights and sum to 8 bits each
+    assert bool(((ours - exact).abs() <= rounded).all())
 
 
 def test_scores_far_apart_do_not_overflow():

@@ -44,16 +44,21 @@ def size_ids(height: int, width: int) -> Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
 
+def dtype_of(network: Any) -> torch.dtype:
+    """Of the network's numbers; parameters that are no floats are codes of packed layers."""
+    return next(p.dtype for p in network.parameters() if p.is_floating_point())
+
+
 def predict(network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
     """The network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or one for all."""
-    parameter = next(p for p in network.parameters() if p.is_floating_point())  # others are codes
-    told = condition.to(x.device, parameter.dtype)
+    dtype = dtype_of(network)
+    told = condition.to(x.device, dtype)
     more: dict[str, Any] = {}
     if told.size is not None:
         more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": told.size}
     elif told.pooled is not None:
         more["pooled_projections"] = told.pooled
     predicted: Tensor = network(
-        x.to(parameter.dtype), timestep=timestep.reshape(-1), encoder_hidden_states=told.tokens, **more
+        x.to(dtype), timestep=timestep.reshape(-1), encoder_hidden_states=told.tokens, **more
     ).sample
     return predicted.float()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .condition import Condition, predict
+from .condition import Condition, dtype_of, predict
 from .samplers import step
 
 Visit = Callable[[int, Tensor], bool]  # (call, input before guidance doubling) -> go on?
@@ -28,8 +28,7 @@ def denoise(
     that add noise. `visit` sees each call's input after `scale_model_input`, before the call; False
     stops the loop. The sampler is the caller's, its timesteps set.
     """
-    parameter = next(p for p in network.parameters() if p.is_floating_point())
-    condition = condition.to(noise.device, parameter.dtype)  # the same tensors in every call
+    condition = condition.to(noise.device, dtype_of(network))  # the same tensors in every call
     latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
     for call, timestep in enumerate(sampler.timesteps):
         scaled = scale_input(sampler, latents, timestep)

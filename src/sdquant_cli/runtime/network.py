@@ -26,7 +26,7 @@ class Layout:
     time_table: bool  # whether the time path is a table; of some families it is each prompt's own
 
 
-def pack_network(network: nn.Module, layout: Layout) -> Rows:
+def pack_network(network: nn.Module, layout: Layout) -> None:
     """Replace layers and time path of `network` by packed ones without numbers, in place."""
     rows = Rows(layout.timesteps)
     if layout.time_table:
@@ -43,7 +43,6 @@ def pack_network(network: nn.Module, layout: Layout) -> Rows:
         twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed)
         network.set_submodule(name, twin)
     use_packed_attention(network)
-    return rows
 
 
 def packed_layers(network: nn.Module) -> dict[str, Packed]:
