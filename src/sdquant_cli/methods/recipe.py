@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.condition import Condition
+from ..types import Select
 from .items import Batch, Items
 
 
@@ -45,12 +46,22 @@ class Material:
 
 
 @dataclass(frozen=True)
+class Data:
+    """Which calibration latents a method asks for: flags of `sample`."""
+
+    select: Select = Select.RANDOM
+    prompts: int = 250
+    per_prompt: int = 8
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A published method: its blocks, and where they are described."""
 
     name: str
     cites: str
     source: Callable[[Material], Source] | None  # None: nothing is trained
+    data: Data = Data()
     needs_pictures: bool = False
     stored_items: bool = False  # whether all its batches are of the stored latents
     sensitive_weight: float = 1.0  # of L_sen
