@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .types import Dtype, Execution, Kind, Measure, Ranges, Select, StepMatch, Tables, Train
+from .types import Dtype, Execution, Kind, Measure, Ranges, Relax, Select, StepMatch, Tables, Train
 
 FORMAT = 1
 
@@ -132,6 +132,19 @@ class TrainSpec(Frozen):
     teacher: Dtype
 
 
+class ReconstructSpec(Frozen):
+    """How units of the network are reconstructed, one after the other."""
+
+    layer_weight: float  # gamma: of the errors of a unit's layers beside its own
+    drop: float  # share of layers' input values left unrounded while rounding is learned; 1: activations are
+    mixed_inputs: float  # share of a unit's input values taken from the floating-point network
+    regulariser: float  # of AdaRound; 0: none
+    joint: bool  # whether rounding and activation step sizes are learned at once
+    second: float  # iterations of a second sweep, over step sizes alone, as a share of the first's; 0: none
+    weight_rate: float  # of AdaRound's alpha
+    step_rate: float  # absolute
+
+
 class QuantStateSpec(Spec):
     kind: ClassVar[Kind] = Kind.QUANT_STATE
     stage_version: ClassVar[int] = 2
@@ -147,6 +160,10 @@ class QuantStateSpec(Spec):
     loss: LossSpec | None  # None: nothing is trained
     train: TrainSpec | None
     pictures: str | None = None  # sha256 of a folder of them; None: the model's own, or the method needs none
+    reconstruct: ReconstructSpec | None = None  # None: the network is trained as a whole, or not at all
+    split_shortcuts: bool | None = None  # convolutions of a block's input beside what skips to it, in two
+    relax: Relax | None = None  # steps of wider activation grids
+    edges: str | None = None  # least bits of the first and the last layer
 
 
 class ImagesSpec(Spec):
@@ -303,6 +320,15 @@ class FrontierPoint(Frozen):
     layers_by_width: dict[int, int]
 
 
+class UnitFacts(Frozen):
+    """How far a reconstructed unit's answer was from the floating-point one."""
+
+    name: str
+    layers: int
+    before: float  # noise to signal, rounded to nearest
+    after: float
+
+
 class QuantStateFacts(Frozen):
     setting: Setting
     layers: int
@@ -312,6 +338,8 @@ class QuantStateFacts(Frozen):
     borrowed_rows: int  # activation table entries without data of their own
     allocation: FrontierPoint | None = None  # what --budget chose
     frontier: tuple[FrontierPoint, ...] = ()  # smallest budget first; what others would have bought
+    units: tuple[UnitFacts, ...] = ()  # of the last sweep, in running order
+    forwards: float | None = None  # runs of the whole network by one item; a backward pass counts two
 
 
 class ImagesFacts(Frozen):

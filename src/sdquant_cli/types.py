@@ -76,6 +76,14 @@ class ExportFormat(StrEnum):
     DEQUANT = "dequant"  # on their grids, as fp16: loads anywhere, without sdquant
 
 
+class Relax(StrEnum):
+    """Which steps have wider activation grids."""
+
+    NONE = "none"
+    FIRST = "first"  # near the noise
+    LAST = "last"  # near the picture
+
+
 class StepMatch(StrEnum):
     """Which activation quantizers a timestep that was not calibrated takes."""
 
@@ -103,6 +111,7 @@ class Tables(StrEnum):
 
     PER_STEP = "per-step"
     SINGLE = "single"
+    PROGRESSIVE = "progressive"  # per step, on inputs that the quantized steps before it give
 
 
 class Ranges(StrEnum):
@@ -168,6 +177,10 @@ class Bits:
 
     def __str__(self) -> str:
         return f"w{self.weights}a{self.activations}"
+
+    def at_least(self, other: "Bits") -> "Bits":
+        """The wider of both, for weights and for activations."""
+        return Bits(max(self.weights, other.weights), max(self.activations, other.activations))
 
     @classmethod
     def parse(cls, text: str) -> "Bits":

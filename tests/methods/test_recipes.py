@@ -120,7 +120,8 @@ def test_noised_pictures_of_flow_matching_are_what_its_sampler_would_make_of_the
 
 
 def test_every_method_cites_its_source():
-    assert list(METHODS) == ["serial-to-parallel", "serial", "parallel", "rtn"]
+    published = ["eda-dm", "pqd", "q-diffusion", "ptq4dm", "pcr"]
+    assert list(METHODS) == ["serial-to-parallel", "serial", "parallel", *published, "rtn"]
     assert all(recipe.cites for recipe in METHODS.values())
 
 

@@ -142,8 +142,9 @@ def test_a_weight_that_goes_back_and_forth_is_frozen_and_one_that_drifts_is_not(
 
 def test_a_low_rank_update_starts_at_zero_and_has_the_weights_shape():
     update = LowRank(torch.Size([6, 4, 3, 3]), 2, torch.Generator().manual_seed(0), torch.device("cpu"))
-    assert not update().any()
+    weight = torch.randn(6, 4, 3, 3)
+    assert torch.equal(update(weight), weight)
     torch.nn.init.ones_(update.up)
-    found = update()
+    found = update(weight) - weight
     assert found.shape == (6, 4, 3, 3)
-    assert torch.linalg.matrix_rank(found.flatten(1)) <= 2
+    assert torch.linalg.matrix_rank(found.flatten(1), atol=1e-4) <= 2

@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ..types import Dtype, Ranges, Tables, TimePath, Train
+from ..types import Dtype, Ranges, Relax, Tables, TimePath, Train
 from . import options as o
 
 
 def calibrate(
     method: Annotated[
-        str, typer.Option("--method", help="serial-to-parallel, serial, parallel or rtn.")
+        str,
+        typer.Option(
+            "--method",
+            help="serial-to-parallel, serial, parallel, eda-dm, pqd, q-diffusion, ptq4dm, pcr or rtn.",
+        ),
     ] = "serial-to-parallel",
     bits: Annotated[str, typer.Option("--bits", help="Bits of weights and activations.")] = "w4a8",
     mixed: Annotated[
@@ -22,21 +26,31 @@ def calibrate(
         typer.Option("--budget", help="Room for the weights: average bits (4.25) or bytes (3MB)."),
     ] = None,
     tables: Annotated[
-        Tables,
+        Tables | None,
         typer.Option("--tables", help="Activation quantizers: one per layer and step, or one per layer."),
-    ] = Tables.PER_STEP,
+    ] = None,
     ranges: Annotated[
-        Ranges, typer.Option("--ranges", help="Activation ranges: what was seen, or the best clipping of it.")
-    ] = Ranges.MSE,
+        Ranges | None,
+        typer.Option("--ranges", help="Activation ranges: what was seen, or the best clipping of it."),
+    ] = None,
+    relax: Annotated[
+        Relax | None,
+        typer.Option("--relax", help="10-bit activations in the first or last fifth of the steps."),
+    ] = None,
+    split_shortcuts: Annotated[
+        bool | None,
+        typer.Option("--split-shortcuts/--no-split-shortcuts", help="Quantize what skips to a block apart."),
+    ] = None,
     time_path: Annotated[
         TimePath,
         typer.Option("--time-path", help="Time features: floating point, or of a rounded time path."),
     ] = TimePath.PRECALCULATED,
     iterations: Annotated[
-        int | None, typer.Option("--iterations", help="Updates, 400 by default; 0 rounds by data alone.")
+        int | None,
+        typer.Option("--iterations", help="Updates, of each unit where units are reconstructed; 0: none."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Latents per update, 12 by default.")
+        int | None, typer.Option("--batch-size", help="Latents per update; the method's own by default.")
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option("--accumulate", help="Parts of a batch, one after the other: less memory.")
@@ -60,6 +74,15 @@ def calibrate(
     guided_weight: Annotated[
         float | None, typer.Option("--guided-weight", help="Of the loss on the guided combination.")
     ] = None,
+    layer_weight: Annotated[
+        float | None, typer.Option("--layer-weight", help="Of the errors of a unit's layers beside its own.")
+    ] = None,
+    drop: Annotated[
+        float | None, typer.Option("--drop", help="Share of inputs left unrounded in reconstruction (QDrop).")
+    ] = None,
+    cache_memory: Annotated[
+        float, typer.Option("--cache-memory", help="GB of captured inputs in memory; more lies on disk.")
+    ] = 4.0,
     averaging: Annotated[
         float | None, typer.Option("--averaging", help="Decay of the mean of weights over iterations.")
     ] = None,

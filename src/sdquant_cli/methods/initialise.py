@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..events import SILENT, Events
 from ..models.condition import predict
 from ..quant.grid import Grid
-from ..quant.modules import LayerState
+from ..quant.modules import LayerState, Relaxed
 from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
 from ..quant.state import grids
 from ..types import Bits, Ranges, Tables
@@ -103,11 +103,13 @@ def initial_states(
     is_shared: Callable[[str], bool],
     tables: Tables = Tables.PER_STEP,
     ranges: Ranges = Ranges.MIN_MAX,
+    relaxed: Relaxed | None = None,
     events: Events = SILENT,
 ) -> dict[str, LayerState]:
     """A quantizer for every layer: step sizes per channel, and an activation table of a row per step.
 
-    One row for all steps where `tables` says so, and for layers fed by text only (`is_shared`).
+    One row for all steps where `tables` says so, and for layers fed by text only (`is_shared`). Rows that
+    are `relaxed` are of its grid, in layers whose own is narrower.
     """
     everything = [torch.arange(len(observed.latents))]
     windows = neighbours(observed.latents, ENOUGH)
@@ -116,13 +118,23 @@ def initial_states(
         for name, layer in observed.layers.items():
             weight_grid, grid = grids(bits[name])
             single = tables is Tables.SINGLE or is_shared(name)
-            chosen = everything if single else windows
-            step, zero = affine_parameters(*_bounds(observed, name, chosen, grid, ranges), grid)
+            step, zero = activation_tables(observed, name, grid, everything if single else windows, ranges)
+            wider = None if single or relaxed is None or relaxed.grid.bits <= grid.bits else relaxed
+            if wider:
+                wide = activation_tables(observed, name, wider.grid, windows, ranges)
+                step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))
             weight: Tensor = layer.weight  # type: ignore[assignment]
             steps = weight_steps(weight.cpu().float(), weight_grid)
-            states[name] = LayerState(steps, step, zero, weight_grid, grid)
+            states[name] = LayerState(steps, step, zero, weight_grid, grid, wider)
             task.advance()
     return states
+
+
+def activation_tables(
+    observed: Observed, name: str, grid: Grid, windows: Sequence[Tensor], ranges: Ranges
+) -> tuple[Tensor, Tensor]:
+    """Step sizes and zero-points (windows) of a layer's inputs at the rows of each window."""
+    return affine_parameters(*_bounds(observed, name, windows, grid, ranges), grid)
 
 
 def _bounds(

@@ -49,13 +49,19 @@ class Items:
     def batch(self, picks: Sequence[int] | Tensor, device: torch.device) -> Batch:
         """The picked latents, each with and without its prompt."""
         index = torch.as_tensor(picks)
-        row = self.row[index].repeat(2)
+        return self.some(torch.cat([index, len(self) + index]), device)
+
+    def some(self, item: Tensor, device: torch.device) -> Batch:
+        """Any of the 2N items: latent i without its prompt is item i, with it N + i."""
+        latent, given = item % len(self), item >= len(self)
+        row = self.row[latent]
+        text = torch.where(given, self.text[latent], 0)
         return Batch(
-            self.x[index].float().repeat(2, 1, 1, 1).to(device),
+            self.x[latent].float().to(device),
             self.timesteps[row].to(device),
             row,
-            self.texts.guided(self.text[index]).to(device),
-            torch.cat([index, len(self) + index]),
+            self.texts[text].to(device),
+            item,
         )
 
 

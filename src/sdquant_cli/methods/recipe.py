@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..manifests import ReconstructSpec
 from ..models.condition import Condition
-from ..types import Select
+from ..types import Bits, Ranges, Relax, Select, Tables
 from .items import Batch, Items
 
 
@@ -60,8 +61,15 @@ class Recipe:
 
     name: str
     cites: str
-    source: Callable[[Material], Source] | None  # None: nothing is trained
+    source: Callable[[Material], Source] | None = None  # of batches that train the network as a whole
+    reconstruct: ReconstructSpec | None = None  # how its units are, one after the other
     data: Data = Data()
+    tables: Tables = Tables.PER_STEP
+    ranges: Ranges = Ranges.MSE
+    split_shortcuts: bool = False
+    relax: Relax = Relax.NONE
+    edges: Bits | None = None  # least bits of the first and the last layer
+    batch_size: int = 12  # latents of an update
     needs_pictures: bool = False
     stored_items: bool = False  # whether all its batches are of the stored latents
     sensitive_weight: float = 1.0  # of L_sen
@@ -70,4 +78,5 @@ class Recipe:
 
     @property
     def trains(self) -> bool:
-        return self.source is not None
+        """Whether anything is, as a whole or unit by unit."""
+        return self.source is not None or self.reconstruct is not None

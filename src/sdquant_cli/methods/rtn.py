@@ -5,7 +5,6 @@ from .recipe import Recipe
 RECIPE = Recipe(
     name="rtn",
     cites="Nagel et al. 2021, A White Paper on Neural Network Quantization, section 3",
-    source=None,
     iterations=0,
     sensitive_weight=0.0,
 )

@@ -95,7 +95,7 @@ class Training:
             g, device = torch.Generator().manual_seed(self.seed), next(self.student.parameters()).device
             updates = [LowRank(m.weight.shape, self.spec.rank, g, device) for m in self.layers.values()]
             for layer, update in zip(self.layers.values(), updates, strict=True):
-                layer.low_rank = update
+                layer.remade = update
             return [p for update in updates for p in (update.up, update.down)]
         for layer in self.layers.values():
             layer.weight = nn.Parameter(layer.weight.detach().float().clone())

@@ -18,6 +18,7 @@ from ..types import Dtype, Scheduler
 from . import adapter, samplers
 from .families import Family
 from .layers import projections, quantizable_layers, time_layers
+from .shortcuts import split_shortcuts
 from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
 from .uninterrupted import uninterrupted
 from .weights import check_finite, count_numbers, read_tensors, refuse_pickles
@@ -51,10 +52,14 @@ class Named:
 class Model:
     """A pipeline directory; components are read when asked for and belong to the caller."""
 
-    def __init__(self, named: Named, folder: Path) -> None:
-        self.named, self.folder = named, folder
+    def __init__(self, named: Named, folder: Path, *, split_shortcuts: bool = False) -> None:
+        self.named, self.folder, self.split_shortcuts = named, folder, split_shortcuts
         self.family: Family = family_in(folder, named.source)
         self._check_configuration()
+
+    def split(self) -> "Model":
+        """The same model with its shortcut convolutions in two."""
+        return Model(self.named, self.folder, split_shortcuts=True)
 
     @property
     def source(self) -> str:
@@ -167,6 +172,8 @@ class Model:
         """The denoiser without numbers: no weights are read."""
         with torch.device("meta"):
             network: nn.Module = self._denoiser_class.from_config(self.config)
+            if self.split_shortcuts:
+                split_shortcuts(network)
         return network
 
     @property
@@ -188,6 +195,8 @@ class Model:
         if self.named.lora:
             adapter.fuse_into_denoiser(self.pipeline_class, network, self.named.lora, self.lora_scale)
         check_finite(network, self.folder / self.family.folder, dtype)
+        if self.split_shortcuts:
+            split_shortcuts(network)
         return network.to(device)
 
     @uninterrupted()

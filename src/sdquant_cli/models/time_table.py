@@ -85,9 +85,12 @@ class PromptTables:
         """Features (items, C_out) of the batch in hand."""
         return self._now[name]
 
-    @torch.no_grad()
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        condition = _told(args, kwargs)
+        self.set(_told(args, kwargs))
+
+    @torch.no_grad()
+    def set(self, condition: Condition) -> None:
+        """Items told this are in hand, at the rows that are set."""
         row = self._rows.current(len(condition)).to(self._embedded.device)
         if len(row.unique()) > 1:  # a training batch: each item at a step of its own
             prompt = self._embed(self._beside, condition)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """B A in the shape of a weight (C_out,...); zero at first, since B is."""
+    """W + B A for a weight W (C_out,...); W itself at first, since B is zero."""
 
     def __init__(
         self, shape: torch.Size, rank: int, generator: torch.Generator, device: torch.device
@@ -18,5 +18,5 @@ class LowRank(nn.Module):
         self.down = nn.Parameter(down.to(device))
         self.up = nn.Parameter(torch.zeros(shape[0], rank, device=device))
 
-    def forward(self) -> Tensor:
-        return (self.up @ self.down).view(self.shape)
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view(self.shape)

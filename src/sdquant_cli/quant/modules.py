@@ -2,15 +2,26 @@
 integer one. Both are subclasses of the layers they replace, so adapters and hooks still know them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from .drop import Drop
 from .grid import Grid
 from .rounded import Convolution, Steps, rounded_layer
+from .rounding import fake_quantize
 from .rows import Rows
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Rows whose inputs are rounded to a grid of their own (PCR, activation relaxing)."""
+
+    rows: Tensor  # (rows) bool
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -22,14 +33,14 @@ class LayerState:
     activation_zero: Tensor
     weight_grid: Grid
     activation_grid: Grid
+    relaxed: Relaxed | None = None
 
     def to(self, device: torch.device) -> "LayerState":
-        return LayerState(
-            self.weight_step.to(device),
-            self.activation_step.to(device),
-            self.activation_zero.to(device),
-            self.weight_grid,
-            self.activation_grid,
+        return replace(
+            self,
+            weight_step=self.weight_step.to(device),
+            activation_step=self.activation_step.to(device),
+            activation_zero=self.activation_zero.to(device),
         )
 
 
@@ -42,8 +53,10 @@ class _Quantized(nn.Module):
     weight_grid: Grid
     activation_grid: Grid
     weights_on_grid: bool
+    relaxed: Relaxed | None
     rows: Rows  # shared by all layers of a network
-    low_rank: nn.Module | None  # makes an update of the weight's shape, where one is trained
+    remade: nn.Module | None  # makes the weight from the stored one, while that is trained
+    drop: Drop | None  # leaves part of the input unrounded, while the layer is trained
 
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         self.weight_step = nn.Parameter(state.weight_step.clone())
@@ -51,30 +64,66 @@ class _Quantized(nn.Module):
         self.register_buffer("activation_zero", state.activation_zero.clone())
         self.weight_grid, self.activation_grid = state.weight_grid, state.activation_grid
         self.weights_on_grid = weights_on_grid
+        self.relaxed = state.relaxed
         self.rows = rows
-        self.low_rank = None
+        self.remade = None
+        self.drop = None
 
     def full_weight(self) -> Tensor:
-        """The weight before rounding: with its low-rank update, if it has one."""
-        return self.weight if self.low_rank is None else self.weight + self.low_rank()
+        """The weight before rounding."""
+        return self.weight if self.remade is None else self.remade(self.weight)
 
     def rounded(self, x: Tensor, convolution: Convolution | None) -> Tensor:
         """The layer's output on rounded weight and on x rounded by each item's row."""
+        weight_step = None if self.weights_on_grid else self.weight_step
+        if self.drop is None and (grid := self._only_grid()) is not None:
+            steps = self._steps(x, grid)
+            return rounded_layer(
+                x, self.full_weight(), self.bias, steps, weight_step, self.weight_grid, convolution
+            )
+        x, weight = self.rounded_input(x), self.full_weight()
+        if weight_step is not None:
+            step = weight_step.view(-1, *[1] * (weight.dim() - 1))
+            weight = fake_quantize(weight, step, torch.zeros_like(step), self.weight_grid)
+        if convolution is None:
+            return F.linear(x, weight, self.bias)
+        return F.conv2d(x, weight, self.bias, *convolution)
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """x rounded by each item's row, but for what is relaxed or dropped."""
+        if self.drop is not None and self.drop.all:
+            return x
+        grid = self._only_grid()
+        y = fake_quantize(x, *self._steps(x, grid or self.activation_grid))
+        if grid is None:  # items at steps of both kinds
+            assert self.relaxed is not None
+            wide = self.relaxed.rows[self.rows.current(len(x))].to(x.device)
+            y = torch.where(
+                wide.view(-1, *[1] * (x.dim() - 1)), fake_quantize(x, *self._steps(x, self.relaxed.grid)), y
+            )
+        return y if self.drop is None else self.drop(x, y)
+
+    def grid_of(self, row: int) -> Grid:
+        """Of inputs at a row."""
+        if self.relaxed is not None and bool(self.relaxed.rows[row]):
+            return self.relaxed.grid
+        return self.activation_grid
+
+    def _steps(self, x: Tensor, grid: Grid) -> Steps:
+        """Of each item of x."""
         step: Tensor = self.activation_step
         zero = self.activation_zero
         if len(step) > 1:
             row = self.rows.current(len(x))
             step, zero = step[row], zero[row]
         shape = (-1, *[1] * (x.dim() - 1))
-        return rounded_layer(
-            x,
-            self.full_weight(),
-            self.bias,
-            Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), self.activation_grid),
-            None if self.weights_on_grid else self.weight_step,
-            self.weight_grid,
-            convolution,
-        )
+        return Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), grid)
+
+    def _only_grid(self) -> Grid | None:
+        """The grid of the inputs of all items in hand, if it is the same."""
+        if self.relaxed is None:
+            return self.activation_grid
+        return None if self.rows.shared is None else self.grid_of(self.rows.shared)
 
 
 class QuantLinear(_Quantized, nn.Linear):

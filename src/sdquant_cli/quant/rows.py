@@ -48,8 +48,11 @@ class Rows:
         """From now on calling `network(x, timestep, ...)` sets the current rows."""
         network.register_forward_pre_hook(self._before_call, with_kwargs=True)
 
-    def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        self._current = self.find(torch.as_tensor(timestep))
+    def set(self, timestep: Tensor) -> None:
+        """Items at these timesteps (N) are in hand, or all at one."""
+        self._current = self.find(timestep)
         first = int(self._current[0])
         self.shared = first if bool((self._current == first).all()) else None
+
+    def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.set(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..types import Bits
 from .grid import Grid, dequantize, quantize
-from .modules import LayerState, QuantConv2d, QuantLinear
+from .modules import LayerState, QuantConv2d, QuantLinear, Relaxed
 from .rows import Rows
 from .swap import swap
 
@@ -37,11 +37,12 @@ class SavedLayer:
         step = self.weight_step.view(-1, *[1] * (self.codes.dim() - 1))
         return dequantize(self.codes.float(), step, 0.0)
 
-    def layer_state(self) -> LayerState:
-        weight_grid, activation_grid = grids(self.bits)
-        return LayerState(
-            self.weight_step, self.activation_step, self.activation_zero.float(), weight_grid, activation_grid
-        )
+    def layer_state(self, relaxed: Relaxed | None = None) -> LayerState:
+        """With rows that are relaxed, where the layer has rows and its own grid is narrower."""
+        weight_grid, grid = grids(self.bits)
+        zero, single = self.activation_zero.float(), len(self.activation_step) == 1
+        wider = None if single or relaxed is None or relaxed.grid.bits <= grid.bits else relaxed
+        return LayerState(self.weight_step, self.activation_step, zero, weight_grid, grid, wider)
 
 
 State = dict[str, SavedLayer]
@@ -81,12 +82,13 @@ def unpack(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> Stat
     }
 
 
-def restore(network: nn.Module, state: State, rows: Rows) -> None:
+def restore(network: nn.Module, state: State, rows: Rows, relaxed: Relaxed | None = None) -> None:
     """Turn a floating-point network into the quantized one of `state`, in place."""
     for name, layer in state.items():
         weight: Any = network.get_submodule(name).weight
         weight.data = layer.weight().to(weight)
-    swap(network, {name: layer.layer_state() for name, layer in state.items()}, rows, weights_on_grid=True)
+    states = {name: layer.layer_state(relaxed) for name, layer in state.items()}
+    swap(network, states, rows, weights_on_grid=True)
     network.requires_grad_(False)
 
 

@@ -56,11 +56,16 @@ def check_budget(request: CalibrateRequest, model: Model) -> None:
         )
 
 
-def choose_bits(request: CalibrateRequest, model: Model, ranking: Artifact | None, events: Events) -> Choice:
-    """The bits of a request whose ranking and budget have been checked."""
+def choose_bits(
+    request: CalibrateRequest, model: Model, ranking: Artifact | None, edges: Bits | None, events: Events
+) -> Choice:
+    """The bits of a request whose ranking and budget have been checked, at least `edges` at both ends."""
     bits, names = Bits.parse(request.bits), list(model.layer_shapes)
     ends = (ranking.facts.top, ranking.facts.bottom) if ranking and request.mixed else ((), ())
     chosen = mixed_bits(names, bits, *ends)
+    if edges is not None:
+        for name in (names[0], names[-1]):
+            chosen[name] = chosen[name].at_least(edges)
     if request.budget is None or ranking is None:
         return Choice(chosen)
     parameters = _parameters(model)

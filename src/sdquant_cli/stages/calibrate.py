@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..events import SILENT, Events
-from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, TrainSpec
+from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
@@ -20,6 +20,7 @@ from ..methods.training import Aims, Training
 from ..models.layers import block_names, is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..models.schedule import schedule_of
+from ..models.shortcuts import for_parts
 from ..quant.allocate import average_bits
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
@@ -34,9 +35,11 @@ from .calibration_data import (
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import BATCH_SIZE, recipe_of, spec_of
+from .calibration_spec import recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import OnTable, denoiser_on_table, for_setting
+from .quantized import model_of, relaxed_rows
+from .reconstruct import Scratch, progress, reconstruct
 from .requests import CalibrateRequest
 
 OBSERVED_AT_ONCE = 16  # latents
@@ -60,6 +63,8 @@ class _Work:
     @property
     def losses(self) -> str:
         """The losses that count, by name."""
+        if self.spec.reconstruct:
+            return "units + layers" if self.spec.reconstruct.layer_weight else "units"
         if (loss := self.spec.loss) is None:
             return "none"
         weights = {"L_out": 1.0, "L_sen": loss.sensitive, "blocks": loss.blocks, "guided": loss.guided}
@@ -69,19 +74,13 @@ class _Work:
 def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
     recipe = recipe_of(request)
     latents, ranking = _inputs(request, recipe, store, events)
-    wanted = request.batch_size or BATCH_SIZE
+    wanted = request.batch_size or recipe.batch_size
     batch = min(wanted, latents.facts.latents)
     if batch < wanted:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
-    return _Work(
-        request,
-        recipe,
-        open_model(latents.spec.setting),
-        spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures),
-        latents,
-        ranking,
-    )
+    spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures)
+    return _Work(request, recipe, model_of(spec, latents.spec.setting), spec, latents, ranking)
 
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
@@ -120,12 +119,25 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec.tables))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    choice = choose_bits(request, model, ranking, events)
-    packed, losses, borrowed = _calibrated(work, choice, table, inputs, store, draft, events)
+    edges = Bits.parse(spec.edges) if spec.edges else None
+    choice = choose_bits(request, open_model(setting), ranking, edges, events)
+    choice = dataclasses.replace(choice, bits=for_parts(choice.bits, list(model.layer_shapes)))
+    done = _calibrated(work, choice, table, inputs, store, draft, events)
     gc.collect()  # networks and their hooks hold each other
     for unit in draft.missing():
-        draft.write(unit, packed)
-    return publish(store, draft, _facts(work, choice, losses, borrowed))
+        draft.write(unit, done.packed)
+    return publish(store, draft, _facts(work, choice, done))
+
+
+@dataclasses.dataclass
+class _Done:
+    """What a calibration comes to. No network outlives it."""
+
+    packed: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    borrowed: int = 0  # table entries that had no data
+    losses: list[float] = dataclasses.field(default_factory=list)
+    units: tuple[UnitFacts, ...] = ()
+    forwards: float = 0.0
 
 
 def _calibrated(
@@ -136,21 +148,25 @@ def _calibrated(
     store: Store,
     draft: Draft,
     events: Events,
-) -> tuple[dict[str, np.ndarray], list[float], int]:
-    """The packed state, the losses, and how many table entries had no data. No network outlives it."""
+) -> _Done:
     spec, request, model = work.spec, work.request, work.model
+    setting, done = work.latents.spec.setting, _Done()
     device = use_device(request.device)
     items = load_items(store, work.latents, table)
-    dtype = Dtype.FP32 if spec.train else Dtype(work.latents.spec.setting.dtype)
+    dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
     on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
     student = on_table.network
     aims = _aims(work, student)
-    teacher = _teacher(on_table, model, table, inputs["time-table"], spec.train)
+    teacher = _teacher(on_table, model, table, inputs["time-table"], spec)
     memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
-    borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
+    done.borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
+    done.forwards = 2.0 * len(items)  # that observed
+    scratch = Scratch(draft.scratch, int(request.cache_memory * 1e9))
     if memory and memory.complete:
         teacher = None
-    losses: list[float] = []
+    if spec.reconstruct:
+        done.units, cost = reconstruct(on_table, teacher, items, spec, scratch, events)
+        done.forwards += cost
     if spec.train:
         pictures = None
         if request.images:
@@ -161,12 +177,17 @@ def _calibrated(
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         material = _material(work, teacher, items, pictures, device)
         answers = memory if memory and memory.complete else Live(teacher, aims.watched)
-        losses = _train(work, student, answers, material, aims, draft, events)
-    return pack(capture(student, choice.bits)), losses, borrowed
+        done.losses = _train(work, student, answers, material, aims, draft, events)
+        passes = 3 if answers is memory else 4  # forward, backward, and the teacher's
+        done.forwards += 2.0 * spec.batch_size * spec.iterations * passes
+    if spec.tables is Tables.PROGRESSIVE:
+        done.forwards += progress(on_table, model, items, spec, setting, scratch, events)
+    done.packed = pack(capture(student, choice.bits))
+    return done
 
 
-def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
-    parameters = {name: shape.numel() for name, shape in work.model.layer_shapes.items()}
+def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
+    parameters, losses = {name: shape.numel() for name, shape in work.model.layer_shapes.items()}, done.losses
     means = (losses[i : i + checkpoints.EVERY] for i in range(0, len(losses), checkpoints.EVERY))
     return QuantStateFacts(
         setting=work.latents.spec.setting,
@@ -174,9 +195,11 @@ def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> Q
         bits={name: str(b) for name, b in choice.bits.items() if b != work.bits},
         average_bits=average_bits(choice.bits, parameters),
         losses=tuple(statistics.fmean(part) for part in means),
-        borrowed_rows=borrowed,
+        borrowed_rows=done.borrowed,
         allocation=choice.allocation,
         frontier=choice.frontier,
+        units=done.units,
+        forwards=done.forwards,
     )
 
 
@@ -194,7 +217,9 @@ def _inputs(
             ranking = None
     check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
-    if ranking is None and recipe.trains:
+    if recipe.source is None and not (request.mixed or request.budget):
+        ranking = None  # nothing of it is used
+    if ranking is None and recipe.source:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
     return latents, ranking
 
@@ -214,12 +239,15 @@ def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
 
 
 def _teacher(
-    student: OnTable, model: Model, table: Artifact, own_table: Artifact, train: TrainSpec | None
+    student: OnTable, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
 ) -> Any:
     """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
-    if train is None:
+    if spec.train is None and spec.reconstruct is None:
         return None
-    dtype, device = Dtype(train.teacher), next(student.network.parameters()).device
+    dtype, device = (
+        spec.train.teacher if spec.train else Dtype.FP32,
+        next(student.network.parameters()).device,
+    )
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
         return denoiser_on_table(model, dtype, device, table).network
     return student.copy_sharing()
@@ -269,7 +297,8 @@ def _install_quantizers(
             else:
                 observed.observe(student, batch)
             task.advance()
-    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, events)
+    relaxed = relaxed_rows(spec, len(rows.timesteps))
+    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, relaxed, events)
     swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
     per_step = sum(len(state.activation_step) > 1 for state in states.values())
     return observed.unseen_rows * per_step

@@ -3,23 +3,21 @@
 from collections.abc import Callable
 
 from ..errors import UsageProblem
-from ..manifests import LossSpec, QuantStateSpec, TrainSpec
+from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..methods.published import METHODS
 from ..methods.recipe import Recipe
-from ..types import Dtype, Train
+from ..types import Dtype, Relax, Tables, Train
 from .requests import CalibrateRequest
 
 WEIGHT_RATE, STEP_RATE = 2e-4, 1e-3
 RANK = 32
-BATCH_SIZE = 12  # latents, as in the paper
 
-_OF_TRAINING = (
-    "iterations",
+_OF_TRAINED = ("iterations", "weight_rate", "step_rate", "batch_size")
+_OF_RECONSTRUCTION = ("layer_weight", "drop")
+_OF_DISTILLATION = (
     "accumulate",
     "train",
     "rank",
-    "weight_rate",
-    "step_rate",
     "sensitive_weight",
     "block_weight",
     "guided_weight",
@@ -36,11 +34,18 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
     if recipe is None:
         raise UsageProblem(f"--method {request.method}: expected one of {', '.join(METHODS)}")
     given = {name for name in type(request).model_fields if getattr(request, name) not in (None, False)}
-    for option in _OF_TRAINING:
-        if option in given and not recipe.trains:
-            _refuse(option, recipe, lambda other: other.trains)
+    for options, takes in (
+        (_OF_TRAINED, lambda other: other.trains),
+        (_OF_DISTILLATION, lambda other: other.source is not None),
+        (_OF_RECONSTRUCTION, lambda other: other.reconstruct is not None),
+    ):
+        for option in options:
+            if option in given and not takes(recipe):
+                _refuse(option, recipe, takes)
     if request.images is not None and not recipe.needs_pictures:
         _refuse("images", recipe, lambda other: other.needs_pictures)
+    if (request.relax or recipe.relax) is not Relax.NONE and _tables(request, recipe) is Tables.SINGLE:
+        raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
     train = request.train or Train.WEIGHTS_AND_STEPS
     if "rank" in given and train is not Train.LOW_RANK:
         raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
@@ -60,21 +65,40 @@ def spec_of(
 ) -> QuantStateSpec:
     """The spec of a request for `batch` latents an update; without a ranking there is no L_sen."""
     iterations = recipe.iterations if request.iterations is None else request.iterations
-    trained = recipe.trains and iterations > 0
+    trained = recipe.source is not None and iterations > 0
+    relax = request.relax or recipe.relax
+    split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
     return QuantStateSpec(
         method=recipe.name,
         bits=request.bits,
         mixed=request.mixed,
         budget=request.budget,
-        tables=request.tables,
-        ranges=request.ranges,
+        tables=_tables(request, recipe),
+        ranges=request.ranges or recipe.ranges,
         iterations=iterations,
         batch_size=batch,
         seed=request.seed,
         loss=_losses(request, recipe, ranked=ranked) if trained else None,
         train=_training(request) if trained else None,
         pictures=pictures,
+        reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
+        split_shortcuts=split if split or recipe.split_shortcuts else None,
+        relax=relax if relax is not Relax.NONE or recipe.relax is not Relax.NONE else None,
+        edges=str(recipe.edges) if recipe.edges else None,
     )
+
+
+def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:
+    return request.tables or recipe.tables
+
+
+def _reconstruction(request: CalibrateRequest, recipe: Recipe) -> ReconstructSpec | None:
+    """The recipe's, but for what the request says."""
+    if recipe.reconstruct is None:
+        return None
+    names = ("layer_weight", "drop", "weight_rate", "step_rate")
+    told = {name: value for name in names if (value := getattr(request, name)) is not None}
+    return recipe.reconstruct.model_copy(update=told)
 
 
 def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossSpec:

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,25 +29,35 @@ def run_from_last(training: Training, folder: Path, events: Events) -> None:
 
 def _resume(training: Training, folder: Path, events: Events) -> None:
     """Go on from the newest checkpoint that can be read, if there is any."""
-    for path in sorted(folder.glob("*.pt"), reverse=True):
-        try:
-            training.load_state_dict(torch.load(path, weights_only=True))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            events.warn(f"{path} is damaged and is left out")
-        else:
+    for path in sorted(folder.glob("[0-9]*.pt"), reverse=True):
+        if (state := read(path, events)) is not None:
+            training.load_state_dict(state)
             events.note(f"resuming at iteration {training.iteration}")
             return
 
 
 def _save(training: Training, folder: Path) -> None:
-    path = folder / f"{training.iteration:08d}.pt"
+    write(folder / f"{training.iteration:08d}.pt", training.state_dict())
+    for old in sorted(folder.glob("[0-9]*.pt"))[:-KEPT]:
+        old.unlink()
+
+
+def read(path: Path, events: Events) -> Any:
+    """What was written to a checkpoint; None, with a warning, if that cannot be read."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        events.warn(f"{path} is damaged and is left out")
+        return None
+
+
+def write(path: Path, state: object) -> None:
+    """Write a checkpoint as a whole: it is there with all its bytes, or not at all."""
     partial = path.with_suffix(".partial")
     try:
-        torch.save(training.state_dict(), partial)
+        torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise EnvironmentProblem(
             f"{partial}: {' '.join(str(error).split())}; run again once it can be written"
         ) from None
     partial.replace(path)
-    for old in sorted(folder.glob("*.pt"))[:-KEPT]:
-        old.unlink()

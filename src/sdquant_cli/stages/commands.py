@@ -20,6 +20,7 @@ from ..manifests import (
     MetricsSpec,
     ModelRef,
     QuantStateSpec,
+    ReconstructSpec,
     SelectSpec,
     SensitivitySpec,
     Setting,
@@ -70,6 +71,10 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "loss": INHERITED,  # by its own table
         "train": INHERITED,  # by its own table
         "pictures": Only(None),
+        "reconstruct": INHERITED,  # by its own table
+        "split_shortcuts": "--split-shortcuts",
+        "relax": "--relax",
+        "edges": INHERITED,  # the method's
     },
     LossSpec: {"sensitive": "--sensitive-weight", "blocks": "--block-weight", "guided": "--guided-weight"},
     TrainSpec: {
@@ -81,6 +86,13 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "averaging": "--averaging",
         "freezing": "--freezing",
         "teacher": "--teacher-dtype",
+    },
+    ReconstructSpec: {
+        "layer_weight": "--layer-weight",
+        "drop": "--drop",
+        "weight_rate": "--weight-rate",
+        "step_rate": "--step-rate",
+        **dict.fromkeys(("mixed_inputs", "regulariser", "joint", "second"), INHERITED),  # the method's
     },
     ImagesSpec: {
         "setting": INHERITED,
@@ -216,7 +228,7 @@ def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
     words: list[str] = []
     unset: list[str] = []
     known = FLAGS.get(type(spec), {})
-    for name in type(spec).model_fields:
+    for name, about in type(spec).model_fields.items():
         if name not in known:
             raise TypeError(f"{type(spec).__name__}.{name} has no row in stages/commands.py")
         source, value = known[name], getattr(spec, name)
@@ -226,6 +238,8 @@ def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
         elif isinstance(value, Frozen) and type(value) in FLAGS:
             found = spec_flags(value)
             words, unset = words + found[0], unset + found[1]
+        elif source is not None and value is False and about.default is None:
+            words.append(f"--no-{source.removeprefix('--')}")
         elif source is not None and value is not None and value is not False:
             words += [source] if value is True else [source, str(value)]
     return words, unset

@@ -24,7 +24,7 @@ from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
 from .calibration_data import load_items
 from .chain import announce, find_state, open_model
-from .quantized import packed_denoiser, read_state
+from .quantized import packed_denoiser, read_state, refuse_packing
 from .requests import ExportRequest
 
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
@@ -55,6 +55,7 @@ def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, even
             directory.write_packed(network, config_of(layout, state.spec), denoiser)
             use_engine(network, dequantized)
         else:
+            refuse_packing(state)
             network = _dense(model, read_state(state, model))
             directory.write_dense(network, denoiser)
             network = network.float()

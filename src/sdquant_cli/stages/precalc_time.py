@@ -13,6 +13,7 @@ from ..errors import UsageProblem
 from ..events import SILENT, Events
 from ..manifests import Setting, TimeTableFacts, TimeTableSpec
 from ..methods.initialise import Observed, initial_states
+from ..models.condition import Condition, dtype_of
 from ..models.layers import projections, time_layers
 from ..models.load import Model
 from ..models.schedule import schedule_of
@@ -119,6 +120,12 @@ class OnTable:
     network: nn.Module
     rows: Rows  # that it follows
     prompts: PromptTables | None  # of a family whose time features are each prompt's own
+
+    def set(self, timestep: torch.Tensor, condition: Condition) -> None:
+        """Items at these timesteps (N), told this, are in hand: for running a part of the network alone."""
+        self.rows.set(timestep)
+        if self.prompts:
+            self.prompts.set(condition.to(timestep.device, dtype_of(self.network)))
 
     def copy_sharing(self, *others: torch.Tensor) -> nn.Module:
         """The network again, with the same rows, tables and parameters."""

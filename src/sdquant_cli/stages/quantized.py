@@ -6,17 +6,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..manifests import Setting
+from ..errors import UsageProblem
+from ..manifests import QuantStateSpec, Setting
 from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
+from ..quant.grid import Grid
+from ..quant.modules import Relaxed
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, unpack
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import Artifact, Store
-from ..types import Bits, Dtype, Engine, Execution
+from ..types import Bits, Dtype, Engine, Execution, Relax
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
+
+RELAXED = 10  # bits of relaxed activations
+RELAXED_SHARE = 0.2  # of the steps (PCR, section 4.2)
+
+
+def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
+    """The model that a state is of: its shortcut convolutions in two, where the state says so."""
+    model = open_model(setting)
+    return model.split() if spec.split_shortcuts else model
+
+
+def relaxed_rows(spec: QuantStateSpec, rows: int) -> Relaxed | None:
+    """Which of the rows have wider activation grids."""
+    if spec.relax in (None, Relax.NONE):
+        return None
+    place, count = torch.arange(rows), round(RELAXED_SHARE * rows)
+    chosen = place < count if spec.relax is Relax.FIRST else place >= rows - count
+    return Relaxed(chosen, Grid(RELAXED, signed=False))
 
 
 def execution_of(engine: Engine, device: torch.device) -> Execution:
@@ -41,8 +62,19 @@ def quantized_denoiser(
     return network.to(device)
 
 
+def refuse_packing(state: Artifact) -> None:
+    """Raise UsageProblem for a state that only the simulation computes."""
+    for field in ("split_shortcuts", "relax"):
+        if (value := getattr(state.spec, field)) not in (None, False, Relax.NONE):
+            raise UsageProblem(
+                f"quant-state/{state.manifest.key} was calibrated with --{field.replace('_', '-')}"
+                f"{'' if value is True else f' {value}'}, which is simulated only: no packed weights of it"
+            )
+
+
 def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[Any, Layout]:
     """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read."""
+    refuse_packing(state)
     model, table = open_model(setting), store.follow(state.manifest.inputs["time-table"])
     saved = read_state(state, model)
     bits = {name: layer.bits for name, layer in saved.items()}
@@ -67,7 +99,7 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
     For a setting of another schedule the time features are its own, the activation quantizers those of the
     nearest calibrated timestep.
     """
-    table, model = store.follow(state.manifest.inputs["time-table"]), open_model(setting)
+    table, model = store.follow(state.manifest.inputs["time-table"]), model_of(state.spec, setting)
     calibrated = table.read("timestep").tolist()
     if setting != state.facts.setting:
         bits = Bits.parse(table.spec.bits) if table.spec.bits else None
@@ -77,7 +109,7 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
     if setting != state.facts.setting:
         rows = Rows(calibrated, nearest=True)
         rows.follow(on_table.network)
-    restore(on_table.network, read_state(state, model), rows)
+    restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec, len(calibrated)))
     return on_table.network.to(device)
 
 

@@ -17,6 +17,7 @@ from ..types import (
     Gate,
     Measure,
     Ranges,
+    Relax,
     Scheduler,
     Select,
     StepMatch,
@@ -83,8 +84,10 @@ class CalibrateRequest(SettingRequest):
     bits: BitsText = "w4a8"
     mixed: bool = False
     budget: BudgetText | None = None
-    tables: Tables = Tables.PER_STEP
-    ranges: Ranges = Ranges.MSE
+    tables: Tables | None = None
+    ranges: Ranges | None = None
+    relax: Relax | None = None
+    split_shortcuts: bool | None = None
     time_path: TimePath = TimePath.PRECALCULATED
     iterations: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
@@ -96,6 +99,9 @@ class CalibrateRequest(SettingRequest):
     sensitive_weight: float | None = Field(default=None, ge=0)
     block_weight: float | None = Field(default=None, ge=0)
     guided_weight: float | None = Field(default=None, ge=0)
+    layer_weight: float | None = Field(default=None, ge=0)
+    drop: float | None = Field(default=None, ge=0, le=1)
+    cache_memory: float = Field(default=4.0, ge=0)  # GB; what is captured beyond lies on disk
     averaging: float | None = Field(default=None, ge=0, lt=1)
     freezing: float | None = Field(default=None, ge=0, lt=1)
     teacher_dtype: Dtype | None = None

@@ -1,0 +1,152 @@
+"""Reconstruction of a quantized network, unit by unit from input to output.
+
+What BRECQ, QDrop and the methods built on them share (Li et al. 2021, section 3.3; Wei et al. 2022):
+each unit is fitted on what the quantized part before it gives, towards the floating-point unit's answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SdquantError
+from ..manifests import ReconstructSpec, UnitFacts
+from ..models.condition import predict
+from ..models.noise import generator
+from ..models.units import Unit
+from ..quant.drop import Drop
+from ..quant.modules import QuantConv2d, QuantLinear
+from .captured import Captured, Room, stopping_at, to_device
+from .fitting import Fitting, Layer, Sweep, checked, dropping, noise_to_signal
+from .initialise import all_batches
+from .items import Batch, Items, shuffled
+
+AT_ONCE = 8  # latents in a run that captures
+CHECKED = 64  # items on which a unit is compared before and after
+
+Saved = dict[str, dict[str, Tensor]]  # by layer
+
+
+@dataclass
+class Reconstruction:
+    """A quantized network and the floating-point one it is brought to, in place."""
+
+    student: Any
+    teacher: Any
+    items: Items
+    hold: Callable[[Batch], None]  # tells both networks which items a part of them is run on
+    spec: ReconstructSpec
+    batch_size: int  # latents; an update takes twice as many items
+    seed: int
+    room: Room
+    forwards: float = 0.0  # whole runs of the network by one item; a backward pass counts two
+
+    def __post_init__(self) -> None:
+        self.device = next(self.student.parameters()).device
+        self._layers: dict[str, Layer] = {
+            name: m for name, m in self.student.named_modules() if isinstance(m, QuantLinear | QuantConv2d)
+        }
+
+    def fit(self, unit: Unit, sweep: Sweep, place: int, total: int) -> UnitFacts:
+        """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
+        with dropping(self._layers.values(), Drop(1.0) if sweep.drop >= 1 else None):
+            inputs, fp_inputs, outputs = (Captured(2 * len(self.items), self.room) for _ in range(3))
+            for batch in all_batches(self.items, AT_ONCE, self.device):
+                self._capture(self.student, unit, batch, inputs)
+                self._capture(self.teacher, unit, batch, fp_inputs, outputs)
+            prefix = len(unit.name) + 1
+            own = {name[prefix:]: self._layers[name] for name in unit.layers}
+            student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
+            random = generator("reconstruction", self.seed, place)
+            fitting = Fitting(student, teacher, own, inputs, fp_inputs, outputs, self.spec, sweep, random)
+            before = self._distance(fitting)
+            self._train(fitting, unit, place)
+            after = self._distance(fitting)
+        for captured in (inputs, fp_inputs, outputs):
+            captured.free()
+        self._count(unit, sweep, total)
+        return UnitFacts(name=unit.name, layers=len(unit.layers), before=before, after=after)
+
+    def _train(self, fitting: Fitting, unit: Unit, place: int) -> None:
+        items = 2 * len(self.items)
+        batch, seed = min(2 * self.batch_size, items), self.seed * 1009 + place
+        with fitting.training():
+            optimizer = fitting.optimizer()
+            for iteration in range(fitting.sweep.iterations):
+                item = shuffled(items, batch, iteration, seed)
+                self.hold(self.items.some(item, self.device))
+                loss = fitting.update(optimizer, item, iteration)
+                if not torch.isfinite(torch.tensor(loss)):
+                    raise SdquantError(
+                        f"reconstruction diverged in {unit.name} at iteration {iteration}: loss {loss:g}; "
+                        f"lower --weight-rate or --step-rate"
+                    )
+
+    def _distance(self, fitting: Fitting) -> float:
+        item = torch.tensor(checked(2 * len(self.items), CHECKED))
+        self.hold(self.items.some(item, self.device))
+        return fitting.distance(item)
+
+    def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
+        captures = 2 * 2 * len(self.items) * (unit.before + unit.macs)
+        passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
+        updates = sweep.iterations * min(2 * self.batch_size, 2 * len(self.items)) * passes * unit.macs
+        self.forwards += (captures + updates) / total
+
+    def saved(self, unit: Unit) -> Saved:
+        """What reconstruction changed in a unit."""
+        return {name: _saved(self._layers[name]) for name in unit.layers}
+
+    @torch.no_grad()
+    def load(self, saved: Saved) -> None:
+        """Put a unit back as it was saved."""
+        for name, tensors in saved.items():
+            layer = self._layers[name]
+            if "codes" in tensors:
+                weight = tensors["codes"].to(layer.weight_step) * _by_channel(layer)
+                layer.weight = nn.Parameter(weight, requires_grad=False)
+                layer.weights_on_grid = True
+            layer.activation_step.copy_(tensors["activation_step"])
+
+    @torch.no_grad()
+    def answers_alone(self, unit: Unit) -> bool:
+        """Whether a block, run by itself on the arguments it was given, answers as in the network."""
+        if len(unit.layers) == 1:
+            return True
+        batch = next(all_batches(self.items, AT_ONCE, self.device))
+        assert batch.item is not None
+        inputs, outputs = (Captured(2 * len(self.items), self.room) for _ in range(2))
+        self._capture(self.teacher, unit, batch, inputs, outputs)
+        args, kwargs = to_device(inputs[batch.item], self.device)
+        wanted = to_device(outputs[batch.item], self.device)
+        inputs.free()
+        outputs.free()
+        try:
+            again = self.teacher.get_submodule(unit.name)(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        return noise_to_signal(again, wanted) < 1e-6
+
+    @torch.no_grad()
+    def _capture(
+        self, network: nn.Module, unit: Unit, batch: Batch, inputs: Captured, outputs: Captured | None = None
+    ) -> None:
+        assert batch.item is not None
+        item = batch.item
+        see_output = None if outputs is None else lambda output: outputs.add(output, item)
+        with stopping_at(network.get_submodule(unit.name), lambda told: inputs.add(told, item), see_output):
+            predict(network, batch.x, batch.timestep, batch.condition)
+
+
+def _by_channel(layer: Layer) -> Tensor:
+    step: Tensor = layer.weight_step.detach()
+    return step.view(-1, *[1] * (layer.weight.dim() - 1))
+
+
+def _saved(layer: Layer) -> dict[str, Tensor]:
+    saved = {"activation_step": layer.activation_step.detach().cpu().clone()}
+    if layer.weights_on_grid:
+        saved["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()
+    return saved

@@ -1,0 +1,65 @@
+"""What is reconstructed at once: the residual and transformer blocks of a denoiser, other layers alone.
+
+Units come in the order in which the network runs them, which is not that of its modules.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .layers import quantizable_layers
+
+BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module of the network and the quantizable layers within, all by module path, in running order."""
+
+    name: str
+    layers: tuple[str, ...]
+    macs: int  # of these layers, in the call that was traced
+    before: int  # of all layers that run earlier
+
+    def alone(self) -> "list[Unit]":
+        """Its layers as units of their own."""
+        return [Unit(name, (name,), self.macs // len(self.layers), self.before) for name in self.layers]
+
+
+def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
+    """The units of a network; `run` calls it once, with whatever batch."""
+    macs = _traced(quantizable_layers(network), run)
+    blocks = [name for name, m in network.named_modules() if type(m).__name__ in BLOCKS]
+    grouped: dict[str, list[str]] = {}
+    for layer in macs:
+        owner = next((block for block in blocks if layer.startswith(f"{block}.")), layer)
+        grouped.setdefault(owner, []).append(layer)
+    units, before = [], 0
+    for name, layers in grouped.items():
+        units.append(Unit(name, tuple(layers), sum(macs[layer] for layer in layers), before))
+        before += units[-1].macs
+    return units
+
+
+def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:
+    """Multiply-accumulates of each layer in one call, in running order."""
+    macs: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            positions = output.numel() // weight.shape[0]
+            macs[name] = macs.get(name, 0) + positions * weight.numel()
+
+        return count
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return macs

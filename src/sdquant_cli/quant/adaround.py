@@ -1,0 +1,60 @@
+"""Rounding up or down as a choice that is learned (Nagel et al. 2020, "Up or Down? AdaRound")."""
+
+import torch
+from torch import Tensor, nn
+
+from .grid import Grid
+
+LOW, HIGH = -0.1, 1.1  # gamma and zeta: the sigmoid is stretched, so that 0 and 1 are reached
+BETA = (20.0, 2.0)  # of the regulariser, first and last
+WARM_UP = 0.2  # share of the iterations before the regulariser counts
+
+
+def up_share(alpha: Tensor) -> Tensor:
+    """h in [0, 1]: how far a weight is rounded up, from alpha of any shape (AdaRound, eq. 23)."""
+    return (torch.sigmoid(alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def alpha_of(share: Tensor) -> Tensor:
+    """The alpha whose h is `share`, in [0, 1): the inverse of `up_share`."""
+    return -torch.log((HIGH - LOW) / (share - LOW) - 1)
+
+
+def indecision(share: Tensor, beta: float) -> Tensor:
+    """Sum of 1 - |2h - 1|^beta: zero where every weight goes fully up or down (AdaRound, eq. 24)."""
+    return (1 - (2 * share - 1).abs().pow(beta)).sum()
+
+
+def beta_at(progress: float) -> float | None:
+    """beta at a share of the iterations, from the first value down to the last; None in the warm-up."""
+    if progress < WARM_UP:
+        return None
+    first, last = BETA
+    return last + (first - last) * max(0.0, 1 - (progress - WARM_UP) / (1 - WARM_UP))
+
+
+class SoftRounding(nn.Module):
+    """The weight of a layer between its lower and its upper neighbour on the grid; at first where it was."""
+
+    def __init__(self, weight: Tensor, step: Tensor, grid: Grid) -> None:
+        """Of a weight (C_out,...) fp32 with step sizes (C_out) and a symmetric grid."""
+        super().__init__()
+        self.step, self.grid = step.detach().view(-1, *[1] * (weight.dim() - 1)), grid
+        scaled = weight.detach() / self.step
+        self.floor = scaled.floor()
+        self.alpha = nn.Parameter(alpha_of(scaled - self.floor))
+
+    def forward(self, _weight: Tensor) -> Tensor:
+        """clip(floor(W/s) + h) s (AdaRound, eq. 22)."""
+        codes = (self.floor + up_share(self.alpha)).clamp(self.grid.low, self.grid.high)
+        return codes * self.step
+
+    def indecision(self, beta: float) -> Tensor:
+        """The regulariser of this layer."""
+        return indecision(up_share(self.alpha), beta)
+
+    @torch.no_grad()
+    def hard(self) -> Tensor:
+        """The weight on its grid: up where h is at least one half, that is alpha at least zero."""
+        codes = (self.floor + (self.alpha >= 0)).clamp(self.grid.low, self.grid.high)
+        return codes * self.step

@@ -1,0 +1,24 @@
+"""Part of a layer's input left unrounded while rounding is learned (Wei et al. 2022, QDrop, eq. 7)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Leaves each value of an input as it is with probability `share`."""
+
+    share: float
+    generator: torch.Generator | None = None  # on the input's device
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing is rounded."""
+        return self.share >= 1
+
+    def __call__(self, x: Tensor, rounded: Tensor) -> Tensor:
+        """Values of x and of its rounded self, both of the same shape, mixed at random."""
+        drawn = torch.rand(x.shape, generator=self.generator, device=x.device)
+        return torch.where(drawn < self.share, x, rounded)

@@ -1,0 +1,110 @@
+"""The parts of `calibrate` that go unit by unit and step by step; each is kept in scratch once it is done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..events import Events
+from ..manifests import QuantStateSpec, Setting, UnitFacts
+from ..methods.captured import Room
+from ..methods.fitting import sweeps_of
+from ..methods.initialise import all_batches
+from ..methods.items import Items
+from ..methods.progressive import Passed, Progression
+from ..methods.reconstruction import AT_ONCE, Reconstruction
+from ..models.condition import predict
+from ..models.load import Model
+from ..models.units import Unit, units_of
+from . import checkpoints
+from .precalc_time import OnTable
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where a calibration keeps what is done, and what it may hold in memory."""
+
+    folder: Path
+    cache: int  # bytes of captured inputs in main memory; more lies in files
+
+
+def reconstruct(
+    on_table: OnTable, teacher: Any, items: Items, spec: QuantStateSpec, scratch: Scratch, events: Events
+) -> tuple[tuple[UnitFacts, ...], float]:
+    """Reconstruct the student unit by unit, in place; returns the last sweep's facts and the cost."""
+    assert spec.reconstruct is not None
+    device = next(on_table.network.parameters()).device
+    work = Reconstruction(
+        on_table.network,
+        teacher,
+        items,
+        lambda batch: on_table.set(batch.timestep, batch.condition),
+        spec.reconstruct,
+        spec.batch_size,
+        spec.seed,
+        Room(scratch.cache, scratch.folder),
+    )
+    first = next(all_batches(items, 1, device))
+    units = units_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.condition))
+    total = sum(unit.macs for unit in units)
+    units = _that_run_alone(work, units, events)
+    facts: list[UnitFacts] = []
+    sweeps = sweeps_of(spec.reconstruct, spec.iterations)
+    with events.task("reconstructing", len(sweeps) * len(units), "unit") as task:
+        for place, (sweep, unit) in enumerate((sweep, unit) for sweep in sweeps for unit in units):
+            path = scratch.folder / f"unit-{place:05d}.pt"
+            done = checkpoints.read(path, events) if path.exists() else None
+            if done is not None:
+                work.load(done["saved"])
+                work.forwards, found = done["forwards"], UnitFacts(**done["facts"])
+            else:
+                found = work.fit(unit, sweep, place, total)
+                state = {"saved": work.saved(unit), "forwards": work.forwards, "facts": found.model_dump()}
+                checkpoints.write(path, state)
+            facts.append(found)
+            task.advance()
+    return tuple(facts[-len(units) :]), work.forwards
+
+
+def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> list[Unit]:
+    """The same units, but for blocks that cannot be run by themselves: those in their layers."""
+    whole: list[Unit] = []
+    for unit in units:
+        if work.answers_alone(unit):
+            whole.append(unit)
+        else:
+            events.warn(f"{unit.name} cannot be reconstructed as a block: its layers are, one by one")
+            whole += unit.alone()
+    return whole
+
+
+def progress(
+    on_table: OnTable,
+    model: Model,
+    items: Items,
+    spec: QuantStateSpec,
+    setting: Setting,
+    scratch: Scratch,
+    events: Events,
+) -> float:
+    """Find the student's activation tables step by step, in place; returns the cost."""
+    work = Progression(
+        on_table.network,
+        model.sampler(setting),
+        items.texts,
+        tuple(items.x.shape[1:]),
+        setting.guidance_scale,
+        spec.ranges,
+        spec.seed,
+        AT_ONCE,
+    )
+    with events.task("progressing", work.calls, "step") as task:
+        for call in range(work.calls):
+            path = scratch.folder / f"call-{call:05d}.pt"
+            done = checkpoints.read(path, events) if path.exists() else None
+            if done is not None:
+                work.repeat(Passed(**done))
+            else:
+                passed = work.advance()
+                checkpoints.write(path, {"guided": passed.guided, "found": passed.found})
+            task.advance()
+    return 2.0 * (len(items.texts) - 1) * (work.calls + len(items.timesteps))

@@ -1,0 +1,72 @@
+"""AdaRound and QDrop against their equations."""
+
+import math
+
+import pytest
+import torch
+
+from sdquant_cli.quant.adaround import BETA, SoftRounding, alpha_of, beta_at, indecision, up_share
+from sdquant_cli.quant.drop import Drop
+from sdquant_cli.quant.grid import Grid
+
+GRID = Grid(4, signed=True)
+
+
+def reference_share(alpha: float) -> float:
+    """AdaRound, eq. 23: the rectified sigmoid, zeta 1.1 and gamma -0.1."""
+    return min(max(1 / (1 + math.exp(-alpha)) * 1.2 - 0.1, 0.0), 1.0)
+
+
+def test_the_share_is_the_rectified_sigmoid_and_alpha_its_inverse():
+    for alpha in (-5.0, -2.0, -0.3, 0.0, 1.7, 6.0):
+        assert float(up_share(torch.tensor(alpha))) == pytest.approx(reference_share(alpha), abs=1e-6)
+    share = torch.linspace(0, 0.999, 50)
+    assert torch.allclose(up_share(alpha_of(share)), share, atol=1e-5)
+
+
+def test_the_regulariser_is_zero_where_everything_is_decided():
+    share = torch.tensor([0.0, 1.0, 0.3, 0.5])
+    expected = sum(1 - abs(2 * h - 1) ** 3 for h in share.tolist())
+    assert float(indecision(share, 3.0)) == pytest.approx(expected)
+    assert float(indecision(torch.tensor([0.0, 1.0]), 20.0)) == 0
+
+
+def test_beta_is_absent_in_the_warm_up_and_falls_linearly_after_it():
+    assert beta_at(0.0) is None
+    assert beta_at(0.19) is None
+    assert beta_at(0.2) == pytest.approx(BETA[0])
+    assert beta_at(0.6) == pytest.approx((BETA[0] + BETA[1]) / 2)
+    assert beta_at(1.0) == pytest.approx(BETA[1])
+
+
+def test_soft_rounding_starts_at_the_weight_and_ends_at_a_neighbour_on_the_grid():
+    torch.manual_seed(0)
+    weight, step = torch.randn(5, 7), torch.full((5,), 0.5)
+    rounding = SoftRounding(weight, step, GRID)
+    inside = weight.abs() < 0.5 * GRID.high
+    assert torch.allclose(rounding(weight)[inside], weight[inside], atol=1e-5)
+    codes = rounding.hard() / 0.5
+    assert torch.equal(codes, codes.round())
+    assert codes.abs().max() <= GRID.high
+    assert torch.equal(codes, torch.round(weight / 0.5).clamp(GRID.low, GRID.high))  # nothing was learned
+    with torch.no_grad():
+        rounding.alpha.fill_(9.0)
+    assert torch.equal(rounding.hard() / 0.5, (torch.floor(weight / 0.5) + 1).clamp(GRID.low, GRID.high))
+
+
+def test_soft_rounding_passes_gradients_to_what_decides():
+    weight, step = torch.tensor([[0.2, 0.3]]), torch.tensor([0.5])
+    rounding = SoftRounding(weight, step, GRID)
+    rounding(weight).sum().backward()
+    shares = torch.tensor([0.4, 0.6])
+    sigmoid = (shares + 0.1) / 1.2
+    assert torch.allclose(rounding.alpha.grad, 0.5 * 1.2 * sigmoid * (1 - sigmoid), atol=1e-5)
+
+
+def test_drop_leaves_about_its_share_as_it_is():
+    x, rounded = torch.ones(100, 100), torch.zeros(100, 100)
+    mixed = Drop(0.3, torch.Generator().manual_seed(0))(x, rounded)
+    assert set(mixed.unique().tolist()) == {0.0, 1.0}
+    assert float(mixed.mean()) == pytest.approx(0.3, abs=0.02)
+    assert Drop(1.0).all
+    assert not Drop(0.99).all
