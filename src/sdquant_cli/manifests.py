@@ -81,6 +81,8 @@ class SelectSpec(Frozen):
     rule: Select
     mean: float | None = None  # of times, 0 at the picture and 1 at the noise
     deviation: float | None = None
+    variety: float | None = None  # its weight beside density
+    radius: float | None = None  # of density: a quantile of the distances between steps
 
 
 class LatentsSpec(Spec):
@@ -268,7 +270,7 @@ class TextEmbedsFacts(Frozen):
 
 class LatentsFacts(Frozen):
     latents: int
-    unet_calls: int  # items through the UNet; each is one picture, with or without its prompt
+    unet_calls: int  # items through the UNet, a pilot's too; each is one picture, with or without its prompt
     unet_calls_minimum: int  # had every trajectory stopped at its own last selected call
 
 

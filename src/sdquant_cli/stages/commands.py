@@ -49,7 +49,13 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "micro_batch": "--micro-batch",
         "select": INHERITED,  # by its own table
     },
-    SelectSpec: {"rule": "--select", "mean": "--select-mean", "deviation": "--select-deviation"},
+    SelectSpec: {
+        "rule": "--select",
+        "mean": "--select-mean",
+        "deviation": "--select-deviation",
+        "variety": "--select-variety",
+        "radius": "--select-radius",
+    },
     SensitivitySpec: {
         "measure": "--measure",
         "bits": "--bits",
