@@ -149,6 +149,7 @@ class QuantStateSpec(Spec):
     loss: LossSpec | None  # None: nothing is trained
     train: TrainSpec | None
     pictures: str | None = None  # sha256 of a folder of them; None: the model's own, or the method needs none
+    correction: bool | None = None  # of the output, step by step; None: not made
 
 
 class ImagesSpec(Spec):
@@ -313,6 +314,7 @@ class QuantStateFacts(Frozen):
     losses: tuple[float, ...]  # mean over each checkpoint interval
     borrowed_rows: int  # activation table entries without data of their own
     allocation: FrontierPoint | None = None  # what --budget chose
+    correction_slope: float | None = None  # mean over rows: the output's error that goes with the output
     frontier: tuple[FrontierPoint, ...] = ()  # smallest budget first; what others would have bought
 
 

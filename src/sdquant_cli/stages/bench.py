@@ -27,6 +27,7 @@ from ..runtime.engines import choose
 from ..runtime.measure import footprint, interleaved
 from ..store import Artifact, Store
 from ..types import Dtype, Execution
+from . import corrected
 from .chain import announce, find_state, open_model
 from .export import config_of
 from .quantized import packed_denoiser, quantized_denoiser
@@ -97,6 +98,7 @@ class _Plan:
 def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     """Measure; nothing is stored."""
     state = find_state(request.state, store)
+    corrected.refuse(state, "bench")
     announce(events, {"state": state})
     own: Setting = state.facts.setting
     model = open_model(own)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..events import SILENT, Events
-from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, TrainSpec
+from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
@@ -25,7 +25,7 @@ from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Tables, TimePath
-from . import checkpoints, preflight
+from . import checkpoints, corrected, preflight
 from .bits import Choice, check_budget, check_ranking, choose_bits
 from .calibration_data import (
     drawn_pictures,
@@ -98,7 +98,7 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
             "batch": work.spec.batch_size,
             "losses": work.losses,
             **preflight.calibrating(model, setting, work.spec, checkpointing=request.checkpointing),
-            "disk, bytes": preflight.disk(_layout(model, rows, work.spec.tables)),
+            "disk, bytes": preflight.disk(_layout(model, rows, work.spec)),
         },
     )
 
@@ -117,7 +117,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
     if work.recipe.needs_pictures and spec.train and not request.images:
         inputs["pictures"] = drawn_pictures(latents, store, request.seed, request.device, events)
-    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec.tables))
+    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     choice = choose_bits(request, model, ranking, events)
@@ -125,7 +125,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     gc.collect()  # networks and their hooks hold each other
     for unit in draft.missing():
         draft.write(unit, packed)
-    return publish(store, draft, _facts(work, choice, losses, borrowed))
+    return publish(store, draft, _facts(work, choice, losses, borrowed, corrected.mean_slope(packed)))
 
 
 def _calibrated(
@@ -145,7 +145,7 @@ def _calibrated(
     on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
     student = on_table.network
     aims = _aims(work, student)
-    teacher = _teacher(on_table, model, table, inputs["time-table"], spec.train)
+    teacher = _teacher(on_table, model, table, inputs["time-table"], spec)
     memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
     borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
     if memory and memory.complete:
@@ -162,10 +162,16 @@ def _calibrated(
         material = _material(work, teacher, items, pictures, device)
         answers = memory if memory and memory.complete else Live(teacher, aims.watched)
         losses = _train(work, student, answers, material, aims, draft, events)
-    return pack(capture(student, choice.bits)), losses, borrowed
+    packed = pack(capture(student, choice.bits))
+    if spec.correction:
+        answers = memory if memory and memory.complete else Live(teacher, ())
+        packed |= corrected.estimate(student, answers, items, events)
+    return packed, losses, borrowed
 
 
-def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
+def _facts(
+    work: _Work, choice: Choice, losses: list[float], borrowed: int, slope: float | None
+) -> QuantStateFacts:
     parameters = {name: shape.numel() for name, shape in work.model.layer_shapes.items()}
     means = (losses[i : i + checkpoints.EVERY] for i in range(0, len(losses), checkpoints.EVERY))
     return QuantStateFacts(
@@ -177,6 +183,7 @@ def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> Q
         borrowed_rows=borrowed,
         allocation=choice.allocation,
         frontier=choice.frontier,
+        correction_slope=slope,
     )
 
 
@@ -199,8 +206,8 @@ def _inputs(
     return latents, ranking
 
 
-def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
-    shapes = model.layer_shapes
+def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
+    shapes, tables = model.layer_shapes, spec.tables
     table = sum(1 if is_text_fed(name) or tables is Tables.SINGLE else rows for name in shapes)
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
@@ -210,16 +217,18 @@ def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
     }
     layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
     layout |= {f"{name}_offset": ArraySpec((len(shapes) + 1,), "int64", ("boundary",)) for name in sizes}
-    return layout | {"bits": ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))}
+    layout["bits"] = ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))
+    return layout | corrected.layout(spec, model, rows)
 
 
 def _teacher(
-    student: OnTable, model: Model, table: Artifact, own_table: Artifact, train: TrainSpec | None
+    student: OnTable, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
 ) -> Any:
     """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
-    if train is None:
+    if not (spec.train or spec.correction):
         return None
-    dtype, device = Dtype(train.teacher), next(student.network.parameters()).device
+    dtype = spec.train.teacher if spec.train else Dtype.FP32
+    device = next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
         return denoiser_on_table(model, dtype, device, table).network
     return student.copy_sharing()

@@ -74,6 +74,7 @@ def spec_of(
         loss=_losses(request, recipe, ranked=ranked) if trained else None,
         train=_training(request) if trained else None,
         pictures=pictures,
+        correction=request.correction or None,
     )
 
 

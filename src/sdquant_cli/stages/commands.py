@@ -76,6 +76,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "loss": INHERITED,  # by its own table
         "train": INHERITED,  # by its own table
         "pictures": Only(None),
+        "correction": "--correction",
     },
     LossSpec: {"sensitive": "--sensitive-weight", "blocks": "--block-weight", "guided": "--guided-weight"},
     TrainSpec: {

@@ -18,7 +18,7 @@ from ..models.schedule import schedule_of
 from ..quant.rows import TOLERANCE, Rows
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype, Engine, Execution, Kind
-from . import preflight
+from . import corrected, preflight
 from .chain import (
     Plan,
     announce,
@@ -88,6 +88,8 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
     if request.model != FP:
         state = find_state(request.state, store)
         announce(events, {"state": state})
+        if request.engine is not Engine.SIMULATED:
+            corrected.refuse(state, f"--engine {request.engine}")
         if request.step_match:
             if request.engine is not Engine.SIMULATED:
                 raise UsageProblem(

@@ -15,6 +15,7 @@ from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import Artifact, Store
 from ..types import Bits, Dtype, Engine, Execution
+from . import corrected
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
@@ -78,6 +79,7 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
         rows = Rows(calibrated, nearest=True)
         rows.follow(on_table.network)
     restore(on_table.network, read_state(state, model), rows)
+    corrected.install(on_table.network, state, rows)
     return on_table.network.to(device)
 
 

@@ -103,6 +103,7 @@ class CalibrateRequest(SettingRequest):
     teacher_dtype: Dtype | None = None
     checkpointing: bool = False
     images: Path | None = None
+    correction: bool = False
     seed: int = Field(default=0, ge=0)
 
 
