@@ -81,6 +81,8 @@ class SelectSpec(Frozen):
     rule: Select
     mean: float | None = None  # of times, 0 at the picture and 1 at the noise
     deviation: float | None = None
+    variety: float | None = None  # its weight beside density
+    radius: float | None = None  # of density: a quantile of the distances between steps
 
 
 class LatentsSpec(Spec):
@@ -164,6 +166,7 @@ class QuantStateSpec(Spec):
     split_shortcuts: bool | None = None  # convolutions of a block's input beside what skips to it, in two
     relax: Relax | None = None  # steps of wider activation grids
     edges: str | None = None  # least bits of the first and the last layer
+    correction: bool | None = None  # of the output, step by step; None: not made
 
 
 class ImagesSpec(Spec):
@@ -285,7 +288,7 @@ class TextEmbedsFacts(Frozen):
 
 class LatentsFacts(Frozen):
     latents: int
-    unet_calls: int  # items through the UNet; each is one picture, with or without its prompt
+    unet_calls: int  # items through the UNet, a pilot's too; each is one picture, with or without its prompt
     unet_calls_minimum: int  # had every trajectory stopped at its own last selected call
 
 
@@ -337,6 +340,7 @@ class QuantStateFacts(Frozen):
     losses: tuple[float, ...]  # mean over each checkpoint interval
     borrowed_rows: int  # activation table entries without data of their own
     allocation: FrontierPoint | None = None  # what --budget chose
+    correction_slope: float | None = None  # mean over rows: the output's error that goes with the output
     frontier: tuple[FrontierPoint, ...] = ()  # smallest budget first; what others would have bought
     units: tuple[UnitFacts, ...] = ()  # of the last sweep, in running order
     forwards: float | None = None  # runs of the whole network by one item; a backward pass counts two

@@ -41,6 +41,7 @@ class Select(StrEnum):
     RANDOM = "random"
     STRIDE = "stride"
     NORMAL = "normal"
+    DENSITY = "density"
 
 
 class Preset(StrEnum):

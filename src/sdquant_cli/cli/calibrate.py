@@ -99,6 +99,9 @@ def calibrate(
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of pictures with captions, for --method parallel.")
     ] = None,
+    correction: Annotated[
+        bool, typer.Option("--correction", help="Correct the output at each step; simulated engine only.")
+    ] = False,
     scheduler: o.SchedulerOption = None,
     steps: o.StepsOption = None,
     guidance_scale: o.GuidanceOption = None,

@@ -21,6 +21,14 @@ def sample(
     select_deviation: Annotated[
         float | None, typer.Option("--select-deviation", help="Of normal times; 0.4 by default.")
     ] = None,
+    select_variety: Annotated[
+        float | None,
+        typer.Option("--select-variety", help="Of density: the weight of variety; 5 by default."),
+    ] = None,
+    select_radius: Annotated[
+        float | None,
+        typer.Option("--select-radius", help="Of density: a quantile of the distances between steps; 0.3."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(

@@ -24,7 +24,7 @@ RECIPE = Recipe(
         weight_rate=3e-2,
         step_rate=1e-4,
     ),
-    data=Data(Select.RANDOM, prompts=256, per_prompt=1),
+    data=Data(Select.DENSITY, prompts=256, per_prompt=1),
     tables=Tables.SINGLE,
     edges=Bits(8, 8),
     iterations=1000,

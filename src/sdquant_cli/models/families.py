@@ -29,6 +29,7 @@ class Denoiser:
     prompt_modules: tuple[str, ...]  # what `embed_prompt` needs of the network
     text_fed: tuple[str, ...]  # ends of the paths of layers that see only the prompt
     blocks: Callable[[Any], list[str]]  # for inter-layer distillation
+    middle: Callable[[Any], str]  # the module whose input tells steps apart
     embed_timestep: Callable[[Any, Tensor], Tensor]  # (R) -> (R,D)
     embed_prompt: Callable[[Any, Condition], Tensor]  # (N) -> (N,D), added to the above
     multiple: Callable[[Config], int]  # latent cells that a side is a multiple of
@@ -80,6 +81,7 @@ UNET = Denoiser(
     prompt_modules=("add_time_proj", "add_embedding"),
     text_fed=("attn2.to_k", "attn2.to_v"),
     blocks=_unet_blocks,
+    middle=lambda _: "mid_block.attentions.0",
     embed_timestep=_unet_timestep,
     embed_prompt=_unet_prompt,
     multiple=lambda config: 2 ** (len(config["block_out_channels"]) - 1),
@@ -105,6 +107,7 @@ MMDIT = Denoiser(
     prompt_modules=("time_text_embed",),
     text_fed=("context_embedder",),
     blocks=lambda network: [f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
+    middle=lambda network: f"transformer_blocks.{len(network.transformer_blocks) // 2}",
     embed_timestep=_mmdit_timestep,
     embed_prompt=_mmdit_prompt,
     multiple=lambda config: int(config["patch_size"]),

@@ -29,7 +29,7 @@ from ..store import Artifact, Store
 from ..types import Dtype, Execution
 from .chain import announce, find_state, open_model
 from .export import config_of
-from .quantized import packed_denoiser, quantized_denoiser
+from .quantized import packed_denoiser, quantized_denoiser, refuse_unless_simulated
 from .requests import BenchRequest
 from .texts import read_texts
 
@@ -97,6 +97,7 @@ class _Plan:
 def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     """Measure; nothing is stored."""
     state = find_state(request.state, store)
+    refuse_unless_simulated(state, "bench")
     announce(events, {"state": state})
     own: Setting = state.facts.setting
     model = open_model(own)

@@ -26,7 +26,7 @@ from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Tables, TimePath
-from . import checkpoints, preflight
+from . import checkpoints, corrected, preflight
 from .bits import Choice, check_budget, check_ranking, choose_bits
 from .calibration_data import (
     drawn_pictures,
@@ -97,7 +97,7 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
             "batch": work.spec.batch_size,
             "losses": work.losses,
             **preflight.calibrating(model, setting, work.spec, checkpointing=request.checkpointing),
-            "disk, bytes": preflight.disk(_layout(model, rows, work.spec.tables)),
+            "disk, bytes": preflight.disk(_layout(model, rows, work.spec)),
         },
     )
 
@@ -116,7 +116,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
     if work.recipe.needs_pictures and spec.train and not request.images:
         inputs["pictures"] = drawn_pictures(latents, store, request.seed, request.device, events)
-    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec.tables))
+    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     edges = Bits.parse(spec.edges) if spec.edges else None
@@ -183,6 +183,10 @@ def _calibrated(
     if spec.tables is Tables.PROGRESSIVE:
         done.forwards += progress(on_table, model, items, spec, setting, scratch, events)
     done.packed = pack(capture(student, choice.bits))
+    if spec.correction:
+        answers = memory if memory and memory.complete else Live(teacher, ())
+        done.packed |= corrected.estimate(student, answers, items, events)
+        done.forwards += 4.0 * len(items)
     return done
 
 
@@ -200,6 +204,7 @@ def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
         frontier=choice.frontier,
         units=done.units,
         forwards=done.forwards,
+        correction_slope=corrected.mean_slope(done.packed),
     )
 
 
@@ -224,8 +229,8 @@ def _inputs(
     return latents, ranking
 
 
-def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
-    shapes = model.layer_shapes
+def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
+    shapes, tables = model.layer_shapes, spec.tables
     table = sum(1 if is_text_fed(name) or tables is Tables.SINGLE else rows for name in shapes)
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
@@ -235,19 +240,18 @@ def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
     }
     layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
     layout |= {f"{name}_offset": ArraySpec((len(shapes) + 1,), "int64", ("boundary",)) for name in sizes}
-    return layout | {"bits": ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))}
+    layout["bits"] = ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))
+    return layout | corrected.layout(spec, model, rows)
 
 
 def _teacher(
     student: OnTable, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
 ) -> Any:
     """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
-    if spec.train is None and spec.reconstruct is None:
+    if not (spec.train or spec.reconstruct or spec.correction):
         return None
-    dtype, device = (
-        spec.train.teacher if spec.train else Dtype.FP32,
-        next(student.network.parameters()).device,
-    )
+    dtype = spec.train.teacher if spec.train else Dtype.FP32
+    device = next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
         return denoiser_on_table(model, dtype, device, table).network
     return student.copy_sharing()

@@ -85,6 +85,7 @@ def spec_of(
         split_shortcuts=split if split or recipe.split_shortcuts else None,
         relax=relax if relax is not Relax.NONE or recipe.relax is not Relax.NONE else None,
         edges=str(recipe.edges) if recipe.edges else None,
+        correction=request.correction or None,
     )
 
 

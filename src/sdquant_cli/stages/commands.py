@@ -50,7 +50,13 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "micro_batch": "--micro-batch",
         "select": INHERITED,  # by its own table
     },
-    SelectSpec: {"rule": "--select", "mean": "--select-mean", "deviation": "--select-deviation"},
+    SelectSpec: {
+        "rule": "--select",
+        "mean": "--select-mean",
+        "deviation": "--select-deviation",
+        "variety": "--select-variety",
+        "radius": "--select-radius",
+    },
     SensitivitySpec: {
         "measure": "--measure",
         "bits": "--bits",
@@ -75,6 +81,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "split_shortcuts": "--split-shortcuts",
         "relax": "--relax",
         "edges": INHERITED,  # the method's
+        "correction": "--correction",
     },
     LossSpec: {"sensitive": "--sensitive-weight", "blocks": "--block-weight", "guided": "--guided-weight"},
     TrainSpec: {

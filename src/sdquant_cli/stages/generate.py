@@ -31,7 +31,7 @@ from .chain import (
     up_to_date,
     use_device,
 )
-from .quantized import execution_of, quantized_denoiser
+from .quantized import execution_of, quantized_denoiser, refuse_unless_simulated
 from .requests import GenerateRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
@@ -88,6 +88,8 @@ def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Set
     if request.model != FP:
         state = find_state(request.state, store)
         announce(events, {"state": state})
+        if request.engine is not Engine.SIMULATED:
+            refuse_unless_simulated(state, f"--engine {request.engine}")
         if request.step_match:
             if request.engine is not Engine.SIMULATED:
                 raise UsageProblem(

@@ -18,11 +18,13 @@ from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import Artifact, Store
 from ..types import Bits, Dtype, Engine, Execution, Relax
+from . import corrected
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
 RELAXED = 10  # bits of relaxed activations
 RELAXED_SHARE = 0.2  # of the steps (PCR, section 4.2)
+_SIMULATED_ONLY = ("correction", "split_shortcuts", "relax")
 
 
 def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
@@ -62,19 +64,20 @@ def quantized_denoiser(
     return network.to(device)
 
 
-def refuse_packing(state: Artifact) -> None:
-    """Raise UsageProblem for a state that only the simulation computes."""
-    for field in ("split_shortcuts", "relax"):
-        if (value := getattr(state.spec, field)) not in (None, False, Relax.NONE):
+def refuse_unless_simulated(state: Artifact, flag: str) -> None:
+    """Raise UsageProblem for a state with a part that no packed network computes."""
+    for field in _SIMULATED_ONLY:
+        value = getattr(state.spec, field)
+        if value not in (None, False, Relax.NONE):
+            told = f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UsageProblem(
-                f"quant-state/{state.manifest.key} was calibrated with --{field.replace('_', '-')}"
-                f"{'' if value is True else f' {value}'}, which is simulated only: no packed weights of it"
+                f"{flag}: quant-state/{state.manifest.key} was made with {told}, which only "
+                f"`generate --engine simulated` computes; calibrate without it"
             )
 
 
 def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[Any, Layout]:
     """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read."""
-    refuse_packing(state)
     model, table = open_model(setting), store.follow(state.manifest.inputs["time-table"])
     saved = read_state(state, model)
     bits = {name: layer.bits for name, layer in saved.items()}
@@ -110,6 +113,7 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
         rows = Rows(calibrated, nearest=True)
         rows.follow(on_table.network)
     restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec, len(calibrated)))
+    corrected.install(on_table.network, state, rows)
     return on_table.network.to(device)
 
 

@@ -61,6 +61,8 @@ class SampleRequest(SettingRequest):
     select: Select = Select.RANDOM
     select_mean: float | None = Field(default=None, ge=0, le=1)
     select_deviation: float | None = Field(default=None, gt=0)
+    select_variety: float | None = Field(default=None, ge=0)
+    select_radius: float | None = Field(default=None, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     micro_batch: int = Field(default=8, ge=1)
@@ -107,6 +109,7 @@ class CalibrateRequest(SettingRequest):
     teacher_dtype: Dtype | None = None
     checkpointing: bool = False
     images: Path | None = None
+    correction: bool = False
     seed: int = Field(default=0, ge=0)
 
 

@@ -1,31 +1,35 @@
 """`sample`: latents of the floating-point model at some steps of its own trajectories (Algorithm 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageProblem
 from ..events import SILENT, Events, Task
 from ..manifests import LatentsFacts, LatentsSpec, SelectSpec
-from ..models.condition import Condition
-from ..models.denoise import denoise
+from ..models.families import denoiser_of
 from ..models.load import Model
-from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
 from ..models.select import at_random, at_stride, normally
+from ..models.trajectories import Trajectories
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype, Select
-from . import preflight
+from . import pilot, preflight
 from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
 from .requests import SampleRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
 LATENTS_PER_CHUNK = 16
-NORMAL = (0.4, 0.4)  # mean and deviation, as PTQ4DM's script has them
+RULES: dict[Select, dict[str, float]] = {  # what each takes, and the default
+    Select.RANDOM: {},
+    Select.STRIDE: {},
+    Select.NORMAL: {"mean": 0.4, "deviation": 0.4},  # as PTQ4DM's script has them
+    Select.DENSITY: {"variety": 5.0, "radius": 0.3},  # as EDA-DM's script for SD; our own
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class _Work:
     spec: LatentsSpec
     file: PromptFile
     schedule: Schedule
-    chosen: tuple[tuple[int, ...], ...]  # UNet calls whose input is kept, by prompt
+    chosen: tuple[tuple[int, ...], ...]  # UNet calls whose input is kept, by prompt; before a pilot: a guess
     unit: int  # prompts per unit
 
     def batches(self, unit: int) -> list[list[int]]:
@@ -45,6 +49,15 @@ class _Work:
         ordered = sorted(prompts, key=lambda i: (self.chosen[i][-1], i))
         size = self.spec.micro_batch
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    @property
+    def pilot(self) -> bool:
+        """Whether a pilot run chooses the calls."""
+        return self.spec.select is not None and self.spec.select.rule is Select.DENSITY
+
+    @property
+    def pilot_calls(self) -> int:
+        return pilot.calls(len(self.chosen), self.schedule) if self.pilot else 0
 
     @property
     def units(self) -> int:
@@ -76,29 +89,47 @@ def _prepare(request: SampleRequest) -> _Work:
         per_prompt=request.per_prompt,
         seed=request.seed,
         micro_batch=request.micro_batch,
-        select=_select(request),
+        select=_select(request, model),
     )
     chosen = tuple(_chosen(spec, len(schedule.calls), i) for i in range(len(file.prompts)))
     return _Work(model, spec, file, schedule, chosen, max(1, LATENTS_PER_UNIT // request.per_prompt))
 
 
-def _select(request: SampleRequest) -> SelectSpec | None:
-    told = (request.select_mean, request.select_deviation)
-    if request.select is Select.NORMAL:
-        defaults = zip(told, NORMAL, strict=True)
-        mean, deviation = (default if value is None else value for value, default in defaults)
-        return SelectSpec(rule=request.select, mean=mean, deviation=deviation)
-    if told != (None, None):
-        raise UsageProblem("--select-mean and --select-deviation: have a meaning with --select normal alone")
-    return None if request.select is Select.RANDOM else SelectSpec(rule=request.select)
+def _select(request: SampleRequest, model: Model) -> SelectSpec | None:
+    """The rule of a request, None for the default; raises UsageProblem for a flag without meaning for it."""
+    rule, values = request.select, dict(RULES[request.select])
+    for other, names in RULES.items():
+        for name in names:
+            if (told := getattr(request, f"select_{name}")) is None:
+                continue
+            if other is not rule:
+                raise UsageProblem(f"--select-{name} {told}: has a meaning with --select {other} alone")
+            values[name] = told
+    if rule is Select.DENSITY:
+        _check_density(request, model)
+    return None if rule is Select.RANDOM else SelectSpec(rule=rule, **values)
+
+
+def _check_density(request: SampleRequest, model: Model) -> None:
+    if request.per_prompt != 1:
+        raise UsageProblem(
+            f"--per-prompt {request.per_prompt}: --select density takes one latent of each prompt; "
+            f"leave the flag out"
+        )
+    try:
+        model.skeleton.get_submodule(denoiser_of(model.skeleton).middle(model.skeleton))
+    except AttributeError:
+        raise UsageProblem(
+            f"--select density: {model.source} has no attention in its middle block; take another rule"
+        ) from None
 
 
 def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
-    """The UNet calls whose inputs are kept of one prompt."""
+    """The UNet calls whose inputs are kept of one prompt; before a pilot decides, evenly spread ones."""
     select, count = spec.select, spec.per_prompt
     if select is None:
         return at_random(calls, count, spec.seed, index)
-    if select.rule is Select.STRIDE:
+    if select.rule is not Select.NORMAL:
         return at_stride(calls, count, index)
     assert select.mean is not None
     assert select.deviation is not None
@@ -106,16 +137,18 @@ def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
 
 
 def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
-    """What `run` would do, without doing it."""
+    """What `run` would do, without doing it; the calls after a pilot are those of evenly spread steps."""
     work = _prepare(request)
+    calls, least = work.planned_calls + work.pilot_calls, work.minimum_calls + work.pilot_calls
     return Plan(
         "sample",
         {
             "prompts": len(work.chosen),
             "latents": len(work.chosen) * work.spec.per_prompt,
-            "UNet calls": work.planned_calls,
-            "UNet calls at least": work.minimum_calls,
-            **preflight.drawing(work.model, work.spec.setting, work.spec.micro_batch, work.planned_calls),
+            **({"UNet calls of the pilot": work.pilot_calls} if work.pilot else {}),
+            "UNet calls, roughly" if work.pilot else "UNet calls": calls,
+            "UNet calls at least, roughly" if work.pilot else "UNet calls at least": least,
+            **preflight.drawing(work.model, work.spec.setting, work.spec.micro_batch, calls),
             "disk, bytes": preflight.disk(_layout(work)),
         },
     )
@@ -131,11 +164,26 @@ def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifa
     draft = store.begin(work.spec, inputs, _layout(work), work.units)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    _sample_units(work, draft, embeds, device, events)
+    paths = _trajectories(work, embeds, device)
+    if work.pilot:
+        assert work.spec.select is not None
+        chosen = pilot.choose(paths, len(work.chosen), work.spec.select, draft.scratch, events)
+        work = replace(work, chosen=chosen)
+    _sample_units(work, draft, paths, events)
     made = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
-    count = len(work.chosen) * work.spec.per_prompt
-    facts = LatentsFacts(latents=count, unet_calls=made, unet_calls_minimum=work.minimum_calls)
+    facts = LatentsFacts(
+        latents=len(work.chosen) * work.spec.per_prompt,
+        unet_calls=made + work.pilot_calls,
+        unet_calls_minimum=work.minimum_calls + work.pilot_calls,
+    )
     return publish(store, draft, facts)
+
+
+def _trajectories(work: _Work, embeds: Artifact, device: torch.device) -> Trajectories:
+    setting = work.spec.setting
+    network = work.model.denoiser(Dtype(setting.dtype), str(device))
+    texts, index = read_texts(embeds, work.model, setting), embeds.read("index")
+    return Trajectories(work.model, setting, work.spec.seed, network, texts, index, device)
 
 
 def _layout(work: _Work) -> dict[str, ArraySpec]:
@@ -148,16 +196,14 @@ def _layout(work: _Work) -> dict[str, ArraySpec]:
     return {"x": x, "prompt_index": index, "call": index, "row": index}
 
 
-def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.device, events: Events) -> None:
+def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events) -> None:
     missing = draft.missing()
-    network = work.model.denoiser(Dtype(work.spec.setting.dtype), str(device))
-    texts, index = read_texts(embeds, work.model, work.spec.setting), embeds.read("index")
     total = sum(work.calls(batch) for unit in missing for batch in work.batches(unit))
     with events.task("sampling", total, "UNet call") as task:
         for unit in missing:
             kept: dict[tuple[int, int], Tensor] = {}
             for batch in work.batches(unit):
-                kept |= _sample_batch(work, network, batch, texts.guided(index[batch]).to(device), task)
+                kept |= _sample_batch(work, paths, batch, task)
             order = sorted(kept)
             values = {
                 "x": torch.stack([kept[key] for key in order]).numpy(),
@@ -169,12 +215,9 @@ def _sample_units(work: _Work, draft: Draft, embeds: Artifact, device: torch.dev
 
 
 def _sample_batch(
-    work: _Work, network: nn.Module, batch: list[int], condition: Condition, task: Task
+    work: _Work, paths: Trajectories, batch: list[int], task: Task
 ) -> dict[tuple[int, int], Tensor]:
     """Run one batch until its last selected call; the inputs of selected calls by (prompt, call)."""
-    setting = work.spec.setting
-    shape = work.model.latent_shape(setting.height, setting.width)
-    noise = initial_noise(shape, work.spec.seed, batch).to(condition.tokens.device)
     last = max(work.chosen[i][-1] for i in batch)
     kept = {}
 
@@ -186,7 +229,5 @@ def _sample_batch(
             task.advance(2 * len(batch))
         return call < last
 
-    generators = step_generators(work.spec.seed, batch)
-    sampler = work.model.sampler(setting)
-    denoise(network, sampler, noise, condition, setting.guidance_scale, generators, visit)
+    paths.follow(batch, visit)
     return kept

@@ -1,0 +1,41 @@
+"""The floating-point model's trajectories of numbered prompts, each from its own noise and text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..manifests import Setting
+from .condition import Condition
+from .denoise import Visit, denoise
+from .load import Model
+from .noise import initial_noise, step_generators
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What a trajectory follows from, besides its prompt's number."""
+
+    model: Model
+    setting: Setting
+    seed: int
+    network: nn.Module
+    texts: Condition  # distinct, the unconditional one at 0
+    index: Any  # (N) integers: each prompt's place in `texts`
+    device: torch.device
+
+    def follow(self, prompts: Sequence[int], visit: Visit) -> None:
+        """Denoise these prompts together until `visit` says False, or to the end."""
+        setting = self.setting
+        shape = self.model.latent_shape(setting.height, setting.width)
+        denoise(
+            self.network,
+            self.model.sampler(setting),
+            initial_noise(shape, self.seed, prompts).to(self.device),
+            self.texts.guided(self.index[list(prompts)]).to(self.device),
+            setting.guidance_scale,
+            step_generators(self.seed, prompts),
+            visit,
+        )
