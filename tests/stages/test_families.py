@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from sdquant_cli.methods.published import METHODS
 from sdquant_cli.stages.commands import Goal, script
 from tools.random_models.configurations import PIPELINES
 
@@ -27,13 +28,13 @@ def test_the_six_stages(sdquant, tiny, tmp_path, name):
     assert "is up to date" in sdquant("calibrate", *words).stderr
 
 
-@pytest.mark.parametrize("method", ["serial", "parallel", "rtn"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "serial-to-parallel"])
 def test_the_other_methods_on_sdxl_and_sd3(sdquant, tiny, tmp_path, method):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a big red circle\na small cyan star\n")
     for name in ("sdxl", "sd3-medium"):
         sdquant("sample", "--prompts", prompts, "--model", tiny(name), "--steps", 3)
-        words = () if method == "rtn" else ("--iterations", 2)
+        words = ("--iterations", 2) if METHODS[method].trains else ()
         made = json.loads(sdquant("calibrate", "--method", method, *words, "--json").stdout)
         assert made["spec"]["method"] == method
 

@@ -1,0 +1,152 @@
+"""`calibrate` unit by unit and step by step: what is stored, resumed and refused."""
+
+import json
+
+import pytest
+import torch
+
+from sdquant_cli.errors import SdquantError
+from sdquant_cli.methods.reconstruction import Reconstruction
+from tests.conftest import Sdquant
+
+SHORT = ("--iterations", 2)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory, tiny):
+    """A store with the latents of two prompts at two of three steps, of a tiny SD v1."""
+    sdquant = Sdquant(tmp_path_factory.mktemp("reconstruct") / "store")
+    prompts = sdquant.store.parent / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    words = ("--model", tiny("sd-v1-4"), "--steps", 3, "--per-prompt", 2)
+    sdquant("sample", "--prompts", prompts, *words)
+    return sdquant
+
+
+def calibrated(sdquant, *words):
+    return json.loads(sdquant("calibrate", *words, "--json").stdout)
+
+
+@pytest.mark.parametrize("method", ["eda-dm", "pqd", "q-diffusion", "pcr"])
+def test_every_method_publishes_its_choices_and_what_units_came_to(sampled, method):
+    state = calibrated(sampled, "--method", method, *SHORT)
+    spec, facts = state["spec"], state["facts"]
+    assert spec["method"] == method
+    assert spec["train"] is None
+    assert spec["reconstruct"]["layer_weight"] == (0.8 if method == "eda-dm" else 0)
+    assert spec["split_shortcuts"] == (True if method == "q-diffusion" else None)
+    assert spec["relax"] == ("last" if method == "pcr" else None)
+    assert len(facts["units"]) == 78
+    assert all(unit["after"] >= 0 for unit in facts["units"])
+    assert facts["forwards"] > 78
+    split = 24 - 12 if method == "q-diffusion" else 0
+    assert facts["layers"] == 258 + split
+    prompts = sampled.store.parent / "prompts.txt"
+    sampled("generate", "--prompts", prompts)
+    told = sampled("generate", "--prompts", prompts, "--engine", "dequantized", code=2 if split else 0)
+    assert ("--split-shortcuts" in told.stderr) == bool(split)
+
+
+def test_ptq4dm_is_ranges_alone(sampled):
+    state = calibrated(sampled, "--method", "ptq4dm")
+    assert state["spec"]["reconstruct"] is None
+    assert state["facts"]["bits"] == {"conv_in": "w8a8", "conv_out": "w8a8"}
+    refused = sampled("calibrate", "--method", "ptq4dm", "--drop", 0.5, code=2).stderr
+    assert "--drop: has no meaning with --method ptq4dm; taken by eda-dm, pqd, q-diffusion, pcr" in refused
+
+
+def test_rounding_is_learned_within_one_step_of_the_weight(sampled):
+    rounded = calibrated(sampled, "--method", "rtn", "--tables", "single")
+    words = ("--method", "eda-dm", "--iterations", 30, "--batch-size", 2)
+    learned = calibrated(sampled, *words)
+    first, second = (sampled.opened().resolve(f"quant-state/{s['key']}") for s in (rounded, learned))
+    moved = first.read("codes").astype(int) - second.read("codes").astype(int)
+    ends = first.read("codes_offset")[[1, -2]]  # the edges have other grids
+    between = moved[ends[0] : ends[1]]
+    assert abs(between).max() == 1
+    assert 0 < (between != 0).mean() < 0.5
+
+
+@pytest.mark.parametrize("method", ["eda-dm", "pcr"])
+def test_an_interrupted_reconstruction_resumes_to_the_same_bytes(sampled, monkeypatch, method):
+    words = ("--method", method, *SHORT, "--seed", 7)
+    whole = calibrated(sampled, *words)
+    sampled("rm", f"quant-state/{whole['key']}", "--force")
+    fitted, fit = [], Reconstruction.fit
+
+    def until_the_fifth(self, unit, sweep, place, total):
+        if len(fitted) == 5:
+            raise SdquantError("interrupted")
+        fitted.append(place)
+        return fit(self, unit, sweep, place, total)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstruction, "fit", until_the_fifth)
+        sampled("calibrate", *words, code=1)
+    again = calibrated(sampled, *words)
+    assert again["digest"] == whole["digest"]
+    assert again["facts"]["forwards"] == pytest.approx(whole["facts"]["forwards"])
+
+
+def test_a_bound_on_memory_decides_no_content(sampled):
+    words = ("--method", "pqd", *SHORT, "--seed", 3)
+    first = calibrated(sampled, *words)
+    sampled("rm", f"quant-state/{first['key']}", "--force")
+    second = calibrated(sampled, *words, "--cache-memory", 0)
+    assert (first["key"], first["digest"]) == (second["key"], second["digest"])
+
+
+def test_a_block_that_does_not_run_alone_falls_back_to_its_layers(sampled, monkeypatch):
+    alone = Reconstruction.answers_alone
+    stubborn = "mid_block.resnets.0"
+    monkeypatch.setattr(
+        Reconstruction, "answers_alone", lambda self, unit: unit.name != stubborn and alone(self, unit)
+    )
+    told = sampled("calibrate", "--method", "pqd", *SHORT, "--seed", 4, "--json")
+    assert f"{stubborn} cannot be reconstructed as a block" in told.stderr
+    names = [unit["name"] for unit in json.loads(told.stdout)["facts"]["units"]]
+    assert f"{stubborn}.conv1" in names
+    assert stubborn not in names
+
+
+def test_a_block_that_answers_otherwise_alone_is_noticed(sampled, monkeypatch):
+    """A block that draws on something beside its arguments."""
+    from diffusers.models.resnet import ResnetBlock2D
+
+    forward, calls = ResnetBlock2D.forward, []
+
+    def moody(self, *args, **kwargs):
+        calls.append(1)
+        return forward(self, *args, **kwargs) + len(calls)
+
+    monkeypatch.setattr(ResnetBlock2D, "forward", moody)
+    told = sampled("calibrate", "--method", "pqd", *SHORT, "--seed", 5).stderr
+    assert "down_blocks.0.resnets.0 cannot be reconstructed as a block" in told
+
+
+def test_a_unit_that_diverges_is_named(sampled, monkeypatch):
+    from sdquant_cli.methods.fitting import Fitting
+
+    monkeypatch.setattr(
+        Fitting, "_loss", lambda self, item, progress: torch.tensor(float("nan"), requires_grad=True)
+    )
+    told = sampled("calibrate", "--method", "eda-dm", *SHORT, "--seed", 6, code=1).stderr
+    assert "reconstruction diverged in conv_in at iteration 0" in told
+
+
+def test_progressive_tables_and_relaxed_steps_go_with_any_method(sampled):
+    state = calibrated(sampled, "--method", "rtn", "--tables", "progressive", "--relax", "first")
+    assert state["spec"]["tables"] == "progressive"
+    plain = calibrated(sampled, "--method", "rtn")
+    first, second = (sampled.opened().resolve(f"quant-state/{s['key']}") for s in (state, plain))
+    assert (first.read("activation_step") != second.read("activation_step")).any()
+    told = sampled("calibrate", "--method", "rtn", "--tables", "single", "--relax", "last", code=2).stderr
+    assert "--relax: has no meaning with --tables single" in told
+
+
+def test_a_split_network_is_trained_as_a_whole_too(sampled):
+    words = ("--iterations", 2, "--batch-size", 2, "--split-shortcuts")
+    state = calibrated(sampled, *words)
+    assert state["facts"]["layers"] == 258 + 12
+    refused = sampled("export", "--output", sampled.store.parent / "exported", code=2).stderr
+    assert "--split-shortcuts, which only `generate --engine simulated` computes" in refused
