@@ -28,6 +28,14 @@ def calibrate(
     ranges: Annotated[
         Ranges, typer.Option("--ranges", help="Activation ranges: what was seen, or the best clipping of it.")
     ] = Ranges.MSE,
+    attention_bits: Annotated[
+        int | None,
+        typer.Option("--attention-bits", help="Of q, k and v in attention's products; unrounded by default."),
+    ] = None,
+    softmax_bits: Annotated[
+        int | None,
+        typer.Option("--softmax-bits", help="Of attention's probabilities; as --attention-bits by default."),
+    ] = None,
     time_path: Annotated[
         TimePath,
         typer.Option("--time-path", help="Time features: floating point, or of a rounded time path."),

@@ -60,7 +60,10 @@ class Observed:
 
     @contextmanager
     def watching(self, row: Tensor) -> Iterator[None]:
-        """Within: a run of the network on items of these rows (N) is taken in, each layer once."""
+        """Within: a run of the network on items of these rows (N) is taken in, each layer once.
+
+        Of an input that comes in parts, values of the last part are kept.
+        """
         rows, place = row.tolist(), []  # of each item's values within its row
         for r in rows:
             place.append(int(self._filled[r]))
@@ -118,8 +121,8 @@ def initial_states(
             single = tables is Tables.SINGLE or is_shared(name)
             chosen = everything if single else windows
             step, zero = affine_parameters(*_bounds(observed, name, chosen, grid, ranges), grid)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            steps = weight_steps(weight.cpu().float(), weight_grid)
+            weight = getattr(layer, "weight", None)
+            steps = torch.empty(0) if weight is None else weight_steps(weight.cpu().float(), weight_grid)
             states[name] = LayerState(steps, step, zero, weight_grid, grid)
             task.advance()
     return states

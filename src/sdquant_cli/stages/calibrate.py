@@ -17,7 +17,8 @@ from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
-from ..models.layers import block_names, is_text_fed, quantizable_layers
+from ..models.attention import open_attention
+from ..models.layers import block_names, is_text_fed
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..quant.allocate import average_bits
@@ -26,7 +27,7 @@ from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Tables, TimePath
 from . import checkpoints, preflight
-from .bits import Choice, check_budget, check_ranking, choose_bits
+from .bits import Choice, attention_bits, check_attention, check_budget, check_ranking, choose_bits
 from .calibration_data import (
     drawn_pictures,
     load_items,
@@ -74,10 +75,12 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
     if batch < wanted:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
+    model = open_model(latents.spec.setting)
+    check_attention(request, model)
     return _Work(
         request,
         recipe,
-        open_model(latents.spec.setting),
+        model,
         spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures),
         latents,
         ranking,
@@ -98,7 +101,7 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
             "batch": work.spec.batch_size,
             "losses": work.losses,
             **preflight.calibrating(model, setting, work.spec, checkpointing=request.checkpointing),
-            "disk, bytes": preflight.disk(_layout(model, rows, work.spec.tables)),
+            "disk, bytes": preflight.disk(_layout(model, rows, work.spec)),
         },
     )
 
@@ -117,7 +120,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
     if work.recipe.needs_pictures and spec.train and not request.images:
         inputs["pictures"] = drawn_pictures(latents, store, request.seed, request.device, events)
-    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec.tables))
+    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
     choice = choose_bits(request, model, ranking, events)
@@ -147,7 +150,8 @@ def _calibrated(
     aims = _aims(work, student)
     teacher = _teacher(on_table, model, table, inputs["time-table"], spec.train)
     memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
-    borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
+    bits = choice.bits | attention_bits(spec, model)
+    borrowed = _install_quantizers(on_table, items, bits, spec, memory, events)
     if memory and memory.complete:
         teacher = None
     losses: list[float] = []
@@ -162,7 +166,7 @@ def _calibrated(
         material = _material(work, teacher, items, pictures, device)
         answers = memory if memory and memory.complete else Live(teacher, aims.watched)
         losses = _train(work, student, answers, material, aims, draft, events)
-    return pack(capture(student, choice.bits)), losses, borrowed
+    return pack(capture(student, bits)), losses, borrowed
 
 
 def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> QuantStateFacts:
@@ -199,9 +203,10 @@ def _inputs(
     return latents, ranking
 
 
-def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
+def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
     shapes = model.layer_shapes
-    table = sum(1 if is_text_fed(name) or tables is Tables.SINGLE else rows for name in shapes)
+    names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
+    table = sum(1 if is_text_fed(name) or single else rows for name in names)
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
         "weight_step": sum(shape[0] for shape in shapes.values()),
@@ -209,8 +214,8 @@ def _layout(model: Model, rows: int, tables: Tables) -> dict[str, ArraySpec]:
         "activation_zero": table,
     }
     layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
-    layout |= {f"{name}_offset": ArraySpec((len(shapes) + 1,), "int64", ("boundary",)) for name in sizes}
-    return layout | {"bits": ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))}
+    layout |= {f"{name}_offset": ArraySpec((len(names) + 1,), "int64", ("boundary",)) for name in sizes}
+    return layout | {"bits": ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))}
 
 
 def _teacher(
@@ -256,9 +261,11 @@ def _install_quantizers(
     memory: Memory | None,
     events: Events,
 ) -> int:
-    """Swap every quantizable layer for one initialised from data; returns borrowed table entries."""
+    """Swap every module that has bits for one initialised from data; returns borrowed table entries."""
     student, rows = on_table.network, on_table.rows
-    layers, device = quantizable_layers(student), next(student.parameters()).device
+    if spec.attention_bits:
+        open_attention(student)
+    layers, device = {n: student.get_submodule(n) for n in chosen}, next(student.parameters()).device
     observed = Observed(layers, items.row, len(rows.timesteps))
     batches = -(-len(items) // OBSERVED_AT_ONCE)
     with events.task("observing activations", batches, "batch") as task:

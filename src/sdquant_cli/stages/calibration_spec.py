@@ -41,6 +41,8 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
             _refuse(option, recipe, lambda other: other.trains)
     if request.images is not None and not recipe.needs_pictures:
         _refuse("images", recipe, lambda other: other.needs_pictures)
+    if "softmax_bits" in given and request.attention_bits is None:
+        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no meaning without --attention-bits")
     train = request.train or Train.WEIGHTS_AND_STEPS
     if "rank" in given and train is not Train.LOW_RANK:
         raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
@@ -68,6 +70,8 @@ def spec_of(
         budget=request.budget,
         tables=request.tables,
         ranges=request.ranges,
+        attention_bits=request.attention_bits,
+        softmax_bits=request.softmax_bits or request.attention_bits,
         iterations=iterations,
         batch_size=batch,
         seed=request.seed,

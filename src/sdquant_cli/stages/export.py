@@ -24,7 +24,7 @@ from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
 from .calibration_data import load_items
 from .chain import announce, find_state, open_model
-from .quantized import packed_denoiser, read_state
+from .quantized import check_packable, packed_denoiser, read_state
 from .requests import ExportRequest
 
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
@@ -33,6 +33,7 @@ ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two
 def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     """Write the directory; it is there whole or not at all."""
     state = find_state(request.state, store)
+    check_packable(state)
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
     announce(events, {"state": state})

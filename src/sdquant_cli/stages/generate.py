@@ -31,7 +31,7 @@ from .chain import (
     up_to_date,
     use_device,
 )
-from .quantized import execution_of, quantized_denoiser
+from .quantized import check_packable, execution_of, quantized_denoiser
 from .requests import GenerateRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
@@ -45,14 +45,14 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
     model = open_model(setting)
     count = len(_prompts(request, model).prompts)
     calls = 2 * count * len(schedule_of(model.sampler(setting)).calls)
-    batch, quantized = min(request.micro_batch, count), state is not None
+    batch = min(request.micro_batch, count)
     return Plan(
         "generate",
         {
             "images": count,
             "UNet calls": calls,
             "engine": _execution(request, state, use_device(request.device)),
-            **preflight.drawing(model, setting, batch, calls, quantized=quantized),
+            **preflight.drawing(model, setting, batch, calls, state=state),
             "disk, bytes": preflight.disk(_layout(count, setting)),
         },
     )
@@ -79,7 +79,11 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
 
 
 def _execution(request: GenerateRequest, state: Artifact | None, device: torch.device) -> Execution:
-    return execution_of(request.engine, device) if state else Execution.FP
+    if state is None:
+        return Execution.FP
+    if request.engine is not Engine.SIMULATED:
+        check_packable(state)
+    return execution_of(request.engine, device)
 
 
 def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Setting, Artifact | None]:

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UsageProblem
 from ..manifests import Setting
+from ..models.attention import open_attention
 from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.rows import Rows
@@ -15,6 +17,7 @@ from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import Artifact, Store
 from ..types import Bits, Dtype, Engine, Execution
+from .bits import attention_bits
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
@@ -24,6 +27,15 @@ def execution_of(engine: Engine, device: torch.device) -> Execution:
     if engine is Engine.SIMULATED:
         return Execution.SIMULATED
     return choose(device, None if engine is Engine.AUTO else Execution(engine))
+
+
+def check_packable(state: Artifact) -> None:
+    """Raise UsageProblem for a state that only a simulation computes."""
+    if state.spec.attention_bits is not None:
+        raise UsageProblem(
+            f"quant-state/{state.manifest.key} has --attention-bits {state.spec.attention_bits}, which is "
+            f"only simulated: use generate --engine simulated, or a state calibrated without that flag"
+        )
 
 
 def quantized_denoiser(
@@ -42,7 +54,11 @@ def quantized_denoiser(
 
 
 def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[Any, Layout]:
-    """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read."""
+    """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read.
+
+    Raises UsageProblem as `check_packable`.
+    """
+    check_packable(state)
     model, table = open_model(setting), store.follow(state.manifest.inputs["time-table"])
     saved = read_state(state, model)
     bits = {name: layer.bits for name, layer in saved.items()}
@@ -77,6 +93,8 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
     if setting != state.facts.setting:
         rows = Rows(calibrated, nearest=True)
         rows.follow(on_table.network)
+    if state.spec.attention_bits:
+        open_attention(on_table.network)
     restore(on_table.network, read_state(state, model), rows)
     return on_table.network.to(device)
 
@@ -84,4 +102,5 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
 def read_state(state: Artifact, model: Model) -> State:
     """The quantizer state of an artifact."""
     names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
-    return unpack({name: state.read(name) for name in names}, model.layer_shapes)
+    places = dict.fromkeys(attention_bits(state.spec, model), torch.Size([0]))
+    return unpack({name: state.read(name) for name in names}, model.layer_shapes | places)

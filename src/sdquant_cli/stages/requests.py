@@ -85,6 +85,8 @@ class CalibrateRequest(SettingRequest):
     budget: BudgetText | None = None
     tables: Tables = Tables.PER_STEP
     ranges: Ranges = Ranges.MSE
+    attention_bits: int | None = Field(default=None, ge=2, le=16)
+    softmax_bits: int | None = Field(default=None, ge=2, le=16)  # None: as attention_bits
     time_path: TimePath = TimePath.PRECALCULATED
     iterations: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
