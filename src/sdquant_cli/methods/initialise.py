@@ -70,9 +70,9 @@ class Observed:
             self._filled[r] += self._quota[r]
 
         def see(name: str, x: Tensor) -> None:
-            flat = x.detach().flatten(1).float().cpu()
-            self.low[name].scatter_reduce_(0, row, flat.amin(1), "amin")
-            self.high[name].scatter_reduce_(0, row, flat.amax(1), "amax")
+            flat = x.detach().flatten(1).float()  # stays where it is: attention's probabilities are many
+            self.low[name].scatter_reduce_(0, row, flat.amin(1).cpu(), "amin")
+            self.high[name].scatter_reduce_(0, row, flat.amax(1).cpu(), "amax")
             for item, r in enumerate(rows):
                 room = min(int(self._quota[r]), VALUES - place[item])
                 if room > 0:
