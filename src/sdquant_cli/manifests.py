@@ -156,6 +156,8 @@ class QuantStateSpec(Spec):
     budget: str | None = None  # of weight bits, as in 4.25 or 3MB; replaces the weights' part of `bits`
     tables: Tables
     ranges: Ranges
+    attention_bits: int | None = None  # of q, k and v of every attention; None: not rounded
+    softmax_bits: int | None = None  # of its probabilities
     iterations: int
     batch_size: int  # latents per update; each is two items, conditional and unconditional
     seed: int

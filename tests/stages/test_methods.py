@@ -4,8 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sdquant_cli.models.condition import predict
+from sdquant_cli.stages import calibrate
+from sdquant_cli.stages.calibration_data import load_items
+from sdquant_cli.stages.quantized import quantized_denoiser
+from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
 
 TRAIN = PROMPTS / "shapes-train.txt"
@@ -46,6 +52,60 @@ def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
         assert size == 258 if "single" in words else size == 32 + (258 - 32) * 3
     assert len(keys) == 4
     sampled("generate", "--limit", 1)  # a state on a rounded time path draws too
+
+
+def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, monkeypatch, tmp_path):
+    students, capture = [], calibrate.capture
+    monkeypatch.setattr(calibrate, "capture", lambda net, bits: students.append(net) or capture(net, bits))
+    plain = calibrated(sampled, "--method", "rtn")
+    before = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
+    words = ("--method", "rtn", "--attention-bits", 8, "--softmax-bits", 16)
+    made = calibrated(sampled, *words)
+    assert (made["spec"]["attention_bits"], made["spec"]["softmax_bits"]) == (8, 16)
+    for fact in ("layers", "average_bits", "bits"):
+        assert made["facts"][fact] == plain["facts"][fact]
+    assert made["arrays"]["codes"] == plain["arrays"]["codes"]
+    after = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
+    assert after["digest"] != before["digest"]
+
+    store = sampled.opened()
+    state = store.need(Kind.QUANT_STATE)
+    network = quantized_denoiser(state.facts.setting, state, store, torch.device("cpu"))
+    items = load_items(store, *(store.follow(state.manifest.inputs[n]) for n in ("latents", "time-table")))
+    batch = items.batch([0, 3], torch.device("cpu"))
+    with torch.no_grad():
+        outputs = [predict(n, batch.x, batch.timestep, batch.condition) for n in (students[-1], network)]
+    torch.testing.assert_close(*outputs)
+
+    needs = []
+    for more in ([], ["--attention-bits", 8]):
+        planned = json.loads(sampled("calibrate", *more, "--dry-run", "--json").stdout)["plan"]
+        needs.append(planned["peak memory, bytes"])
+    assert needs[1] > 1.1 * needs[0]
+
+    for line in (
+        ("generate", "--engine", "dequantized"),
+        ("export", "--output", tmp_path / "out"),
+        ("bench",),
+    ):
+        told = sampled(*line, code=2).stderr
+        assert f"quant-state/{made['key']} has --attention-bits 8, which is only simulated" in told
+
+
+def test_step_sizes_of_attention_are_trained_and_softmax_has_the_bits_of_the_rest(sampled):
+    states = []
+    for iterations in (0, 2):
+        states.append(calibrated(sampled, "--attention-bits", 8, *SHORT, "--iterations", iterations))
+    assert states[0]["spec"]["softmax_bits"] == 8
+    steps = [sampled.opened().resolve(f"quant-state/{s['key']}").read("activation_step") for s in states]
+    of_layers = 32 + (258 - 32) * 3
+    assert len(steps[0]) == of_layers + 32 + (128 - 32) * 3
+    assert (steps[0] != steps[1])[of_layers:].mean() > 0.5
+
+
+def test_softmax_bits_alone_are_refused(sampled):
+    told = sampled("calibrate", "--softmax-bits", 8, code=2).stderr
+    assert "--softmax-bits 8: has no meaning without --attention-bits" in told
 
 
 @pytest.mark.parametrize(

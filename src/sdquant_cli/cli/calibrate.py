@@ -41,6 +41,14 @@ def calibrate(
         bool | None,
         typer.Option("--split-shortcuts/--no-split-shortcuts", help="Quantize what skips to a block apart."),
     ] = None,
+    attention_bits: Annotated[
+        int | None,
+        typer.Option("--attention-bits", help="Of q, k and v in attention's products; unrounded by default."),
+    ] = None,
+    softmax_bits: Annotated[
+        int | None,
+        typer.Option("--softmax-bits", help="Of attention's probabilities; as --attention-bits by default."),
+    ] = None,
     time_path: Annotated[
         TimePath,
         typer.Option("--time-path", help="Time features: floating point, or of a rounded time path."),

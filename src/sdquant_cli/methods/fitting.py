@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..manifests import ReconstructSpec
 from ..quant.adaround import SoftRounding, beta_at
 from ..quant.drop import Drop
-from ..quant.modules import QuantConv2d, QuantLinear
+from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
 from ..quant.ranges import TINY
 from .captured import mixed, to_device
 from .losses import collecting_outputs
@@ -73,17 +73,22 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def inputs_rounded_in(network: nn.Module) -> dict[str, RoundsInput]:
+    """All that rounds an input, by module path: layers, and places of attention's products."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, RoundsInput)}
+
+
 @contextmanager
-def dropping(layers: Iterable[Layer], drop: Drop | None) -> Iterator[None]:
-    """Within: these layers leave their inputs unrounded as `drop` says."""
-    kept = [(layer, layer.drop) for layer in layers]
-    for layer, _ in kept:
-        layer.drop = drop
+def dropping(modules: Iterable[RoundsInput], drop: Drop | None) -> Iterator[None]:
+    """Within: these leave their inputs unrounded as `drop` says."""
+    kept = [(module, module.drop) for module in modules]
+    for module, _ in kept:
+        module.drop = drop
     try:
         yield
     finally:
-        for layer, before in kept:
-            layer.drop = before
+        for module, before in kept:
+            module.drop = before
 
 
 @dataclass
@@ -114,11 +119,12 @@ class Fitting:
             self._roundings = [SoftRounding(m.weight, m.weight_step, m.weight_grid) for m in layers]
             for layer, rounding in zip(layers, self._roundings, strict=True):
                 layer.remade, layer.weights_on_grid = rounding, True
+        rounding_inputs = inputs_rounded_in(self.student).values()
         if self.sweep.steps:
-            self._steps = [m.activation_step.requires_grad_(True) for m in layers]
+            self._steps = [m.activation_step.requires_grad_(True) for m in rounding_inputs]
         drop = Drop(self.sweep.drop, self.random) if self.sweep.drop else None
         try:
-            with dropping(layers, drop):
+            with dropping(rounding_inputs, drop):
                 yield
         finally:
             for layer, rounding in zip(layers, self._roundings, strict=False):

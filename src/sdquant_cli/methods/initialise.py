@@ -60,16 +60,19 @@ class Observed:
 
     @contextmanager
     def watching(self, row: Tensor) -> Iterator[None]:
-        """Within: a run of the network on items of these rows (N) is taken in, each layer once."""
+        """Within: a run of the network on items of these rows (N) is taken in, each layer once.
+
+        Of an input that comes in parts, values of the last part are kept.
+        """
         rows, place = row.tolist(), []  # of each item's values within its row
         for r in rows:
             place.append(int(self._filled[r]))
             self._filled[r] += self._quota[r]
 
         def see(name: str, x: Tensor) -> None:
-            flat = x.detach().flatten(1).float().cpu()
-            self.low[name].scatter_reduce_(0, row, flat.amin(1), "amin")
-            self.high[name].scatter_reduce_(0, row, flat.amax(1), "amax")
+            flat = x.detach().flatten(1).float()  # stays where it is: attention's probabilities are many
+            self.low[name].scatter_reduce_(0, row, flat.amin(1).cpu(), "amin")
+            self.high[name].scatter_reduce_(0, row, flat.amax(1).cpu(), "amax")
             for item, r in enumerate(rows):
                 room = min(int(self._quota[r]), VALUES - place[item])
                 if room > 0:
@@ -123,8 +126,8 @@ def initial_states(
             if wider:
                 wide = activation_tables(observed, name, wider.grid, windows, ranges)
                 step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            steps = weight_steps(weight.cpu().float(), weight_grid)
+            weight = getattr(layer, "weight", None)
+            steps = torch.empty(0) if weight is None else weight_steps(weight.cpu().float(), weight_grid)
             states[name] = LayerState(steps, step, zero, weight_grid, grid, wider)
             task.advance()
     return states

@@ -18,9 +18,8 @@ from ..models.noise import initial_noise, step_generators
 from ..models.samplers import step
 from ..models.schedule import schedule_of
 from ..quant.drop import Drop
-from ..quant.modules import QuantConv2d, QuantLinear
 from ..types import Ranges
-from .fitting import dropping
+from .fitting import dropping, inputs_rounded_in
 from .initialise import Observed, activation_tables
 
 Found = dict[str, tuple[Tensor, Tensor]]  # step size and zero-point of each layer at one row
@@ -54,11 +53,8 @@ class Progression:
         self._generators = step_generators(self.seed, range(self._prompts))
         noise = initial_noise(self.shape, self.seed, range(self._prompts), "progressive")
         self._latents = (noise * getattr(self.sampler, "init_noise_sigma", 1.0)).to(self._device)
-        self.layers = {
-            name: layer
-            for name, layer in self.network.named_modules()
-            if isinstance(layer, QuantLinear | QuantConv2d) and len(layer.activation_step) > 1
-        }
+        parts = inputs_rounded_in(self.network)
+        self.layers = {name: part for name, part in parts.items() if len(part.activation_step) > 1}
         self.call = 0
 
     @property

@@ -17,9 +17,9 @@ from ..models.condition import predict
 from ..models.noise import generator
 from ..models.units import Unit
 from ..quant.drop import Drop
-from ..quant.modules import QuantConv2d, QuantLinear
+from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
 from .captured import Captured, Room, stopping_at, to_device
-from .fitting import Fitting, Layer, Sweep, checked, dropping, noise_to_signal
+from .fitting import Fitting, Layer, Sweep, checked, dropping, inputs_rounded_in, noise_to_signal
 from .initialise import all_batches
 from .items import Batch, Items, shuffled
 
@@ -45,19 +45,17 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         self.device = next(self.student.parameters()).device
-        self._layers: dict[str, Layer] = {
-            name: m for name, m in self.student.named_modules() if isinstance(m, QuantLinear | QuantConv2d)
-        }
+        self._parts = inputs_rounded_in(self.student)
 
     def fit(self, unit: Unit, sweep: Sweep, place: int, total: int) -> UnitFacts:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
-        with dropping(self._layers.values(), Drop(1.0) if sweep.drop >= 1 else None):
+        with dropping(self._parts.values(), Drop(1.0) if sweep.drop >= 1 else None):
             inputs, fp_inputs, outputs = (Captured(2 * len(self.items), self.room) for _ in range(3))
             for batch in all_batches(self.items, AT_ONCE, self.device):
                 self._capture(self.student, unit, batch, inputs)
                 self._capture(self.teacher, unit, batch, fp_inputs, outputs)
             prefix = len(unit.name) + 1
-            own = {name[prefix:]: self._layers[name] for name in unit.layers}
+            own: dict[str, Any] = {name[prefix:]: self._parts[name] for name in unit.layers}
             student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
             random = generator("reconstruction", self.seed, place)
             fitting = Fitting(student, teacher, own, inputs, fp_inputs, outputs, self.spec, sweep, random)
@@ -97,14 +95,15 @@ class Reconstruction:
 
     def saved(self, unit: Unit) -> Saved:
         """What reconstruction changed in a unit."""
-        return {name: _saved(self._layers[name]) for name in unit.layers}
+        return {name: _saved(part) for name, part in self._parts.items() if _within(name, unit)}
 
     @torch.no_grad()
     def load(self, saved: Saved) -> None:
         """Put a unit back as it was saved."""
         for name, tensors in saved.items():
-            layer = self._layers[name]
+            layer = self._parts[name]
             if "codes" in tensors:
+                assert isinstance(layer, QuantLinear | QuantConv2d)
                 weight = tensors["codes"].to(layer.weight_step) * _by_channel(layer)
                 layer.weight = nn.Parameter(weight, requires_grad=False)
                 layer.weights_on_grid = True
@@ -145,8 +144,12 @@ def _by_channel(layer: Layer) -> Tensor:
     return step.view(-1, *[1] * (layer.weight.dim() - 1))
 
 
-def _saved(layer: Layer) -> dict[str, Tensor]:
+def _within(name: str, unit: Unit) -> bool:
+    return name == unit.name or name.startswith(f"{unit.name}.")
+
+
+def _saved(layer: RoundsInput) -> dict[str, Tensor]:
     saved = {"activation_step": layer.activation_step.detach().cpu().clone()}
-    if layer.weights_on_grid:
+    if isinstance(layer, QuantLinear | QuantConv2d) and layer.weights_on_grid:
         saved["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()
     return saved

@@ -17,7 +17,7 @@ from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
 from ..models.condition import predict
 from ..quant.low_rank import LowRank
-from ..quant.modules import QuantConv2d, QuantLinear
+from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
 from ..types import Train
 from .items import Batch
@@ -66,6 +66,7 @@ class Training:
             for p in (m.weight_step, m.activation_step)
             if isinstance(p, nn.Parameter)
         ]
+        self.steps += [m.activation_step for m in self.student.modules() if isinstance(m, QuantInput)]
         for parameter in (*self.weights, *self.steps):
             parameter.requires_grad_(True)
         self.logs = [step.detach().log() for step in self.steps]

@@ -27,7 +27,7 @@ class Denoiser:
     projections: tuple[str, ...]  # ends of the paths of those whose input is the whole embedding
     embedding: tuple[str, ...]  # modules whose sum is the embedding
     prompt_modules: tuple[str, ...]  # what `embed_prompt` needs of the network
-    text_fed: tuple[str, ...]  # ends of the paths of layers that see only the prompt
+    text_fed: tuple[str, ...]  # ends of the paths of what sees only the prompt
     blocks: Callable[[Any], list[str]]  # for inter-layer distillation
     middle: Callable[[Any], str]  # the module whose input tells steps apart
     embed_timestep: Callable[[Any, Tensor], Tensor]  # (R) -> (R,D)
@@ -79,7 +79,7 @@ UNET = Denoiser(
     projections=("time_emb_proj",),
     embedding=("time_embedding", "add_embedding"),
     prompt_modules=("add_time_proj", "add_embedding"),
-    text_fed=("attn2.to_k", "attn2.to_v"),
+    text_fed=("attn2.to_k", "attn2.to_v", "attn2.processor.k", "attn2.processor.v"),
     blocks=_unet_blocks,
     middle=lambda _: "mid_block.attentions.0",
     embed_timestep=_unet_timestep,

@@ -41,7 +41,7 @@ def projections(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def is_text_fed(name: str) -> bool:
-    """Whether a layer sees only the prompt."""
+    """Whether a layer, or a place of attention, sees only the prompt."""
     return name.endswith(_TEXT_FED)
 
 

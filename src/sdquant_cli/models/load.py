@@ -16,6 +16,7 @@ from ..errors import UsageProblem
 from ..manifests import ModelRef, Setting
 from ..types import Dtype, Scheduler
 from . import adapter, samplers
+from .attention import attention_places
 from .families import Family
 from .layers import projections, quantizable_layers, time_layers
 from .shortcuts import split_shortcuts
@@ -166,6 +167,11 @@ class Model:
     def layer_shapes(self) -> dict[str, torch.Size]:
         """Weight shapes of the quantizable layers, in module order."""
         return {name: layer.weight.shape for name, layer in quantizable_layers(self.skeleton).items()}
+
+    @cached_property
+    def attention_places(self) -> list[str]:
+        """Where attention's products can be rounded, in module order; none if it is not the UNets' kind."""
+        return attention_places(self.skeleton)
 
     @cached_property
     def skeleton(self) -> nn.Module:

@@ -1,5 +1,5 @@
-"""Layers that compute with rounded weights and inputs. The forward pass is the specification of the
-integer one. Both are subclasses of the layers they replace, so adapters and hooks still know them.
+"""Modules that compute with rounded numbers. The forward pass is the specification of the integer one.
+Layers are subclasses of the layers they replace, so adapters and hooks still know them.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,10 @@ class Relaxed:
 
 @dataclass(frozen=True)
 class LayerState:
-    """Numbers of one quantized layer: weight step sizes (C_out), activation tables (rows) or (1)."""
+    """Numbers of one quantized module: weight step sizes (C_out), activation tables (rows) or (1).
+
+    C_out is 0 where there is no weight.
+    """
 
     weight_step: Tensor
     activation_step: Tensor
@@ -44,30 +47,82 @@ class LayerState:
         )
 
 
-class _Quantized(nn.Module):
+class RoundsInput(nn.Module):
+    """What all types share: tables by which the input is rounded."""
+
+    activation_zero: Tensor
+    activation_grid: Grid
+    relaxed: Relaxed | None
+    rows: Rows  # shared by all modules of a network
+    drop: Drop | None  # leaves part of the input unrounded, while something is trained
+
+    def install_tables(self, state: LayerState, rows: Rows) -> None:
+        self.activation_step = nn.Parameter(state.activation_step.clone())
+        self.register_buffer("activation_zero", state.activation_zero.clone())
+        self.activation_grid, self.relaxed, self.rows = state.activation_grid, state.relaxed, rows
+        self.drop = None
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """x rounded by each item's row, but for what is dropped."""
+        if self.drop is not None and self.drop.all:
+            return x
+        grid = self._only_grid()
+        y = fake_quantize(x, *self._steps(x, grid or self.activation_grid))
+        if grid is None:  # items at steps of both kinds
+            assert self.relaxed is not None
+            wide = self.relaxed.rows[self.rows.current(len(x))].to(x.device)
+            wider = fake_quantize(x, *self._steps(x, self.relaxed.grid))
+            y = torch.where(wide.view(-1, *[1] * (x.dim() - 1)), wider, y)
+        return y if self.drop is None else self.drop(x, y)
+
+    def grid_of(self, row: int) -> Grid:
+        """Of inputs at a row."""
+        if self.relaxed is not None and bool(self.relaxed.rows[row]):
+            return self.relaxed.grid
+        return self.activation_grid
+
+    def _steps(self, x: Tensor, grid: Grid) -> Steps:
+        """Of each item's row, to round x by."""
+        step: Tensor = self.activation_step
+        zero = self.activation_zero
+        if len(step) > 1:
+            row = self.rows.current(len(x))
+            step, zero = step[row], zero[row]
+        shape = (-1, *[1] * (x.dim() - 1))
+        return Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), grid)
+
+    def _only_grid(self) -> Grid | None:
+        """The grid of the inputs of all items in hand, if it is the same."""
+        if self.relaxed is None:
+            return self.activation_grid
+        return None if self.rows.shared is None else self.grid_of(self.rows.shared)
+
+
+class QuantInput(RoundsInput):
+    """Stands where an nn.Identity was: gives its input, rounded."""
+
+    def __init__(self, state: LayerState, rows: Rows) -> None:
+        super().__init__()
+        self.install_tables(state, rows)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return self.rounded_input(input)
+
+
+class _Quantized(RoundsInput):
     """What both layer types share: the parameters, and rounding of weight and input."""
 
     weight: Any  # declared by the layer type
     bias: Any
-    activation_zero: Tensor
     weight_grid: Grid
-    activation_grid: Grid
     weights_on_grid: bool
-    relaxed: Relaxed | None
-    rows: Rows  # shared by all layers of a network
     remade: nn.Module | None  # makes the weight from the stored one, while that is trained
-    drop: Drop | None  # leaves part of the input unrounded, while the layer is trained
 
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         self.weight_step = nn.Parameter(state.weight_step.clone())
-        self.activation_step = nn.Parameter(state.activation_step.clone())
-        self.register_buffer("activation_zero", state.activation_zero.clone())
-        self.weight_grid, self.activation_grid = state.weight_grid, state.activation_grid
-        self.weights_on_grid = weights_on_grid
-        self.relaxed = state.relaxed
-        self.rows = rows
+        self.install_tables(state, rows)
+        self.weight_grid, self.weights_on_grid = state.weight_grid, weights_on_grid
         self.remade = None
-        self.drop = None
 
     def full_weight(self) -> Tensor:
         """The weight before rounding."""
@@ -88,42 +143,6 @@ class _Quantized(nn.Module):
         if convolution is None:
             return F.linear(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, *convolution)
-
-    def rounded_input(self, x: Tensor) -> Tensor:
-        """x rounded by each item's row, but for what is relaxed or dropped."""
-        if self.drop is not None and self.drop.all:
-            return x
-        grid = self._only_grid()
-        y = fake_quantize(x, *self._steps(x, grid or self.activation_grid))
-        if grid is None:  # items at steps of both kinds
-            assert self.relaxed is not None
-            wide = self.relaxed.rows[self.rows.current(len(x))].to(x.device)
-            y = torch.where(
-                wide.view(-1, *[1] * (x.dim() - 1)), fake_quantize(x, *self._steps(x, self.relaxed.grid)), y
-            )
-        return y if self.drop is None else self.drop(x, y)
-
-    def grid_of(self, row: int) -> Grid:
-        """Of inputs at a row."""
-        if self.relaxed is not None and bool(self.relaxed.rows[row]):
-            return self.relaxed.grid
-        return self.activation_grid
-
-    def _steps(self, x: Tensor, grid: Grid) -> Steps:
-        """Of each item of x."""
-        step: Tensor = self.activation_step
-        zero = self.activation_zero
-        if len(step) > 1:
-            row = self.rows.current(len(x))
-            step, zero = step[row], zero[row]
-        shape = (-1, *[1] * (x.dim() - 1))
-        return Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), grid)
-
-    def _only_grid(self) -> Grid | None:
-        """The grid of the inputs of all items in hand, if it is the same."""
-        if self.relaxed is None:
-            return self.activation_grid
-        return None if self.rows.shared is None else self.grid_of(self.rows.shared)
 
 
 class QuantLinear(_Quantized, nn.Linear):
@@ -167,9 +186,11 @@ def empty_twin(layer: nn.Linear | nn.Conv2d, linear: type[nn.Linear], convolutio
 
 
 def quantized(
-    layer: nn.Linear | nn.Conv2d, state: LayerState, rows: Rows, *, weights_on_grid: bool
+    layer: nn.Linear | nn.Conv2d | nn.Identity, state: LayerState, rows: Rows, *, weights_on_grid: bool
 ) -> nn.Module:
     """The quantized twin of a layer, sharing its weight and bias tensors; raises as `empty_twin`."""
+    if isinstance(layer, nn.Identity):
+        return QuantInput(state, rows)
     twin: QuantLinear | QuantConv2d = empty_twin(layer, QuantLinear, QuantConv2d)
     twin.weight = layer.weight
     twin.install(state, rows, weights_on_grid=weights_on_grid)

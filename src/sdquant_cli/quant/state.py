@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..types import Bits
 from .grid import Grid, dequantize, quantize
-from .modules import LayerState, QuantConv2d, QuantLinear, Relaxed
+from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear, Relaxed
 from .rows import Rows
 from .swap import swap
 
@@ -24,7 +24,7 @@ def grids(bits: Bits) -> tuple[Grid, Grid]:
 
 @dataclass(frozen=True)
 class SavedLayer:
-    """One layer's integers and step sizes."""
+    """One layer's integers and step sizes; of a place without a weight, no codes and no weight steps."""
 
     bits: Bits
     codes: Tensor  # int8, the weight's shape
@@ -85,8 +85,9 @@ def unpack(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> Stat
 def restore(network: nn.Module, state: State, rows: Rows, relaxed: Relaxed | None = None) -> None:
     """Turn a floating-point network into the quantized one of `state`, in place."""
     for name, layer in state.items():
-        weight: Any = network.get_submodule(name).weight
-        weight.data = layer.weight().to(weight)
+        if len(layer.codes):
+            weight: Any = network.get_submodule(name).weight
+            weight.data = layer.weight().to(weight)
     states = {name: layer.layer_state(relaxed) for name, layer in state.items()}
     swap(network, states, rows, weights_on_grid=True)
     network.requires_grad_(False)
@@ -98,13 +99,16 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
     state = {}
     for name, layer_bits in bits.items():
         layer = network.get_submodule(name)
-        if not isinstance(layer, QuantLinear | QuantConv2d):
+        if not isinstance(layer, QuantLinear | QuantConv2d | QuantInput):
             raise TypeError(f"{name} is {type(layer).__name__}, not a quantized layer")
-        step = layer.weight_step.detach().cpu()
-        shaped = step.view(-1, *[1] * (layer.weight.dim() - 1))
+        codes = step = torch.empty(0)
+        if not isinstance(layer, QuantInput):
+            step = layer.weight_step.detach().cpu()
+            shaped = step.view(-1, *[1] * (layer.weight.dim() - 1))
+            codes = quantize(layer.full_weight().cpu(), shaped, 0.0, layer.weight_grid)
         state[name] = SavedLayer(
             layer_bits,
-            quantize(layer.full_weight().cpu(), shaped, 0.0, layer.weight_grid).to(torch.int8),
+            codes.to(torch.int8),
             step,
             layer.activation_step.detach().cpu(),
             layer.activation_zero.cpu().to(torch.int32),

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
+from ..models.attention import is_plain
 from ..native import attention as native
 
 
@@ -46,16 +47,12 @@ class PackedAttention(AttnProcessor2_0):
 
 
 def _fits(attn: Any, x: Tensor) -> bool:
-    extras = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k, attn.norm_cross)
     width = attn.inner_dim // attn.heads
     return (
         x.dtype is torch.bfloat16
         and x.device.type == "cpu"
         and x.dim() == 3
-        and not any(extras)
-        and not attn.residual_connection
-        and attn.rescale_output_factor == 1
-        and attn.inner_dim == attn.inner_kv_dim
+        and is_plain(attn)
         and not (torch.is_grad_enabled() and x.requires_grad)
         and width % 2 == 0
         and width <= native.MOST_CHANNELS

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import MissingArtifact, UsageProblem
 from ..events import Events
-from ..manifests import FrontierPoint
+from ..manifests import FrontierPoint, QuantStateSpec
 from ..models.load import Model
 from ..quant.allocate import WIDTHS, Allocation, allocate, mixed_bits, noise_by_width, smallest_budget
 from ..quant.sqnr import decibels
@@ -54,6 +54,23 @@ def check_budget(request: CalibrateRequest, model: Model) -> None:
             f"--budget {budget}: cannot be met; the smallest that can is {WIDTHS[0]} bits a weight, "
             f"or {-(-smallest // 8)}B"
         )
+
+
+def check_attention(request: CalibrateRequest, model: Model) -> None:
+    """Raise UsageProblem where attention's products are to be rounded in a network that computes others."""
+    if request.attention_bits is not None and not model.attention_places:
+        raise UsageProblem(
+            f"--attention-bits {request.attention_bits}: {model.family.name} has another attention than the "
+            f"UNets of versions 1, 2 and XL; leave the flag out"
+        )
+
+
+def attention_bits(spec: QuantStateSpec, model: Model) -> dict[str, Bits]:
+    """Bits of the places where a spec rounds attention's products: of weights 0, since there are none."""
+    if spec.attention_bits is None or spec.softmax_bits is None:
+        return {}
+    q, p = Bits(0, spec.attention_bits), Bits(0, spec.softmax_bits)
+    return {place: p if place.endswith(".probabilities") else q for place in model.attention_places}
 
 
 def choose_bits(

@@ -17,7 +17,8 @@ from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
-from ..models.layers import block_names, is_text_fed, quantizable_layers
+from ..models.attention import open_attention
+from ..models.layers import block_names, is_text_fed
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..models.shortcuts import for_parts
@@ -27,7 +28,7 @@ from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Tables, TimePath
 from . import checkpoints, corrected, preflight
-from .bits import Choice, check_budget, check_ranking, choose_bits
+from .bits import Choice, attention_bits, check_attention, check_budget, check_ranking, choose_bits
 from .calibration_data import (
     drawn_pictures,
     load_items,
@@ -80,7 +81,9 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
     spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures)
-    return _Work(request, recipe, model_of(spec, latents.spec.setting), spec, latents, ranking)
+    model = model_of(spec, latents.spec.setting)
+    check_attention(request, model)
+    return _Work(request, recipe, model, spec, latents, ranking)
 
 
 def plan(request: CalibrateRequest, store: Store) -> Plan:
@@ -159,7 +162,8 @@ def _calibrated(
     aims = _aims(work, student)
     teacher = _teacher(on_table, model, table, inputs["time-table"], spec)
     memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
-    done.borrowed = _install_quantizers(on_table, items, choice.bits, spec, memory, events)
+    bits = choice.bits | attention_bits(spec, model)
+    done.borrowed = _install_quantizers(on_table, items, bits, spec, memory, events)
     done.forwards = 2.0 * len(items)  # that observed
     scratch = Scratch(draft.scratch, int(request.cache_memory * 1e9))
     if memory and memory.complete:
@@ -182,7 +186,7 @@ def _calibrated(
         done.forwards += 2.0 * spec.batch_size * spec.iterations * passes
     if spec.tables is Tables.PROGRESSIVE:
         done.forwards += progress(on_table, model, items, spec, setting, scratch, events)
-    done.packed = pack(capture(student, choice.bits))
+    done.packed = pack(capture(student, bits))
     if spec.correction:
         answers = memory if memory and memory.complete else Live(teacher, ())
         done.packed |= corrected.estimate(student, answers, items, events)
@@ -230,8 +234,9 @@ def _inputs(
 
 
 def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
-    shapes, tables = model.layer_shapes, spec.tables
-    table = sum(1 if is_text_fed(name) or tables is Tables.SINGLE else rows for name in shapes)
+    shapes = model.layer_shapes
+    names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
+    table = sum(1 if is_text_fed(name) or single else rows for name in names)
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
         "weight_step": sum(shape[0] for shape in shapes.values()),
@@ -239,8 +244,8 @@ def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpe
         "activation_zero": table,
     }
     layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
-    layout |= {f"{name}_offset": ArraySpec((len(shapes) + 1,), "int64", ("boundary",)) for name in sizes}
-    layout["bits"] = ArraySpec((len(shapes), 2), "int64", ("layer", "weights_activations"))
+    layout |= {f"{name}_offset": ArraySpec((len(names) + 1,), "int64", ("boundary",)) for name in sizes}
+    layout["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
     return layout | corrected.layout(spec, model, rows)
 
 
@@ -288,9 +293,11 @@ def _install_quantizers(
     memory: Memory | None,
     events: Events,
 ) -> int:
-    """Swap every quantizable layer for one initialised from data; returns borrowed table entries."""
+    """Swap every module that has bits for one initialised from data; returns borrowed table entries."""
     student, rows = on_table.network, on_table.rows
-    layers, device = quantizable_layers(student), next(student.parameters()).device
+    if spec.attention_bits:
+        open_attention(student)
+    layers, device = {n: student.get_submodule(n) for n in chosen}, next(student.parameters()).device
     observed = Observed(layers, items.row, len(rows.timesteps))
     batches = -(-len(items) // OBSERVED_AT_ONCE)
     with events.task("observing activations", batches, "batch") as task:

@@ -46,6 +46,8 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
         _refuse("images", recipe, lambda other: other.needs_pictures)
     if (request.relax or recipe.relax) is not Relax.NONE and _tables(request, recipe) is Tables.SINGLE:
         raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
+    if "softmax_bits" in given and request.attention_bits is None:
+        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no meaning without --attention-bits")
     train = request.train or Train.WEIGHTS_AND_STEPS
     if "rank" in given and train is not Train.LOW_RANK:
         raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
@@ -75,6 +77,8 @@ def spec_of(
         budget=request.budget,
         tables=_tables(request, recipe),
         ranges=request.ranges or recipe.ranges,
+        attention_bits=request.attention_bits,
+        softmax_bits=request.softmax_bits or request.attention_bits,
         iterations=iterations,
         batch_size=batch,
         seed=request.seed,

@@ -71,6 +71,8 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "budget": "--budget",
         "tables": "--tables",
         "ranges": "--ranges",
+        "attention_bits": "--attention-bits",
+        "softmax_bits": "--softmax-bits",
         "iterations": "--iterations",
         "batch_size": "--batch-size",
         "seed": "--seed",

@@ -45,14 +45,14 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
     model = open_model(setting)
     count = len(_prompts(request, model).prompts)
     calls = 2 * count * len(schedule_of(model.sampler(setting)).calls)
-    batch, quantized = min(request.micro_batch, count), state is not None
+    batch = min(request.micro_batch, count)
     return Plan(
         "generate",
         {
             "images": count,
             "UNet calls": calls,
             "engine": _execution(request, state, use_device(request.device)),
-            **preflight.drawing(model, setting, batch, calls, quantized=quantized),
+            **preflight.drawing(model, setting, batch, calls, state=state),
             "disk, bytes": preflight.disk(_layout(count, setting)),
         },
     )

@@ -10,17 +10,23 @@ import math
 import resource
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..manifests import QuantStateSpec, Setting
+from ..models.attention import attention_places, open_attention
 from ..models.condition import Condition
 from ..models.footprint import Cost, cost_of_call
 from ..models.load import TORCH_DTYPES, Model
-from ..store import ArraySpec
-from ..types import Dtype, Train
+from ..quant.modules import LayerState
+from ..quant.rows import Rows
+from ..quant.state import grids
+from ..quant.swap import swap
+from ..store import ArraySpec, Artifact
+from ..types import Bits, Dtype, Train
 
 EFFICIENCY = 0.5  # of a large matrix product's rate
 _BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
@@ -28,12 +34,15 @@ _BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
 Numbers = dict[str, int | float | str]
 
 
-def drawing(model: Model, setting: Setting, batch: int, items: int, *, quantized: bool = False) -> Numbers:
+def drawing(
+    model: Model, setting: Setting, batch: int, items: int, *, state: Artifact | None = None
+) -> Numbers:
     """Of running `items` through the denoiser, 2 x `batch` at once, after encoding the prompts."""
     dtype = Dtype(setting.dtype)
-    cost = _cost(model, setting, 2 * batch, dtype)
+    attention = state.spec.attention_bits if state else None
+    cost = _cost(model, setting, 2 * batch, dtype, attention)
     weights = _parameters(model) * _BYTES[dtype]
-    codes = _quantizable(model) if quantized else 0
+    codes = _quantizable(model) if state else 0
     return {
         "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
         "seconds, roughly": _seconds(cost, dtype) * items / (2 * batch),
@@ -49,9 +58,10 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
         dtype = Dtype(setting.dtype)
         held = _parameters(model) * _BYTES[dtype] + codes
         return {"peak memory, bytes": _resident() + held}
-    forward = _cost(model, setting, items, Dtype.FP32)
+    call = partial(_cost, model, setting, items, Dtype.FP32, spec.attention_bits)
+    forward = call()
     # recomputed block by block, a call keeps little
-    backward = forward if checkpointing else _cost(model, setting, items, Dtype.FP32, training=True)
+    backward = forward if checkpointing else call(training=True)
     weights = 4 * _quantizable(model) if spec.train.what is Train.WEIGHTS_AND_STEPS else 0
     trained = 3 * weights  # gradients, and two moments of Adam
     shared = spec.train.teacher is Dtype.FP32  # all but the weights that are trained
@@ -67,7 +77,10 @@ def disk(arrays: Mapping[str, ArraySpec]) -> int:
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays.values())
 
 
-def _cost(model: Model, setting: Setting, items: int, dtype: Dtype, *, training: bool = False) -> Cost:
+def _cost(
+    model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
+) -> Cost:
+    """Of one call; with `attention` bits its products are rounded, which keeps the fused call out."""
     tokens, channels = model.text_shape
     with torch.device("meta"):
         pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
@@ -75,6 +88,11 @@ def _cost(model: Model, setting: Setting, items: int, dtype: Dtype, *, training:
         condition = Condition(torch.empty(items, tokens, channels), pooled, size)
         x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
     network = copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype])
+    if attention is not None:
+        one = torch.ones(1, device="meta")
+        rounding = LayerState(one[:0], one, one, *grids(Bits(0, attention)))
+        open_attention(network)
+        swap(network, dict.fromkeys(attention_places(network), rounding), Rows([0.0]), weights_on_grid=True)
     return cost_of_call(network, x, condition, training=training)
 
 

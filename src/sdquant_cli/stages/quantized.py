@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import UsageProblem
 from ..manifests import QuantStateSpec, Setting
+from ..models.attention import open_attention
 from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.grid import Grid
@@ -19,12 +20,13 @@ from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_netw
 from ..store import Artifact, Store
 from ..types import Bits, Dtype, Engine, Execution, Relax
 from . import corrected
+from .bits import attention_bits
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
 RELAXED = 10  # bits of relaxed activations
 RELAXED_SHARE = 0.2  # of the steps (PCR, section 4.2)
-_SIMULATED_ONLY = ("correction", "split_shortcuts", "relax")
+_SIMULATED_ONLY = ("correction", "split_shortcuts", "relax", "attention_bits")
 
 
 def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
@@ -112,6 +114,8 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
     if setting != state.facts.setting:
         rows = Rows(calibrated, nearest=True)
         rows.follow(on_table.network)
+    if state.spec.attention_bits:
+        open_attention(on_table.network)
     restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec, len(calibrated)))
     corrected.install(on_table.network, state, rows)
     return on_table.network.to(device)
@@ -120,4 +124,5 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
 def read_state(state: Artifact, model: Model) -> State:
     """The quantizer state of an artifact."""
     names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
-    return unpack({name: state.read(name) for name in names}, model.layer_shapes)
+    places = dict.fromkeys(attention_bits(state.spec, model), torch.Size([0]))
+    return unpack({name: state.read(name) for name in names}, model.layer_shapes | places)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import MissingArtifact, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import MetricSummary
+from ..manifests import MetricSummary, QuantStateSpec
 from ..report import numbers, page, pictures
 from ..store import Store
 from . import report_sections as sections
@@ -87,8 +87,15 @@ def _model(model: Compared) -> page.Model:
             **{f"average bits of {name}": value for name, value in average.items()},
             "method": f"{spec.method}, {spec.iterations} iterations",
             "layers quantized": str(facts.layers),
+            "attention's products": _attention(spec),
         },
     )
+
+
+def _attention(spec: QuantStateSpec) -> str:
+    if spec.attention_bits is None:
+        return "not rounded"
+    return f"q, k and v {spec.attention_bits} bits, probabilities {spec.softmax_bits} bits"
 
 
 # ----------------------------------------------------------------------------------- headline

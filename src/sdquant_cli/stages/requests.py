@@ -90,6 +90,8 @@ class CalibrateRequest(SettingRequest):
     ranges: Ranges | None = None
     relax: Relax | None = None
     split_shortcuts: bool | None = None
+    attention_bits: int | None = Field(default=None, ge=2, le=16)
+    softmax_bits: int | None = Field(default=None, ge=2, le=16)  # None: as attention_bits
     time_path: TimePath = TimePath.PRECALCULATED
     iterations: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
