@@ -39,8 +39,16 @@ def test_units_know_their_arithmetic(embedded_unet):
     first = units[0]
     conv = embedded_unet.conv_in
     assert first.macs == 16 * 16 * conv.out_channels * 4 * 9
-    assert first.before == 0
-    assert units[-1].before == sum(unit.macs for unit in units[:-1])
+    assert (first.root, first.before_root, first.in_root) == ("conv_in", 0, 0)
+    assert units[-1].before_root == sum(unit.macs for unit in units[:-1])
+    inside = next(unit for unit in units if unit.name == "mid_block.resnets.1")
+    assert inside.root == "mid_block"
+    earlier = units[: units.index(inside)]
+    assert inside.before_root + inside.in_root == sum(unit.macs for unit in earlier)
+    assert inside.in_root == sum(unit.macs for unit in earlier if unit.root == "mid_block")
+    lone = inside.rootless()
+    assert (lone.root, lone.in_root) == (inside.name, 0)
+    assert lone.before_root == inside.before_root + inside.in_root
 
 
 def test_a_split_network_answers_as_the_whole_one(embedded_unet):

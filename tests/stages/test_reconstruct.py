@@ -103,7 +103,7 @@ def test_a_block_that_does_not_run_alone_falls_back_to_its_layers(sampled, monke
     alone = Reconstruction.answers_alone
     stubborn = "mid_block.resnets.0"
     monkeypatch.setattr(
-        Reconstruction, "answers_alone", lambda self, unit: unit.name != stubborn and alone(self, unit)
+        Reconstruction, "answers_alone", lambda self, name: name != stubborn and alone(self, name)
     )
     told = sampled("calibrate", "--method", "pqd", *SHORT, "--seed", 4, "--json")
     assert f"{stubborn} cannot be reconstructed as a block" in told.stderr
@@ -153,3 +153,22 @@ def test_a_split_network_is_trained_as_a_whole_too(sampled):
     assert state["facts"]["layers"] == LAYERS + SHORTCUTS
     refused = sampled("export", "--output", sampled.store.parent / "exported", code=2).stderr
     assert "--split-shortcuts, which only `generate --engine simulated` computes" in refused
+
+
+def test_units_are_the_same_whether_reached_from_their_root_or_from_the_start(sampled, monkeypatch):
+    """Running a block alone saves what is before it and changes nothing."""
+    words = ("--method", "eda-dm", *SHORT, "--seed", 8)
+    first = calibrated(sampled, *words)
+    sampled("rm", f"quant-state/{first['key']}", "--force")
+    alone, tried = Reconstruction.answers_alone, []
+    roots = ("mid_block", "down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1")
+
+    def not_roots(self, name):
+        tried.append(name)
+        return name not in roots and alone(self, name)
+
+    monkeypatch.setattr(Reconstruction, "answers_alone", not_roots)
+    second = calibrated(sampled, *words)
+    assert set(roots) < set(tried)
+    assert second["digest"] == first["digest"]
+    assert second["facts"]["forwards"] > 1.3 * first["facts"]["forwards"]

@@ -2,6 +2,7 @@
 
 What BRECQ, QDrop and the methods built on them share (Li et al. 2021, section 3.3; Wei et al. 2022):
 each unit is fitted on what the quantized part before it gives, towards the floating-point unit's answer.
+To reach a unit, what its root (a block of the UNet) is given is captured once, and the root alone is run.
 """
 
 from collections.abc import Callable
@@ -46,14 +47,17 @@ class Reconstruction:
     def __post_init__(self) -> None:
         self.device = next(self.student.parameters()).device
         self._parts = inputs_rounded_in(self.student)
+        self._root = ""
+        self._given: dict[int, Captured] = {}  # to the root, by network
 
     def fit(self, unit: Unit, sweep: Sweep, place: int, total: int) -> UnitFacts:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
         with dropping(self._parts.values(), Drop(1.0) if sweep.drop >= 1 else None):
-            inputs, fp_inputs, outputs = (Captured(2 * len(self.items), self.room) for _ in range(3))
+            self._enter(unit)
+            inputs, fp_inputs, outputs = (self._captured() for _ in range(3))
             for batch in all_batches(self.items, AT_ONCE, self.device):
-                self._capture(self.student, unit, batch, inputs)
-                self._capture(self.teacher, unit, batch, fp_inputs, outputs)
+                self._capture(self.student, unit.name, batch, inputs)
+                self._capture(self.teacher, unit.name, batch, fp_inputs, outputs)
             prefix = len(unit.name) + 1
             own: dict[str, Any] = {name[prefix:]: self._parts[name] for name in unit.layers}
             student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
@@ -88,7 +92,8 @@ class Reconstruction:
         return fitting.distance(item)
 
     def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
-        captures = 2 * 2 * len(self.items) * (unit.before + unit.macs)
+        reached = unit.in_root + unit.macs + (0 if unit.in_root else unit.before_root)
+        captures = 2 * 2 * len(self.items) * reached
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
         updates = sweep.iterations * min(2 * self.batch_size, 2 * len(self.items)) * passes * unit.macs
         self.forwards += (captures + updates) / total
@@ -110,33 +115,57 @@ class Reconstruction:
             layer.activation_step.copy_(tensors["activation_step"])
 
     @torch.no_grad()
-    def answers_alone(self, unit: Unit) -> bool:
+    def answers_alone(self, name: str) -> bool:
         """Whether a block, run by itself on the arguments it was given, answers as in the network."""
-        if len(unit.layers) == 1:
-            return True
         batch = next(all_batches(self.items, AT_ONCE, self.device))
         assert batch.item is not None
-        inputs, outputs = (Captured(2 * len(self.items), self.room) for _ in range(2))
-        self._capture(self.teacher, unit, batch, inputs, outputs)
+        inputs, outputs = self._captured(), self._captured()
+        self._capture(self.teacher, name, batch, inputs, outputs)
         args, kwargs = to_device(inputs[batch.item], self.device)
         wanted = to_device(outputs[batch.item], self.device)
         inputs.free()
         outputs.free()
         try:
-            again = self.teacher.get_submodule(unit.name)(*args, **kwargs)
+            again = self.teacher.get_submodule(name)(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError):
             return False
         return noise_to_signal(again, wanted) < 1e-6
 
     @torch.no_grad()
     def _capture(
-        self, network: nn.Module, unit: Unit, batch: Batch, inputs: Captured, outputs: Captured | None = None
+        self, network: nn.Module, name: str, batch: Batch, inputs: Captured, outputs: Captured | None = None
     ) -> None:
+        """Take in what a module is given, and what it answers, in a run that stops there."""
         assert batch.item is not None
         item = batch.item
         see_output = None if outputs is None else lambda output: outputs.add(output, item)
-        with stopping_at(network.get_submodule(unit.name), lambda told: inputs.add(told, item), see_output):
-            predict(network, batch.x, batch.timestep, batch.condition)
+        with stopping_at(network.get_submodule(name), lambda told: inputs.add(told, item), see_output):
+            if given := self._given.get(id(network)):
+                self.hold(batch)
+                args, kwargs = to_device(given[item], self.device)
+                network.get_submodule(self._root)(*args, **kwargs)
+            else:
+                predict(network, batch.x, batch.timestep, batch.condition)
+
+    @torch.no_grad()
+    def _enter(self, unit: Unit) -> None:
+        """Capture what the unit's root is given in both networks, where that saves running what is before."""
+        if unit.root == self._root:
+            return
+        for given in self._given.values():
+            given.free()
+        self._root, self._given = unit.root, {}
+        if unit.root == unit.name:
+            return
+        found = {}
+        for network in (self.student, self.teacher):
+            found[id(network)] = given = self._captured()
+            for batch in all_batches(self.items, AT_ONCE, self.device):
+                self._capture(network, unit.root, batch, given)
+        self._given = found
+
+    def _captured(self) -> Captured:
+        return Captured(2 * len(self.items), self.room)
 
 
 def _by_channel(layer: Layer) -> Tensor:

@@ -4,7 +4,7 @@ Units come in the order in which the network runs them, which is not that of its
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,18 @@ class Unit:
     name: str
     layers: tuple[str, ...]
     macs: int  # of these layers, in the call that was traced
-    before: int  # of all layers that run earlier
+    root: str  # the module that the network runs as one of its own steps: this one, or one around it
+    before_root: int  # MACs of all layers that run before the root
+    in_root: int  # and of those within it that run before the unit
 
     def alone(self) -> "list[Unit]":
         """Its layers as units of their own."""
-        return [Unit(name, (name,), self.macs // len(self.layers), self.before) for name in self.layers]
+        share = self.macs // len(self.layers)  # near enough: it is for counting cost
+        return [replace(self, name=name, layers=(name,), macs=share) for name in self.layers]
+
+    def rootless(self) -> "Unit":
+        """The same unit, reached from the network's own input."""
+        return replace(self, root=self.name, before_root=self.before_root + self.in_root, in_root=0)
 
 
 def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
@@ -36,11 +43,22 @@ def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
     for layer in macs:
         owner = next((block for block in blocks if layer.startswith(f"{block}.")), layer)
         grouped.setdefault(owner, []).append(layer)
-    units, before = [], 0
+    units: list[Unit] = []
+    before = before_root = 0
     for name, layers in grouped.items():
-        units.append(Unit(name, tuple(layers), sum(macs[layer] for layer in layers), before))
-        before += units[-1].macs
+        root = _root(network, name)
+        if not units or root != units[-1].root:
+            before_root = before
+        own = sum(macs[layer] for layer in layers)
+        units.append(Unit(name, tuple(layers), own, root, before_root, before - before_root))
+        before += own
     return units
+
+
+def _root(network: nn.Module, name: str) -> str:
+    """The child of the network, or of a list of its children, that holds a module."""
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if isinstance(network.get_submodule(first), nn.ModuleList) else first
 
 
 def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:

@@ -67,9 +67,11 @@ def reconstruct(
 
 def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> list[Unit]:
     """The same units, but for blocks that cannot be run by themselves: those in their layers."""
+    roots = {unit.root: work.answers_alone(unit.root) for unit in units if unit.root != unit.name}
     whole: list[Unit] = []
     for unit in units:
-        if work.answers_alone(unit):
+        unit = unit if roots.get(unit.root) else unit.rootless()
+        if len(unit.layers) == 1 or work.answers_alone(unit.name):
             whole.append(unit)
         else:
             events.warn(f"{unit.name} cannot be reconstructed as a block: its layers are, one by one")
