@@ -234,7 +234,8 @@ class Provenance(Frozen):
     packages: dict[str, str]
     threads: int
     created_at: str  # UTC, ISO 8601
-    seconds: float  # of the run that published it
+    seconds: float = 0.0  # of the run that published it and, where it resumed from a checkpoint, up to that
+    peak_memory: int | None = None  # bytes, the largest resident set of the process meanwhile
 
 
 class Manifest(Frozen):

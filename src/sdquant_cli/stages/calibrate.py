@@ -294,5 +294,5 @@ def _train(
     training = Training(
         student, teacher, recipe.source(material), aims, spec.train, spec.iterations, spec.seed
     )
-    checkpoints.run_from_last(training, draft.scratch, events)
+    checkpoints.run_from_last(training, draft, events)
     return training.losses

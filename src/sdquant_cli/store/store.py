@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +35,6 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         self.objects = Objects(url)
-        self._began = time.perf_counter()
         header = self.objects.read(HEADER)
         if header is None:
             if self.objects.sizes("artifacts"):
@@ -75,7 +73,6 @@ class Store:
             packages={name: importlib.metadata.version(name) for name in packages},
             threads=threads,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - self._began, 3),
         )
 
     # ----------------------------------------------------------------------------- finding
