@@ -141,7 +141,7 @@ def test_a_ranking_of_another_model_is_left_out(sdquant, tmp_path):
     sdquant(*SMALL, "--model", folder)
     sdquant("sensitivity")
     sdquant(*SMALL)
-    told = sdquant("calibrate", "--iterations", 0).stderr
+    told = sdquant("calibrate", "--iterations", 1).stderr
     assert "the latest sensitivity ranking is of another model and is left out" in told
     for flag in (("--mixed",), ("--budget", "4")):
         assert "of this model" in sdquant("calibrate", *flag, code=3).stderr

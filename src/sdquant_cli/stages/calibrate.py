@@ -34,7 +34,7 @@ from .calibration_data import (
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import BATCH_SIZE, recipe_of, spec_of
+from .calibration_spec import BATCH_SIZE, reads_ranking, recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .requests import CalibrateRequest
@@ -183,10 +183,11 @@ def _facts(work: _Work, choice: Choice, losses: list[float], borrowed: int) -> Q
 def _inputs(
     request: CalibrateRequest, recipe: Recipe, store: Store, events: Events
 ) -> tuple[Artifact, Artifact | None]:
-    """The latest latents, and the latest ranking if it ranks the same model."""
+    """The latest latents, and the latest ranking if it ranks the same model and has a use."""
     latents = store.need(Kind.LATENTS)
     inherit(latents.spec.setting, request, latents)
-    ranking = store.latest(Kind.SENSITIVITY)
+    wanted = reads_ranking(request, recipe)
+    ranking = store.latest(Kind.SENSITIVITY) if wanted else None
     if ranking is not None:
         ranked = store.follow(ranking.manifest.inputs["latents"])
         if ranked.spec.setting.model.digest != latents.spec.setting.model.digest:
@@ -194,7 +195,7 @@ def _inputs(
             ranking = None
     check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
-    if ranking is None and recipe.trains:
+    if ranking is None and wanted:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
     return latents, ranking
 
