@@ -51,6 +51,7 @@ def one_line(result) -> str:
         (("evaluate", "--require", "vmaf"), 2, "no metric 'vmaf'"),
         (("evaluate", "--drift-prompts", "0"), 2, "--drift-prompts 0"),
         (("report",), 3, "sdquant evaluate"),
+        (("leaderboard", "--prompts", TRAIN, "--methods", "x"), 2, "--methods x: expected all or some of"),
         (("show", "nothing"), 3, "no artifact named 'nothing'"),
         (("rm", "latents"), 3, "no latents artifact"),
         (("run", "--config", "absent.yaml"), 2, "absent.yaml: no such file"),

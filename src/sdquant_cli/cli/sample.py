@@ -21,14 +21,7 @@ def sample(
     select_deviation: Annotated[
         float | None, typer.Option("--select-deviation", help="Of normal times; 0.4 by default.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Folder in diffusers layout, .safetensors file, Hub id, or shapes, the embedded model "
-            "(default).",
-        ),
-    ] = None,
+    model: o.ModelOption = None,
     revision: o.RevisionOption = None,
     variant: o.VariantOption = None,
     base: o.BaseOption = None,

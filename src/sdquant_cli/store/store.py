@@ -26,6 +26,7 @@ MADE_BY = {
     Kind.FEATURES: "sdquant evaluate --against fp",
     Kind.DRIFT: "sdquant evaluate --drift",
     Kind.METRICS: "sdquant evaluate --against fp",
+    Kind.LEADERBOARD: "sdquant leaderboard --prompts FILE",
 }
 
 
@@ -62,10 +63,15 @@ class Store:
         if published is not None:
             published.check_sizes()
             return published
-        self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
+        self._open(folder(spec.kind, key))
         return Draft(self.objects, spec, key, inputs, layout, units)
 
+    def _open(self, path: str) -> None:  # noqa: ARG002
+        """Something is about to be made at `path`."""
+        self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
+
     def provenance(self, threads: int) -> Provenance:
+        """Everything but what it took, which the draft knows."""
         packages = ("torch", "diffusers", "transformers", "zarr", "numpy")
         return Provenance(
             sdquant=__version__,
@@ -177,3 +183,27 @@ class Store:
         if self.objects.local is not None:
             for place, _, _ in os.walk(self.objects.local / artifact.path, topdown=False):
                 Path(place).rmdir()
+
+
+class Absent(Exception):
+    """What a Glance was asked to begin is not in the store."""
+
+
+class Glance(Store):
+    """A store that is only looked at: beginning what is absent raises Absent, and tags last as long as this.
+
+    Stages run on it as far as their artifacts are there.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._tagged: dict[tuple[Kind, str], Artifact] = {}
+
+    def _open(self, path: str) -> None:
+        raise Absent(path)
+
+    def tag(self, artifact: Artifact, name: str = "latest") -> None:
+        self._tagged[artifact.manifest.kind, name] = artifact
+
+    def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
+        return self._tagged.get((kind, tag)) or super().latest(kind, tag)
