@@ -1,5 +1,6 @@
 """What a piece of work takes: seconds, and memory of the process it runs in. Standard library only."""
 
+import ctypes
 import json
 import time
 from pathlib import Path
@@ -51,9 +52,13 @@ def _new_stretch() -> int | None:
     Returns the number of the stretch that begins; None where the mark cannot be reset.
     """
     mark = memory("VmHWM")
+    if mark is None:
+        return None
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps what is freed: the peak would be that of the work before
     try:
         _RESET.write_text("5")
     except OSError:
         return None
-    _peaks.append(mark or 0)
+    _peaks.append(mark)
     return len(_peaks)

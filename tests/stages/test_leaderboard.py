@@ -97,6 +97,13 @@ def test_every_row_has_the_metrics_that_its_artifacts_have(made):
     assert facts["floor"]["psnr"]["mean"] < values[:, facts["metrics"].index("psnr")].min()
 
 
+def test_show_prints_the_table(made):
+    shown = made[0]("show", "leaderboard").stdout
+    assert "PSNR, dB" in shown
+    lines = [" ".join(line.split()[:2]) for line in shown.splitlines()]
+    assert set(ROWS) <= set(lines)
+
+
 def test_the_same_command_again_computes_nothing(made, words, monkeypatch):
     sdquant, document = made
     before = {a.manifest.key for a in sdquant.opened().artifacts()}

@@ -5,11 +5,11 @@ import math
 from ..manifests import LeaderboardFacts, MetricSummary, Standing
 from ..methods.published import METHODS
 from ..metrics.catalog import CATALOG
-from ..report import numbers, pictures
+from ..report import markdown, numbers, pictures
 from ..report.board import Board, Column, Line, Strip, Table
 from ..report.page import Cell
 from ..store import Artifact, Store
-from .report import metric_cell, setting_facts
+from .report import setting_facts
 from .texts import read_prompts
 
 FORMULAS = {  # those shown, in this order
@@ -29,13 +29,9 @@ def table(artifact: Artifact) -> Table:
     """All rows: within equal bits the closest first, those that failed last."""
     facts: LeaderboardFacts = artifact.facts
     shown = [name for formula in FORMULAS for name in facts.metrics if CATALOG[name].formula == formula]
-    everyone = [*(standing.metrics for standing in facts.standings), facts.floor, facts.itself]
-    places = {
-        name: numbers.decimals(found[name].mean for found in everyone if name in found) for name in shown
-    }
 
     def cells(found: dict[str, MetricSummary]) -> list[Cell]:
-        return [metric_cell(found.get(name), places[name]) for name in shown]
+        return [Cell(markdown.number(found[name]), markdown.interval(found[name])) for name in shown]
 
     lines = [Line(s.method, s.bits, (*cells(s.metrics), *_cost(s))) for s in _ordered(artifact)]
     blank = [Cell("") for _ in COST]

@@ -118,9 +118,9 @@ def _headline(models: Sequence[Compared]) -> tuple[page.MetricRow, ...]:
                 unit=numbers.unit(name),
                 n=next((s.n for s in found if s and not s.skipped), None),
                 cells=(
-                    *(metric_cell(s, places, near if ranked else None, far) for s in found),
-                    metric_cell(floor, places),
-                    metric_cell(itself, places),
+                    *(_cell(s, places, near if ranked else None, far) for s in found),
+                    _cell(floor, places),
+                    _cell(itself, places),
                 ),
             )
         )
@@ -138,10 +138,9 @@ def _skipped(models: Sequence[Compared]) -> dict[str, list[str]]:
     return reasons
 
 
-def metric_cell(
+def _cell(
     summary: MetricSummary | None, places: int, near: float | None = None, far: float | None = None
 ) -> page.Cell:
-    """A metric's mean as a cell of a table, with `places` decimals."""
     if summary is None:
         return page.Cell(numbers.fixed(None, places))
     if summary.skipped:
