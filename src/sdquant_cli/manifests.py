@@ -201,6 +201,12 @@ class MetricsSpec(Spec):
     weights: dict[str, str]  # sha256 of each weight file they need
 
 
+class LeaderboardSpec(Spec):
+    kind: ClassVar[Kind] = Kind.LEADERBOARD
+    rows: tuple[str, ...]  # method and bits, as in "rtn w4a8", in the order asked for
+    failed: dict[str, str]  # of these rows, why there are no metrics
+
+
 def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) -> str:
     """20 hex digits of sha256 over the canonical JSON of spec, inputs' digests and array layout.
 
@@ -256,7 +262,8 @@ class Provenance(Frozen):
     packages: dict[str, str]
     threads: int
     created_at: str  # UTC, ISO 8601
-    seconds: float  # of the run that published it
+    seconds: float = 0.0  # of the run that published it and, where it resumed from a checkpoint, up to that
+    peak_memory: int | None = None  # bytes, the largest resident set of the process meanwhile
 
 
 class Manifest(Frozen):
@@ -386,6 +393,31 @@ class MetricsFacts(Frozen):
     itself: dict[str, MetricSummary]  # of the reference: the near end
 
 
+class Standing(Frozen):
+    """One row of a leaderboard: how close a method comes at these bits, and what its calibration took."""
+
+    method: str
+    bits: str
+    metrics: dict[str, MetricSummary]
+    latents: int  # calibrated on
+    iterations: int
+    forwards: float | None = None  # through the UNet, a backward pass counted in forward ones
+    seconds: float
+    peak_memory: int | None = None  # bytes
+    average_bits: float  # of a weight, by parameters
+
+
+class LeaderboardFacts(Frozen):
+    """Methods on one ground: the same model, prompts, noise and number of pictures."""
+
+    setting: Setting
+    images: int
+    metrics: tuple[str, ...]  # columns of the array; its rows are the standings
+    standings: tuple[Standing, ...]
+    floor: dict[str, MetricSummary]  # of floating-point pictures from other noise: the far end
+    itself: dict[str, MetricSummary]  # of the reference: the near end
+
+
 class PromptsManifest(Manifest):
     kind: Literal[Kind.PROMPTS]
     spec: PromptsSpec
@@ -446,6 +478,12 @@ class MetricsManifest(Manifest):
     facts: MetricsFacts
 
 
+class LeaderboardManifest(Manifest):
+    kind: Literal[Kind.LEADERBOARD]
+    spec: LeaderboardSpec
+    facts: LeaderboardFacts
+
+
 MANIFESTS: dict[Kind, type[Manifest]] = {
     Kind.PROMPTS: PromptsManifest,
     Kind.TEXT_EMBEDS: TextEmbedsManifest,
@@ -457,4 +495,5 @@ MANIFESTS: dict[Kind, type[Manifest]] = {
     Kind.FEATURES: FeaturesManifest,
     Kind.DRIFT: DriftManifest,
     Kind.METRICS: MetricsManifest,
+    Kind.LEADERBOARD: LeaderboardManifest,
 }

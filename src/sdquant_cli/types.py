@@ -20,6 +20,7 @@ class Kind(StrEnum):
     FEATURES = "features"
     DRIFT = "drift"
     METRICS = "metrics"
+    LEADERBOARD = "leaderboard"
 
 
 class Scheduler(StrEnum):

@@ -51,6 +51,7 @@ def one_line(result) -> str:
         (("evaluate", "--require", "vmaf"), 2, "no metric 'vmaf'"),
         (("evaluate", "--drift-prompts", "0"), 2, "--drift-prompts 0"),
         (("report",), 3, "sdquant evaluate"),
+        (("leaderboard", "--prompts", TRAIN, "--methods", "x"), 2, "--methods x: expected all or some of"),
         (("show", "nothing"), 3, "no artifact named 'nothing'"),
         (("rm", "latents"), 3, "no latents artifact"),
         (("run", "--config", "absent.yaml"), 2, "absent.yaml: no such file"),
@@ -141,7 +142,7 @@ def test_a_ranking_of_another_model_is_left_out(sdquant, tmp_path):
     sdquant(*SMALL, "--model", folder)
     sdquant("sensitivity")
     sdquant(*SMALL)
-    told = sdquant("calibrate", "--iterations", 0).stderr
+    told = sdquant("calibrate", "--iterations", 1).stderr
     assert "the latest sensitivity ranking is of another model and is left out" in told
     for flag in (("--mixed",), ("--budget", "4")):
         assert "of this model" in sdquant("calibrate", *flag, code=3).stderr

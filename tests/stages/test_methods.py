@@ -46,6 +46,7 @@ def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
     for words in ([], ["--tables", "single"], ["--ranges", "min-max"], ["--time-path", "quantized"]):
         state = calibrated(sampled, "--method", "rtn", *words)
         assert state["spec"]["train"] is None
+        assert "sensitivity" not in state["inputs"]  # there is a ranking, without a use
         assert state["facts"]["losses"] == []
         keys.add(state["key"])
         size = state["arrays"]["activation_step"]["shape"][0]

@@ -17,7 +17,7 @@ from sdquant_cli.manifests import (
     Setting,
     artifact_key,
 )
-from sdquant_cli.store import ArraySpec, Artifact, Draft, Store
+from sdquant_cli.store import Absent, ArraySpec, Artifact, Draft, Glance, Store
 from sdquant_cli.types import Kind
 
 SETTING = Setting(
@@ -182,6 +182,42 @@ def test_a_flipped_digit_in_a_manifest_is_found(store, tmp_path):
     path.write_text(text[: len(text) // 2])
     with pytest.raises(DamagedArtifact, match="manifest"):
         store.need(Kind.LATENTS)
+
+
+def test_manifests_of_before_the_meter_are_read(store, tmp_path):
+    artifact = make(store)
+    path = tmp_path / "store" / artifact.path / "manifest.json"
+    document = json.loads(path.read_text())
+    assert document["provenance"].pop("peak_memory") != 0
+    path.write_text(json.dumps(document))
+    assert store.need(Kind.LATENTS).manifest.provenance.peak_memory is None
+
+
+def test_what_it_took_goes_on_from_the_last_checkpoint(store):
+    draft = store.begin(SPEC, {}, ARRAYS, 3)
+    draft.scratch.joinpath("cost.json").write_text('{"seconds": 100, "peak_memory": 9000000000000}')
+    resumed = store.begin(SPEC, {}, ARRAYS, 3)
+    assert 100 < resumed.meter.seconds < 160
+    resumed.meter.save()
+    again = store.begin(SPEC, {}, ARRAYS, 3)
+    fill(again)
+    took = again.publish(FACTS, store.provenance(1)).manifest.provenance
+    assert took.seconds > 100
+    assert took.peak_memory in (9_000_000_000_000, None)
+
+
+def test_a_glance_finds_what_is_there_and_changes_nothing(store, tmp_path):
+    artifact = make(store)
+    glance = Glance(store.url)
+    found = glance.begin(SPEC, {}, ARRAYS, 3)
+    assert found.ref == artifact.ref
+    before = sorted(tmp_path.rglob("*"))
+    glance.tag(found, "mine")
+    assert glance.need(Kind.LATENTS, "mine").ref == glance.need(Kind.LATENTS).ref == artifact.ref
+    with pytest.raises(Absent, match="artifacts/latents/"):
+        glance.begin(SPEC.model_copy(update={"seed": 1}), {}, ARRAYS, 3)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert store.latest(Kind.LATENTS, "mine") is None
 
 
 def test_newer_formats_are_refused(store, tmp_path):

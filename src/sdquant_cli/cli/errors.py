@@ -44,7 +44,9 @@ def request_of(cls: Any, **fields: Any) -> Any:
         return cls(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
+        # numbers in it are places within a list
+        names = [part for part in first["loc"] if isinstance(part, str)]
+        flag = "--" + ".".join(names).replace("_", "-")
         raise UsageProblem(
             f"{flag} {first.get('input')}: {first['msg'].removeprefix('Value error, ')}"
         ) from None

@@ -56,6 +56,11 @@ def show_artifact(artifact: Any) -> None:
     if manifest["kind"] == "metrics":
         render.print_pairs(title, {})
         render.print_metrics(artifact.facts)
+    elif manifest["kind"] == "leaderboard":
+        from ..stages.leaderboard_page import table
+
+        render.print_pairs(title, {})
+        render.print_table(*table(artifact).plain())
     else:
         render.print_pairs(title, manifest["facts"])
 

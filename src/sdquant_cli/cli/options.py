@@ -15,6 +15,14 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Folder in diffusers layout, .safetensors file, Hub id, or shapes, the embedded model "
+        "(default).",
+    ),
+]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")]
 VariantOption = Annotated[str | None, typer.Option("--variant", help="Of the weight files, as in fp16.")]
 BaseOption = Annotated[

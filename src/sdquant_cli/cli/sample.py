@@ -29,14 +29,7 @@ def sample(
         float | None,
         typer.Option("--select-radius", help="Of density: a quantile of the distances between steps; 0.3."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Folder in diffusers layout, .safetensors file, Hub id, or shapes, the embedded model "
-            "(default).",
-        ),
-    ] = None,
+    model: o.ModelOption = None,
     revision: o.RevisionOption = None,
     variant: o.VariantOption = None,
     base: o.BaseOption = None,

@@ -165,6 +165,16 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""
+    return document("page.html.j2", page=page, style=own("page.css"), script=own("page.js"))
+
+
+def own(name: str) -> Markup:
+    """One of the package's own files."""
+    return Markup((FOLDER / name).read_text())
+
+
+def document(template: str, **values: object) -> str:
+    """A template of the package with its values; text among them is escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -174,8 +184,7 @@ def render(page: Page) -> str:
     )
     environment.filters["code"] = _code
     environment.tests["absent"] = lambda section: isinstance(section, Absent)
-    style, script = (Markup((FOLDER / name).read_text()) for name in ("page.css", "page.js"))
-    return environment.get_template("page.html.j2").render(page=page, style=style, script=script)
+    return environment.get_template(template).render(**values)
 
 
 def _code(text: str) -> Markup:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import Pool
-from pathlib import Path
 
 import torch
+
+from ..meter import memory
 
 Load = Callable[[], Callable[[], object]]  # -> a call without arguments
 
@@ -71,11 +72,10 @@ def _measure(load: Load, threads: int) -> Footprint:
 
 def _anonymous() -> int:
     """Bytes of this process that no file stands behind."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError as error:
-        raise RuntimeError("memory is measured on Linux only") from error
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    found = memory("RssAnon")
+    if found is None:
+        raise RuntimeError("memory is measured on Linux only")
+    return found
 
 
 @dataclass(frozen=True)

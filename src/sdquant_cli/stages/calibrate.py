@@ -36,11 +36,11 @@ from .calibration_data import (
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import recipe_of, spec_of
+from .calibration_spec import reads_ranking, recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .quantized import model_of, relaxed_rows
-from .reconstruct import Scratch, progress, reconstruct
+from .reconstruct import progress, reconstruct
 from .requests import CalibrateRequest
 
 OBSERVED_AT_ONCE = 16  # latents
@@ -165,11 +165,12 @@ def _calibrated(
     bits = choice.bits | attention_bits(spec, model)
     done.borrowed = _install_quantizers(on_table, items, bits, spec, memory, events)
     done.forwards = 2.0 * len(items)  # that observed
-    scratch = Scratch(draft.scratch, int(request.cache_memory * 1e9))
     if memory and memory.complete:
         teacher = None
     if spec.reconstruct:
-        done.units, cost = reconstruct(on_table, teacher, items, spec, scratch, events)
+        done.units, cost = reconstruct(
+            on_table, teacher, items, spec, draft, int(request.cache_memory * 1e9), events
+        )
         done.forwards += cost
     if spec.train:
         pictures = None
@@ -185,7 +186,7 @@ def _calibrated(
         passes = 3 if answers is memory else 4  # forward, backward, and the teacher's
         done.forwards += 2.0 * spec.batch_size * spec.iterations * passes
     if spec.tables is Tables.PROGRESSIVE:
-        done.forwards += progress(on_table, model, items, spec, setting, scratch, events)
+        done.forwards += progress(on_table, model, items, spec, setting, draft, events)
     done.packed = pack(capture(student, bits))
     if spec.correction:
         answers = memory if memory and memory.complete else Live(teacher, ())
@@ -215,10 +216,11 @@ def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
 def _inputs(
     request: CalibrateRequest, recipe: Recipe, store: Store, events: Events
 ) -> tuple[Artifact, Artifact | None]:
-    """The latest latents, and the latest ranking if it ranks the same model."""
+    """The latest latents, and the latest ranking if it ranks the same model and has a use."""
     latents = store.need(Kind.LATENTS)
     inherit(latents.spec.setting, request, latents)
-    ranking = store.latest(Kind.SENSITIVITY)
+    wanted = reads_ranking(request, recipe)
+    ranking = store.latest(Kind.SENSITIVITY) if wanted else None
     if ranking is not None:
         ranked = store.follow(ranking.manifest.inputs["latents"])
         if ranked.spec.setting.model.digest != latents.spec.setting.model.digest:
@@ -226,9 +228,7 @@ def _inputs(
             ranking = None
     check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
-    if recipe.source is None and not (request.mixed or request.budget):
-        ranking = None  # nothing of it is used
-    if ranking is None and recipe.source:
+    if ranking is None and wanted:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
     return latents, ranking
 
@@ -334,5 +334,5 @@ def _train(
     training = Training(
         student, teacher, recipe.source(material), aims, spec.train, spec.iterations, spec.seed
     )
-    checkpoints.run_from_last(training, draft.scratch, events)
+    checkpoints.run_from_last(training, draft, events)
     return training.losses

@@ -62,11 +62,26 @@ def _refuse(option: str, recipe: Recipe, takes: Callable[[Recipe], bool]) -> Non
     raise UsageProblem(f"--{flag}: has no meaning with --method {recipe.name}; taken by {others}")
 
 
+def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
+    """Whether a ranking of layers has a use: for the bits, or in L_sen."""
+    trained = recipe.source is not None and _iterations(request, recipe) > 0
+    in_loss = trained and _sensitive_weight(request, recipe) > 0
+    return request.mixed or request.budget is not None or in_loss
+
+
+def _iterations(request: CalibrateRequest, recipe: Recipe) -> int:
+    return recipe.iterations if request.iterations is None else request.iterations
+
+
+def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:
+    return recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
+
+
 def spec_of(
     request: CalibrateRequest, recipe: Recipe, batch: int, *, ranked: bool, pictures: str | None
 ) -> QuantStateSpec:
     """The spec of a request for `batch` latents an update; without a ranking there is no L_sen."""
-    iterations = recipe.iterations if request.iterations is None else request.iterations
+    iterations = _iterations(request, recipe)
     trained = recipe.source is not None and iterations > 0
     relax = request.relax or recipe.relax
     split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
@@ -107,10 +122,9 @@ def _reconstruction(request: CalibrateRequest, recipe: Recipe) -> ReconstructSpe
 
 
 def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossSpec:
-    sensitive = recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
     blocks = recipe.block_weight if request.block_weight is None else request.block_weight
     return LossSpec(
-        sensitive=sensitive if ranked else 0.0,
+        sensitive=_sensitive_weight(request, recipe) if ranked else 0.0,
         blocks=blocks,
         guided=request.guided_weight or 0.0,
     )

@@ -9,21 +9,23 @@ import torch
 from ..errors import EnvironmentProblem
 from ..events import Events
 from ..methods.training import Training
+from ..store import Draft
 
 EVERY = 50  # iterations; at most this much is done again after a kill
 KEPT = 2
 
 
-def run_from_last(training: Training, folder: Path, events: Events) -> None:
+def run_from_last(training: Training, draft: Draft, events: Events) -> None:
     """Train to the end, from the last checkpoint if there is one."""
-    _resume(training, folder, events)
+    _resume(training, draft.scratch, events)
     with events.task("calibrating", training.iterations, "iteration") as task:
         task.advance(training.iteration)
         while training.iteration < training.iterations:
             training.step()
             task.advance()
             if training.iteration % EVERY == 0 and training.iteration < training.iterations:
-                _save(training, folder)
+                _save(training, draft.scratch)
+                draft.meter.save()
     training.finish()
 
 

@@ -11,12 +11,12 @@ import resource
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..manifests import QuantStateSpec, Setting
+from ..meter import memory
 from ..models.attention import attention_places, open_attention
 from ..models.condition import Condition
 from ..models.footprint import Cost, cost_of_call
@@ -112,11 +112,8 @@ def _text_bytes(model: Model) -> int:
 
 def _resident() -> int:
     """Bytes of this process in memory now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux: the most there was so far
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * resource.getpagesize()
+    # not Linux: the most there was so far
+    return memory("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _seconds(cost: Cost, dtype: Dtype) -> float:

@@ -1,7 +1,5 @@
 """The parts of `calibrate` that go unit by unit and step by step; each is kept in scratch once it is done."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..events import Events
@@ -15,22 +13,24 @@ from ..methods.reconstruction import AT_ONCE, Reconstruction
 from ..models.condition import predict
 from ..models.load import Model
 from ..models.units import Unit, units_of
+from ..store import Draft
 from . import checkpoints
 from .precalc_time import OnTable
 
 
-@dataclass(frozen=True)
-class Scratch:
-    """Where a calibration keeps what is done, and what it may hold in memory."""
-
-    folder: Path
-    cache: int  # bytes of captured inputs in main memory; more lies in files
-
-
 def reconstruct(
-    on_table: OnTable, teacher: Any, items: Items, spec: QuantStateSpec, scratch: Scratch, events: Events
+    on_table: OnTable,
+    teacher: Any,
+    items: Items,
+    spec: QuantStateSpec,
+    draft: Draft,
+    cache: int,
+    events: Events,
 ) -> tuple[tuple[UnitFacts, ...], float]:
-    """Reconstruct the student unit by unit, in place; returns the last sweep's facts and the cost."""
+    """Reconstruct the student unit by unit, in place; returns the last sweep's facts and the cost.
+
+    Of what is captured, `cache` bytes lie in main memory and the rest on disk.
+    """
     assert spec.reconstruct is not None
     device = next(on_table.network.parameters()).device
     work = Reconstruction(
@@ -41,7 +41,7 @@ def reconstruct(
         spec.reconstruct,
         spec.batch_size,
         spec.seed,
-        Room(scratch.cache, scratch.folder),
+        Room(cache, draft.scratch),
     )
     first = next(all_batches(items, 1, device))
     units = units_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.condition))
@@ -51,7 +51,7 @@ def reconstruct(
     sweeps = sweeps_of(spec.reconstruct, spec.iterations)
     with events.task("reconstructing", len(sweeps) * len(units), "unit") as task:
         for place, (sweep, unit) in enumerate((sweep, unit) for sweep in sweeps for unit in units):
-            path = scratch.folder / f"unit-{place:05d}.pt"
+            path = draft.scratch / f"unit-{place:05d}.pt"
             done = checkpoints.read(path, events) if path.exists() else None
             if done is not None:
                 work.load(done["saved"])
@@ -60,6 +60,7 @@ def reconstruct(
                 found = work.fit(unit, sweep, place, total)
                 state = {"saved": work.saved(unit), "forwards": work.forwards, "facts": found.model_dump()}
                 checkpoints.write(path, state)
+                draft.meter.save()
             facts.append(found)
             task.advance()
     return tuple(facts[-len(units) :]), work.forwards
@@ -85,7 +86,7 @@ def progress(
     items: Items,
     spec: QuantStateSpec,
     setting: Setting,
-    scratch: Scratch,
+    draft: Draft,
     events: Events,
 ) -> float:
     """Find the student's activation tables step by step, in place; returns the cost."""
@@ -101,12 +102,13 @@ def progress(
     )
     with events.task("progressing", work.calls, "step") as task:
         for call in range(work.calls):
-            path = scratch.folder / f"call-{call:05d}.pt"
+            path = draft.scratch / f"call-{call:05d}.pt"
             done = checkpoints.read(path, events) if path.exists() else None
             if done is not None:
                 work.repeat(Passed(**done))
             else:
                 passed = work.advance()
                 checkpoints.write(path, {"guided": passed.guided, "found": passed.found})
+                draft.meter.save()
             task.advance()
     return 2.0 * (len(items.texts) - 1) * (work.calls + len(items.timesteps))

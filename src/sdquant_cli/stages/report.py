@@ -12,7 +12,7 @@ from ..errors import MissingArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import MetricSummary, QuantStateSpec
 from ..report import numbers, page, pictures
-from ..store import Store
+from ..store import Artifact, Store
 from . import report_sections as sections
 from .chain import announce
 from .commands import Goal, prompt_file, script
@@ -45,7 +45,7 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
     title = ", ".join(labels[:-1]) + (" and " if len(labels) > 1 else "") + labels[-1]
     return page.Page(
         title=f"{title} beside floating point",
-        setting=_setting(models[0]),
+        setting=setting_facts(models[0].images),
         models=tuple(_model(model) for model in models),
         headline=_headline(models),
         skipped=_skipped(models),
@@ -62,8 +62,9 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
     )
 
 
-def _setting(model: Compared) -> dict[str, str]:
-    setting = model.images.spec.setting
+def setting_facts(images: Artifact) -> dict[str, str]:
+    """How pictures were drawn, in words."""
+    setting = images.spec.setting
     return {
         "model": setting.model.source,
         "scheduler": setting.scheduler,
@@ -71,8 +72,8 @@ def _setting(model: Compared) -> dict[str, str]:
         "guidance scale": f"{setting.guidance_scale:g}",
         "size": f"{setting.width} \u00d7 {setting.height}",
         "floating point": setting.dtype,
-        "pictures": str(model.images.facts.images),
-        "noise seed": str(model.images.spec.seed),
+        "pictures": str(images.facts.images),
+        "noise seed": str(images.spec.seed),
     }
 
 

@@ -160,6 +160,20 @@ class EvaluateRequest(Request):
     download: bool = False
 
 
+class LeaderboardRequest(SettingRequest):
+    methods: tuple[str, ...] = ("all",)
+    bits: tuple[BitsText, ...] = ("w8a8", "w4a8")
+    prompts: Path  # of the calibration latents
+    test_prompts: Path | None = None  # of the pictures; None: the model's own
+    limit: int = Field(default=256, ge=1)  # pictures of each row
+    seed: int = Field(default=1000, ge=0)  # of the pictures' noise
+    iterations: int | None = Field(default=None, ge=0)  # of every method that trains; None: its own
+    weights_dir: Path | None = None
+    output: Path = Path("sdquant-leaderboard.html")
+    markdown: Path | None = None
+    pictures: int = Field(default=12, ge=1)  # prompts that the page shows
+
+
 class ReportRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     names: tuple[str, ...] = ()  # metrics artifacts

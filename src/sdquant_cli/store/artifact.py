@@ -30,6 +30,7 @@ from ..manifests import (
     Spec,
     StoredObject,
 )
+from ..meter import Meter
 from ..types import Kind
 from . import arrays as zarr_arrays
 from .objects import Objects
@@ -167,6 +168,7 @@ class Draft:
         self._layout = layout
         self.units = units
         self.path = folder(spec.kind, key)
+        self.meter = Meter(self._scratch / "cost.json")
         objects.create(f"{self.path}/spec.json", spec.model_dump_json(indent=1).encode())
         zarr_arrays.create_group(objects, self.path, layout)
 
@@ -229,13 +231,16 @@ class Draft:
             raise DamagedArtifact(f"{self._objects.url}/{self.path}/{path} vanished while it was written")
         return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
+    @property
+    def _scratch(self) -> Path:
+        root = self._objects.local or Path(".sdquant-scratch").absolute()
+        return root / "scratch" / self._spec.kind / self._key
+
     @cached_property
     def scratch(self) -> Path:
         """A local folder for checkpoints, beside the artifact; gone once it is published."""
-        root = self._objects.local or Path(".sdquant-scratch").absolute()
-        place = root / "scratch" / self._spec.kind / self._key
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
 
     def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
         """Create the manifest: from here on the artifact exists."""
@@ -243,6 +248,7 @@ class Draft:
         names = ["zarr.json", *(f"{name}/zarr.json" for name in self._layout)]
         metadata = [self._stored(f"{zarr_arrays.GROUP}/{name}") for name in names]
         units = [receipts[unit] for unit in range(self.units)]
+        cost = {"seconds": self.meter.seconds, "peak_memory": self.meter.peak_memory}
         items = [*metadata, *(item for receipt in units for item in receipt.objects)]
         manifest = MANIFESTS[self._spec.kind].model_validate(
             {
@@ -253,7 +259,7 @@ class Draft:
                 "arrays": self._layout,
                 "metadata": metadata,
                 "units": units,
-                "provenance": provenance,
+                "provenance": provenance.model_copy(update=cost),
                 "spec": self._spec,
                 "facts": facts,
             }

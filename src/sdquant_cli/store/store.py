@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +26,7 @@ MADE_BY = {
     Kind.FEATURES: "sdquant evaluate --against fp",
     Kind.DRIFT: "sdquant evaluate --drift",
     Kind.METRICS: "sdquant evaluate --against fp",
+    Kind.LEADERBOARD: "sdquant leaderboard --prompts FILE",
 }
 
 
@@ -36,7 +36,6 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         self.objects = Objects(url)
-        self._began = time.perf_counter()
         header = self.objects.read(HEADER)
         if header is None:
             if self.objects.sizes("artifacts"):
@@ -64,10 +63,15 @@ class Store:
         if published is not None:
             published.check_sizes()
             return published
-        self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
+        self._open(folder(spec.kind, key))
         return Draft(self.objects, spec, key, inputs, layout, units)
 
+    def _open(self, path: str) -> None:  # noqa: ARG002
+        """Something is about to be made at `path`."""
+        self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
+
     def provenance(self, threads: int) -> Provenance:
+        """Everything but what it took, which the draft knows."""
         packages = ("torch", "diffusers", "transformers", "zarr", "numpy")
         return Provenance(
             sdquant=__version__,
@@ -75,7 +79,6 @@ class Store:
             packages={name: importlib.metadata.version(name) for name in packages},
             threads=threads,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - self._began, 3),
         )
 
     # ----------------------------------------------------------------------------- finding
@@ -180,3 +183,27 @@ class Store:
         if self.objects.local is not None:
             for place, _, _ in os.walk(self.objects.local / artifact.path, topdown=False):
                 Path(place).rmdir()
+
+
+class Absent(Exception):
+    """What a Glance was asked to begin is not in the store."""
+
+
+class Glance(Store):
+    """A store that is only looked at: beginning what is absent raises Absent, and tags last as long as this.
+
+    Stages run on it as far as their artifacts are there.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._tagged: dict[tuple[Kind, str], Artifact] = {}
+
+    def _open(self, path: str) -> None:
+        raise Absent(path)
+
+    def tag(self, artifact: Artifact, name: str = "latest") -> None:
+        self._tagged[artifact.manifest.kind, name] = artifact
+
+    def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
+        return self._tagged.get((kind, tag)) or super().latest(kind, tag)

@@ -1,0 +1,245 @@
+"""`leaderboard`: calibration methods on one ground: the same model, prompts, noise, bits and evaluation.
+
+Each row runs the stages that it needs, in order, and is finished before the next begins; what is there is
+not made again. A row that fails is told and does not keep the others from being made.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import SdquantError, UsageProblem
+from ..events import SILENT, Events
+from ..manifests import LeaderboardFacts, LeaderboardSpec, Standing
+from ..methods.published import METHODS
+from ..methods.recipe import Recipe
+from ..models.prompt_files import read_prompts
+from ..report import board
+from ..store import Absent, ArraySpec, Artifact, Glance, Store
+from . import calibrate, evaluate, generate, sample, sensitivity
+from .calibration_spec import reads_ranking
+from .chain import Plan, announce, new_setting, publish, refs, up_to_date, use_device
+from .leaderboard_page import make_board
+from .requests import (
+    CalibrateRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    LeaderboardRequest,
+    SampleRequest,
+    SensitivityRequest,
+    SettingRequest,
+)
+
+ALL = "all"
+RANKED_LATENTS = 256  # that a ranking is measured on
+WEIGHT_BITS = "weights, by parameters"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one number of bits: what is asked of each stage."""
+
+    sample: SampleRequest
+    sensitivity: SensitivityRequest | None  # None: the method has no use for a ranking
+    calibrate: CalibrateRequest
+    generate: GenerateRequest  # but for the state
+    evaluate: EvaluateRequest  # but for the images
+
+    @property
+    def name(self) -> str:
+        return f"{self.calibrate.method} {self.calibrate.bits}"
+
+    @property
+    def stages(self) -> list[str]:
+        return [stage.name for stage in dataclasses.fields(self) if getattr(self, stage.name)]
+
+    def made(self, store: Store, events: Events) -> Iterator[Artifact]:
+        """The artifact of each stage, the metrics last."""
+        yield sample.run(self.sample, store, events)
+        if self.sensitivity:
+            yield sensitivity.run(self.sensitivity, store, events)
+        state = calibrate.run(self.calibrate, store, events)
+        yield state
+        drawn = self.generate.model_copy(update={"state": f"{state.ref.kind}/{state.ref.key}"})
+        images = generate.run(drawn, store, events)
+        yield images
+        measured = self.evaluate.model_copy(update={"images": f"{images.ref.kind}/{images.ref.key}"})
+        yield evaluate.run(measured, store, events)
+
+
+def plan(request: LeaderboardRequest, store: Store) -> Plan:
+    """Of each row: which stages have something to make."""
+    return Plan("leaderboard", {row.name: _missing(row, Glance(store.url)) for row in _rows(request)})
+
+
+def _missing(row: Row, glance: Glance) -> str:
+    there = 0
+    try:
+        for _ in row.made(glance, SILENT):
+            there += 1
+    except Absent:
+        return f"missing: {', '.join(row.stages[there:])}"
+    return "up to date"
+
+
+def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> Artifact:
+    """Make what is missing of every row, and the pages."""
+    rows = _rows(request)
+    _check_files(request)
+    metrics: dict[str, Artifact] = {}
+    failed: dict[str, SdquantError] = {}
+    for row in rows:
+        events.note(f"== {row.name}")
+        try:
+            *_, metrics[row.name] = row.made(store, events)
+        except SdquantError as error:
+            events.warn(f"{row.name} failed: {error}")
+            failed[row.name] = error
+    if not metrics:
+        raise next(iter(failed.values()))
+    spec = LeaderboardSpec(
+        rows=tuple(row.name for row in rows), failed={name: str(error) for name, error in failed.items()}
+    )
+    artifact = _stored(spec, metrics, store, events)
+    _write_pages(artifact, request, store)
+    return artifact
+
+
+def conclude(artifact: Artifact, request: LeaderboardRequest) -> None:  # noqa: ARG001
+    """Raise SdquantError if a row has failed."""
+    if failed := artifact.spec.failed:
+        told = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise SdquantError(f"{len(failed)} of {len(artifact.spec.rows)} rows failed: {told}")
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+def _rows(request: LeaderboardRequest) -> list[Row]:
+    """By bits, then by method, each as often as once; raises UsageProblem for what no row can do."""
+    recipes = _recipes(request.methods)
+    setting = {name: getattr(request, name) for name in SettingRequest.model_fields}
+    steps = new_setting(request)[1].steps
+    return [
+        _row(request, recipe, bits, setting, steps)
+        for bits in dict.fromkeys(request.bits)
+        for recipe in recipes
+    ]
+
+
+def _recipes(names: tuple[str, ...]) -> list[Recipe]:
+    chosen = list(METHODS) if names == (ALL,) else list(dict.fromkeys(names))
+    if unknown := [name for name in chosen if name not in METHODS]:
+        raise UsageProblem(f"--methods {', '.join(unknown)}: expected {ALL} or some of {', '.join(METHODS)}")
+    return [METHODS[name] for name in chosen]
+
+
+def _row(
+    request: LeaderboardRequest, recipe: Recipe, bits: str, setting: Mapping[str, object], steps: int
+) -> Row:
+    data = dataclasses.asdict(recipe.data)
+    data |= {"limit": data.pop("prompts"), "per_prompt": min(recipe.data.per_prompt, steps)}
+    device = request.device
+    calibration = CalibrateRequest(
+        method=recipe.name,
+        bits=bits,
+        iterations=request.iterations if recipe.trains else None,
+        device=device,
+    )
+    ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
+    return Row(
+        sample=SampleRequest(prompts=request.prompts, **data, **setting),
+        sensitivity=ranking if reads_ranking(calibration, recipe) else None,
+        calibrate=calibration,
+        generate=GenerateRequest(
+            prompts=request.test_prompts, limit=request.limit, seed=request.seed, device=device
+        ),
+        evaluate=EvaluateRequest(weights_dir=request.weights_dir, device=device),
+    )
+
+
+def _check_files(request: LeaderboardRequest) -> None:
+    """Raise what the last row or page would stumble over, before the first is made."""
+    use_device(request.device)
+    model, _ = new_setting(request)
+    read_prompts(request.prompts)
+    drawn = request.test_prompts or model.prompts_file
+    if drawn is None:
+        raise UsageProblem(f"--test-prompts: {model.source} brings no prompts of its own, name a file")
+    try:
+        read_prompts(drawn)
+    except UsageProblem as error:
+        raise UsageProblem(f"--test-{str(error).removeprefix('--')}") from None
+    for flag, path in (("--output", request.output), ("--markdown", request.markdown)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageProblem(f"{flag} {path}: expected a file in a folder that is there")
+
+
+# ------------------------------------------------------------------------------- the artifact
+
+
+def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store, events: Events) -> Artifact:
+    """The leaderboard of these metrics, by row."""
+    announce(events, metrics)
+    first = next(iter(metrics.values()))
+    names = first.spec.metrics
+    arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"))}
+    draft = store.begin(spec, refs(metrics), arrays)
+    if isinstance(draft, Artifact):
+        return up_to_date(store, draft, events)
+    standings = [_standing(artifact, store) for artifact in metrics.values()]
+    means = [[standing.metrics[name].mean for name in names] for standing in standings]
+    for unit in draft.missing():
+        draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
+    images = store.follow(first.manifest.inputs["images"])
+    facts = LeaderboardFacts(
+        setting=images.spec.setting,
+        images=images.facts.images,
+        metrics=names,
+        standings=tuple(standings),
+        floor=first.facts.floor,
+        itself=first.facts.itself,
+    )
+    return publish(store, draft, facts)
+
+
+def _standing(metrics: Artifact, store: Store) -> Standing:
+    images = store.follow(metrics.manifest.inputs["images"])
+    state = store.follow(images.manifest.inputs["state"])
+    took = state.manifest.provenance
+    return Standing(
+        method=state.spec.method,
+        bits=state.spec.bits,
+        metrics=metrics.facts.metrics,
+        latents=store.follow(state.manifest.inputs["latents"]).facts.latents,
+        iterations=state.spec.iterations,
+        forwards=getattr(state.facts, "forwards", None),
+        seconds=took.seconds,
+        peak_memory=took.peak_memory,
+        average_bits=state.facts.average_bits[WEIGHT_BITS],
+    )
+
+
+# ---------------------------------------------------------------------------------- the pages
+
+
+def _write_pages(artifact: Artifact, request: LeaderboardRequest, store: Store) -> None:
+    shown = make_board(artifact, store, request.pictures, _command(request))
+    request.output.write_text(board.html(shown), encoding="utf-8")
+    if request.markdown:
+        request.markdown.write_text(board.markdown(shown), encoding="utf-8")
+
+
+def _command(request: LeaderboardRequest) -> str:
+    """The command line of a request, without what does not change its numbers."""
+    words = ["sdquant", "leaderboard"]
+    for name, field in LeaderboardRequest.model_fields.items():
+        value = getattr(request, name)
+        if name in ("output", "markdown", "pictures", "device", "weights_dir") or value == field.default:
+            continue
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join(words)
