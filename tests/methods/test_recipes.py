@@ -152,3 +152,21 @@ def test_a_spec_says_what_was_chosen_and_rtn_trains_nothing():
     request = CalibrateRequest(method="rtn")
     spec = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None)
     assert (spec.train, spec.loss, spec.iterations) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "iterations"),
+    [
+        ({}, 100),  # 24 items, forward, backward as two, the teacher's
+        ({"batch_size": 6}, 200),
+        ({"method": "eda-dm"}, 600),  # 4 items, and the teacher's layers
+        ({"method": "q-diffusion"}, 320),  # 8 items, and a quarter of the iterations again
+        ({"method": "pqd"}, 100),  # 32 items, the teacher's answers are there
+    ],
+)
+def test_iterations_follow_from_what_they_may_cost(fields, iterations):
+    request = CalibrateRequest(forwards=9600, **fields)
+    recipe = recipe_of(request)
+    assert spec_of(request, recipe, 12, ranked=False, pictures=None).iterations == iterations
+    with pytest.raises(UsageProblem, match="stands in place of --iterations"):
+        recipe_of(CalibrateRequest(forwards=9600, iterations=5, **fields))

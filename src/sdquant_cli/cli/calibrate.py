@@ -57,6 +57,10 @@ def calibrate(
         int | None,
         typer.Option("--iterations", help="Updates, of each unit where units are reconstructed; 0: none."),
     ] = None,
+    forwards: Annotated[
+        float | None,
+        typer.Option("--forwards", help="What updates may cost, in runs of the UNet by one item."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Latents per update; the method's own by default.")
     ] = None,

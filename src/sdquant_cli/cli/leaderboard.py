@@ -26,6 +26,12 @@ def leaderboard(
         int | None,
         typer.Option("--iterations", help="Of every method that trains; its own number by default."),
     ] = None,
+    forwards: Annotated[
+        float | None,
+        typer.Option(
+            "--forwards", help="The same cost of updates for every method: runs of the UNet by one item."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", help="The HTML file to write.")] = Path(
         "sdquant-leaderboard.html"
     ),

@@ -168,9 +168,8 @@ def _calibrated(
     if memory and memory.complete:
         teacher = None
     if spec.reconstruct:
-        done.units, cost = reconstruct(
-            on_table, teacher, items, spec, draft, int(request.cache_memory * 1e9), events
-        )
+        cache = int(request.cache_memory * 1e9)
+        done.units, cost = reconstruct(on_table, teacher, items, spec, draft, cache, events)
         done.forwards += cost
     if spec.train:
         pictures = None

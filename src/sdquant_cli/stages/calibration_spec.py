@@ -12,7 +12,7 @@ from .requests import CalibrateRequest
 WEIGHT_RATE, STEP_RATE = 2e-4, 1e-3
 RANK = 32
 
-_OF_TRAINED = ("iterations", "weight_rate", "step_rate", "batch_size")
+_OF_TRAINED = ("iterations", "forwards", "weight_rate", "step_rate", "batch_size")
 _OF_RECONSTRUCTION = ("layer_weight", "drop")
 _OF_DISTILLATION = (
     "accumulate",
@@ -48,6 +48,8 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
         raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
     if "softmax_bits" in given and request.attention_bits is None:
         raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no meaning without --attention-bits")
+    if {"forwards", "iterations"} <= given:
+        raise UsageProblem("--forwards: stands in place of --iterations; leave one of them out")
     train = request.train or Train.WEIGHTS_AND_STEPS
     if "rank" in given and train is not Train.LOW_RANK:
         raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
@@ -70,7 +72,18 @@ def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
 
 
 def _iterations(request: CalibrateRequest, recipe: Recipe) -> int:
+    if request.forwards is not None:
+        return max(1, int(request.forwards / _forwards_of_update(request, recipe)))
     return recipe.iterations if request.iterations is None else request.iterations
+
+
+def _forwards_of_update(request: CalibrateRequest, recipe: Recipe) -> float:
+    """Runs of the whole network by one item: forward, backward as two, and the floating-point network's."""
+    items = 2 * (request.batch_size or recipe.batch_size)
+    spec = _reconstruction(request, recipe)
+    if spec is None:
+        return items * 4.0
+    return items * (3.0 + bool(spec.layer_weight)) * (1 + spec.second)
 
 
 def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:

@@ -147,6 +147,7 @@ def _row(
         method=recipe.name,
         bits=bits,
         iterations=request.iterations if recipe.trains else None,
+        forwards=request.forwards if recipe.trains else None,
         device=device,
     )
     ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
@@ -216,7 +217,7 @@ def _standing(metrics: Artifact, store: Store) -> Standing:
         metrics=metrics.facts.metrics,
         latents=store.follow(state.manifest.inputs["latents"]).facts.latents,
         iterations=state.spec.iterations,
-        forwards=getattr(state.facts, "forwards", None),
+        forwards=state.facts.forwards,
         seconds=took.seconds,
         peak_memory=took.peak_memory,
         average_bits=state.facts.average_bits[WEIGHT_BITS],

@@ -94,6 +94,7 @@ class CalibrateRequest(SettingRequest):
     softmax_bits: int | None = Field(default=None, ge=2, le=16)  # None: as attention_bits
     time_path: TimePath = TimePath.PRECALCULATED
     iterations: int | None = Field(default=None, ge=0)
+    forwards: float | None = Field(default=None, gt=0)  # that updates may take, in place of iterations
     batch_size: int | None = Field(default=None, ge=1)
     accumulate: int | None = Field(default=None, ge=1)
     train: Train | None = None
@@ -168,6 +169,9 @@ class LeaderboardRequest(SettingRequest):
     limit: int = Field(default=256, ge=1)  # pictures of each row
     seed: int = Field(default=1000, ge=0)  # of the pictures' noise
     iterations: int | None = Field(default=None, ge=0)  # of every method that trains; None: its own
+    forwards: float | None = Field(
+        default=None, gt=0
+    )  # that updates of each may take, in place of iterations
     weights_dir: Path | None = None
     output: Path = Path("sdquant-leaderboard.html")
     markdown: Path | None = None
