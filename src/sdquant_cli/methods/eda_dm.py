@@ -27,5 +27,6 @@ RECIPE = Recipe(
     data=Data(Select.DENSITY, prompts=256, per_prompt=1),
     tables=Tables.SINGLE,
     edges=Bits(8, 8),
+    batch_size=2,
     iterations=1000,
 )

@@ -44,6 +44,12 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
                 _refuse(option, recipe, takes)
     if request.images is not None and not recipe.needs_pictures:
         _refuse("images", recipe, lambda other: other.needs_pictures)
+    _check_combinations(request, recipe, given)
+    return recipe
+
+
+def _check_combinations(request: CalibrateRequest, recipe: Recipe, given: set[str]) -> None:
+    """Raise UsageProblem for an option that has no meaning beside the others."""
     if (request.relax or recipe.relax) is not Relax.NONE and _tables(request, recipe) is Tables.SINGLE:
         raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
     if "softmax_bits" in given and request.attention_bits is None:
@@ -55,7 +61,6 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
         raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
     if "freezing" in given and train is not Train.WEIGHTS_AND_STEPS:
         raise UsageProblem(f"--freezing: has no meaning with --train {train}; only weights+steps takes it")
-    return recipe
 
 
 def _refuse(option: str, recipe: Recipe, takes: Callable[[Recipe], bool]) -> None:
