@@ -172,3 +172,11 @@ def test_units_are_the_same_whether_reached_from_their_root_or_from_the_start(sa
     assert set(roots) < set(tried)
     assert second["digest"] == first["digest"]
     assert second["facts"]["forwards"] > 1.3 * first["facts"]["forwards"]
+
+
+def test_a_dry_run_tells_what_reconstruction_takes(sampled):
+    plan = json.loads(sampled("calibrate", "--method", "pqd", "--dry-run", "--json").stdout)["plan"]
+    assert plan["losses"] == "units"
+    assert plan["iterations"] == 1000
+    assert plan["seconds, roughly"] > 0
+    assert plan["peak memory, bytes, beside the cache"] > 10**8

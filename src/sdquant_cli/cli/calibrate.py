@@ -75,7 +75,7 @@ def calibrate(
         float | None, typer.Option("--weight-rate", help="Learning rate of weights.")
     ] = None,
     step_rate: Annotated[
-        float | None, typer.Option("--step-rate", help="Relative learning rate of step sizes.")
+        float | None, typer.Option("--step-rate", help="Of step sizes: relative, or absolute unit by unit.")
     ] = None,
     sensitive_weight: Annotated[
         float | None, typer.Option("--sensitive-weight", help="Of the loss on sensitive layers.")

@@ -21,7 +21,7 @@ RECIPE = Recipe(
         regulariser=0.01,
         joint=False,
         second=0.0,
-        weight_rate=1e-3,
+        weight_rate=5e-3,  # 1e-3 for 2,000 iterations without warm-up
         step_rate=0.0,
     ),
     data=Data(Select.STRIDE, prompts=200, per_prompt=5),

@@ -19,7 +19,7 @@ RECIPE = Recipe(
         regulariser=0.01,
         joint=True,
         second=0.0,
-        weight_rate=1e-3,
+        weight_rate=1e-2,  # 1e-3 for 20,000 iterations
         step_rate=4e-5,
     ),
     data=Data(Select.NORMAL, prompts=256, per_prompt=4),

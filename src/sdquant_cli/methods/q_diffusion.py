@@ -20,7 +20,7 @@ RECIPE = Recipe(
         regulariser=0.01,
         joint=False,
         second=0.25,  # 5,000 after 20,000
-        weight_rate=1e-3,
+        weight_rate=1e-2,  # 1e-3 for 20,000 iterations
         step_rate=4e-4,
     ),
     data=Data(Select.STRIDE, prompts=128, per_prompt=25),

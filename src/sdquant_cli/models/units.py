@@ -3,7 +3,7 @@
 Units come in the order in which the network runs them, which is not that of its modules.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,14 +38,9 @@ class Unit:
 def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
     """The units of a network; `run` calls it once, with whatever batch."""
     macs = _traced(quantizable_layers(network), run)
-    blocks = [name for name, m in network.named_modules() if type(m).__name__ in BLOCKS]
-    grouped: dict[str, list[str]] = {}
-    for layer in macs:
-        owner = next((block for block in blocks if layer.startswith(f"{block}.")), layer)
-        grouped.setdefault(owner, []).append(layer)
     units: list[Unit] = []
     before = before_root = 0
-    for name, layers in grouped.items():
+    for name, layers in _grouped(network, macs).items():
         root = _root(network, name)
         if not units or root != units[-1].root:
             before_root = before
@@ -53,6 +48,22 @@ def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
         units.append(Unit(name, tuple(layers), own, root, before_root, before - before_root))
         before += own
     return units
+
+
+def largest_unit(network: nn.Module) -> int:
+    """Weights of the unit that has the most."""
+    layers = quantizable_layers(network)
+    return max(sum(layers[n].weight.numel() for n in own) for own in _grouped(network, layers).values())
+
+
+def _grouped(network: nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
+    """Layers by the block that they are in, or by themselves."""
+    blocks = [name for name, m in network.named_modules() if type(m).__name__ in BLOCKS]
+    grouped: dict[str, list[str]] = {}
+    for layer in layers:
+        owner = next((block for block in blocks if layer.startswith(f"{block}.")), layer)
+        grouped.setdefault(owner, []).append(layer)
+    return grouped
 
 
 def _root(network: nn.Module, name: str) -> str:

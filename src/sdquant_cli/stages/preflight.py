@@ -21,6 +21,7 @@ from ..models.attention import attention_places, open_attention
 from ..models.condition import Condition
 from ..models.footprint import Cost, cost_of_call
 from ..models.load import TORCH_DTYPES, Model
+from ..models.units import largest_unit
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import grids
@@ -54,6 +55,8 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
     items = 2 * -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
     # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
     codes = int(2.5 * _quantizable(model))
+    if spec.reconstruct is not None:
+        return _reconstructing(model, setting, spec)
     if spec.train is None:
         dtype = Dtype(setting.dtype)
         held = _parameters(model) * _BYTES[dtype] + codes
@@ -70,6 +73,19 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
     # teacher, student and its gradients: four forward passes
     updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
     return {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+
+
+def _reconstructing(model: Model, setting: Setting, spec: QuantStateSpec) -> Numbers:
+    """Of block after block; what is captured comes on top, up to --cache-memory."""
+    items = 2 * spec.batch_size
+    forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
+    weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
+    learned = 4 * 8 * largest_unit(model.skeleton)  # alpha, its gradient and moments, and what makes weights
+    updates = 4 * _seconds(forward, Dtype.FP32) * spec.iterations
+    return {
+        "peak memory, bytes, beside the cache": _resident() + weights + learned + forward.bytes,
+        "seconds, roughly": updates,
+    }
 
 
 def disk(arrays: Mapping[str, ArraySpec]) -> int:
