@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.methods.published import METHODS
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
+from sdquant_cli.stages.calibration_spec import reads_ranking
 from sdquant_cli.stages.requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -28,6 +30,7 @@ from sdquant_cli.stages.requests import (
     SensitivityRequest,
 )
 from sdquant_cli.store import Artifact, Store
+from sdquant_cli.types import Select
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "examples" / "prompts"
@@ -54,7 +57,8 @@ class Row:
 
 
 COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculated time features
-BARE = {"tables": "single", "time_path": "quantized"}
+SINGLE = {"tables": "single"}
+BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
 RTN = {"method": "rtn", "bits": "w4a8"}
 CLAIM: dict[str, Any] = {"drawn": (("heldout", 500), ("unseen", 500)), "seeds": (0, 1, 2)}
@@ -108,7 +112,32 @@ def rows() -> list[Row]:
         for prompts, per in ((5, 50), (250, 1), (40, 50), (250, 8))
     ]
     moonshot = [Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000})]
-    return [*components, *bits, *schedules, *data, *moonshot]
+    return [*components, *bits, *schedules, *data, *moonshot, *_pairs()]
+
+
+def _pairs() -> list[Row]:
+    """Published methods at W4A8, each with and without what it is about."""
+
+    def row(name: str, method: str, sampled: dict[str, Any] | None = None, **calibrate: Any) -> Row:
+        own = METHODS[method].data
+        data = {"limit": own.prompts, "per_prompt": own.per_prompt, "select": own.select, **(sampled or {})}
+        return Row(name, "pairs", {"method": method, "bits": "w4a8", **calibrate}, data, FEW)
+
+    return [
+        row("eda-dm", "eda-dm"),
+        row("eda-dm, uniform stride", "eda-dm", {"select": Select.STRIDE}),
+        row("eda-dm, without layers' errors", "eda-dm", layer_weight=0.0),
+        row(
+            "eda-dm's latents, rtn",
+            "rtn",
+            {"limit": 256, "per_prompt": 1, "select": Select.DENSITY},
+            **SINGLE,
+        ),
+        row("q-diffusion", "q-diffusion"),
+        row("q-diffusion, without the split", "q-diffusion", split_shortcuts=False),
+        row("pcr", "pcr"),
+        row("pcr, not progressive", "pcr", tables="per-step"),
+    ]
 
 
 def measure(images: Artifact, store: Store) -> dict[str, float]:
@@ -129,16 +158,18 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
             continue
         began = time.perf_counter()
         sample.run(SampleRequest(**flags), store, events)
-        sensitivity.run(SensitivityRequest(limit=256), store, events)
-        state = calibrate.run(CalibrateRequest(seed=seed, **row.calibrate), store, events)
+        request = CalibrateRequest(seed=seed, **row.calibrate)
+        if reads_ranking(request, METHODS[request.method]):
+            sensitivity.run(SensitivityRequest(limit=256), store, events)
+        state = calibrate.run(request, store, events)
         for prompts, count in missing:
-            request = GenerateRequest(
+            drawn = GenerateRequest(
                 state=f"quant-state/{state.manifest.key}",
                 prompts=PROMPTS / f"shapes-{prompts}.txt",
                 limit=count,
                 seed=DRAW_SEED,
             )
-            images = generate.run(request, store, events)
+            images = generate.run(drawn, store, events)
             yield {
                 "seed": seed,
                 "prompts": prompts,

@@ -5,7 +5,7 @@ through; the rates are Adam's. What is compared is the unit's output and, as EDA
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -182,8 +182,3 @@ class Fitting:
         """Noise to signal of the unit's answers on these items, all that the sweep rounds rounded."""
         args, kwargs = to_device(self.inputs[item], self.device)
         return noise_to_signal(self.student(*args, **kwargs), to_device(self.outputs[item], self.device))
-
-
-def checked(count: int, most: int) -> Sequence[int]:
-    """Up to `most` of `count` items, evenly."""
-    return range(0, count, -(-count // most))

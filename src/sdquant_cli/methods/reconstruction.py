@@ -5,6 +5,7 @@ each unit is fitted on what the quantized part before it gives, towards the floa
 To reach a unit, what its root (a block of the UNet) is given is captured once, and the root alone is run.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from ..models.units import Unit
 from ..quant.drop import Drop
 from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
 from .captured import Captured, Room, stopping_at, to_device
-from .fitting import Fitting, Layer, Sweep, checked, dropping, inputs_rounded_in, noise_to_signal
+from .fitting import Fitting, Layer, Sweep, dropping, inputs_rounded_in, noise_to_signal
 from .initialise import all_batches
 from .items import Batch, Items, shuffled
 
@@ -54,10 +55,12 @@ class Reconstruction:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
         with dropping(self._parts.values(), Drop(1.0) if sweep.drop >= 1 else None):
             self._enter(unit)
-            inputs, fp_inputs, outputs = (self._captured() for _ in range(3))
+            fp_inputs, outputs = self._captured(), self._captured()
+            inputs = fp_inputs if self.spec.mixed_inputs >= 1 else self._captured()
             for batch in all_batches(self.items, AT_ONCE, self.device):
-                self._capture(self.student, unit.name, batch, inputs)
                 self._capture(self.teacher, unit.name, batch, fp_inputs, outputs)
+                if inputs is not fp_inputs:
+                    self._capture(self.student, unit.name, batch, inputs)
             prefix = len(unit.name) + 1
             own: dict[str, Any] = {name[prefix:]: self._parts[name] for name in unit.layers}
             student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
@@ -80,14 +83,15 @@ class Reconstruction:
                 item = shuffled(items, batch, iteration, seed)
                 self.hold(self.items.some(item, self.device))
                 loss = fitting.update(optimizer, item, iteration)
-                if not torch.isfinite(torch.tensor(loss)):
+                if not math.isfinite(loss):
                     raise SdquantError(
                         f"reconstruction diverged in {unit.name} at iteration {iteration}: loss {loss:g}; "
                         f"lower --weight-rate or --step-rate"
                     )
 
     def _distance(self, fitting: Fitting) -> float:
-        item = torch.tensor(checked(2 * len(self.items), CHECKED))
+        items = 2 * len(self.items)
+        item = torch.arange(0, items, -(-items // CHECKED))
         self.hold(self.items.some(item, self.device))
         return fitting.distance(item)
 
@@ -117,7 +121,7 @@ class Reconstruction:
     @torch.no_grad()
     def answers_alone(self, name: str) -> bool:
         """Whether a block, run by itself on the arguments it was given, answers as in the network."""
-        batch = next(all_batches(self.items, AT_ONCE, self.device))
+        batch = next(all_batches(self.items, 1, self.device))
         assert batch.item is not None
         inputs, outputs = self._captured(), self._captured()
         self._capture(self.teacher, name, batch, inputs, outputs)

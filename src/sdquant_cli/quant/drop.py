@@ -11,7 +11,7 @@ class Drop:
     """Leaves each value of an input as it is with probability `share`."""
 
     share: float
-    generator: torch.Generator | None = None  # on the input's device
+    generator: torch.Generator | None = None  # of the CPU, so that all devices drop the same
 
     @property
     def all(self) -> bool:
@@ -20,5 +20,5 @@ class Drop:
 
     def __call__(self, x: Tensor, rounded: Tensor) -> Tensor:
         """Values of x and of its rounded self, both of the same shape, mixed at random."""
-        drawn = torch.rand(x.shape, generator=self.generator, device=x.device)
-        return torch.where(drawn < self.share, x, rounded)
+        drawn = torch.rand(x.shape, generator=self.generator)
+        return torch.where((drawn < self.share).to(x.device), x, rounded)
