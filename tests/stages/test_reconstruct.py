@@ -51,7 +51,9 @@ def test_every_method_publishes_its_choices_and_what_units_came_to(sampled, meth
 
 
 def test_ptq4dm_is_ranges_alone(sampled):
-    state = calibrated(sampled, "--method", "ptq4dm")
+    told = sampled("calibrate", "--method", "ptq4dm", "--json")
+    assert "ptq4dm asks for latents of `sdquant sample --select normal`; these are random" in told.stderr
+    state = json.loads(told.stdout)
     assert state["spec"]["reconstruct"] is None
     assert state["facts"]["bits"] == {"conv_in": "w8a8", "conv_out": "w8a8"}
     refused = sampled("calibrate", "--method", "ptq4dm", "--drop", 0.5, code=2).stderr

@@ -26,7 +26,7 @@ from ..quant.allocate import average_bits
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind, Tables, TimePath
+from ..types import Bits, Dtype, Kind, Select, Tables, TimePath
 from . import checkpoints, corrected, preflight
 from .bits import Choice, attention_bits, check_attention, check_budget, check_ranking, choose_bits
 from .calibration_data import (
@@ -227,6 +227,11 @@ def _inputs(
             ranking = None
     check_ranking(request, ranking)
     announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
+    taken = latents.spec.select.rule if latents.spec.select else Select.RANDOM
+    if recipe.data.select not in (Select.RANDOM, taken):
+        events.note(
+            f"{recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; these are {taken}"
+        )
     if ranking is None and wanted:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
     return latents, ranking
