@@ -230,7 +230,8 @@ def _inputs(
     taken = latents.spec.select.rule if latents.spec.select else Select.RANDOM
     if recipe.data.select not in (Select.RANDOM, taken):
         events.note(
-            f"{recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; these are {taken}"
+            f"{recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; "
+            f"these are {taken}"
         )
     if ranking is None and wanted:
         events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
