@@ -144,7 +144,7 @@ class ReconstructSpec(Frozen):
     joint: bool  # whether rounding and activation step sizes are learned at once
     second: float  # iterations of a second sweep, over step sizes alone, as a share of the first's; 0: none
     weight_rate: float  # of AdaRound's alpha
-    step_rate: float  # absolute
+    step_rate: float | None  # absolute; None: step sizes are not learned
 
 
 class QuantStateSpec(Spec):

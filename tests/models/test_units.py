@@ -6,7 +6,7 @@ import torch
 
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.layers import quantizable_layers
-from sdquant_cli.models.shortcuts import for_parts, split_shortcuts, unsplit
+from sdquant_cli.models.shortcuts import for_parts, split_shortcuts, unsplit, with_parts
 from sdquant_cli.models.units import units_of
 
 
@@ -54,6 +54,7 @@ def test_units_know_their_arithmetic(embedded_unet):
 def test_a_split_network_answers_as_the_whole_one(embedded_unet):
     network = copy.deepcopy(embedded_unet)
     split_shortcuts(network)
+    assert with_parts(quantizable_layers(embedded_unet)) == list(quantizable_layers(network))
     added = set(quantizable_layers(network)) - set(quantizable_layers(embedded_unet))
     assert len(added) == 24  # two for each of the twelve shortcuts on the way up
     resnet = network.get_submodule("up_blocks.1.resnets.2")

@@ -7,6 +7,7 @@ import torch
 
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.methods.reconstruction import Reconstruction
+from sdquant_cli.stages.commands import spec_flags
 from tests.conftest import Sdquant
 
 SHORT = ("--iterations", 2)
@@ -182,3 +183,26 @@ def test_a_dry_run_tells_what_reconstruction_takes(sampled):
     assert plan["iterations"] == 1000
     assert plan["seconds, roughly"] > 0
     assert plan["peak memory, bytes, beside the cache"] > 10**8
+
+
+@pytest.mark.parametrize("method", ["eda-dm", "q-diffusion", "pcr"])
+def test_a_report_shows_how_near_each_unit_came(sampled, tmp_path, method):
+    """Whatever its tables, shortcuts and grids are."""
+    sampled("calibrate", "--method", method, *SHORT)
+    sampled("generate", "--prompts", sampled.store.parent / "prompts.txt")
+    sampled("evaluate", "--against", "fp", "--no-floor")
+    sampled("report", "--output", tmp_path / "report.html")
+    told = (tmp_path / "report.html").read_text()
+    assert "units in the order in which they run, after reconstruction" in told
+    assert "without training" not in told
+    assert ("conv_shortcut.skipped" in told) == (method == "q-diffusion")
+
+
+@pytest.mark.parametrize("method", ["eda-dm", "q-diffusion", "ptq4dm", "pcr"])
+def test_the_commands_of_a_state_make_its_spec_again(sampled, method):
+    words = SHORT if method != "ptq4dm" else ()
+    split = ("--no-split-shortcuts",) if method == "q-diffusion" else ()
+    state = calibrated(sampled, "--method", method, *words, *split)
+    told, unset = spec_flags(sampled.opened().resolve(f"quant-state/{state['key']}").spec)
+    assert unset == []
+    assert calibrated(sampled, *told)["key"] == state["key"]

@@ -137,7 +137,7 @@ class Fitting:
         """Adam on what the sweep learns, at the spec's rates."""
         alphas = [rounding.alpha for rounding in self._roundings]
         rates = [(alphas, self.spec.weight_rate), (self._steps, self.spec.step_rate)]
-        return torch.optim.Adam([{"params": p, "lr": rate, "base": rate} for p, rate in rates if p])
+        return torch.optim.Adam([{"params": p, "lr": rate, "base": rate} for p, rate in rates if p and rate])
 
     def update(self, optimizer: torch.optim.Optimizer, item: Tensor, iteration: int) -> float:
         """One update on these items; returns the loss."""

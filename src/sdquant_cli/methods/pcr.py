@@ -22,7 +22,7 @@ RECIPE = Recipe(
         joint=False,
         second=0.0,
         weight_rate=5e-3,  # 1e-3 for 2,000 iterations without warm-up
-        step_rate=0.0,
+        step_rate=None,
     ),
     data=Data(Select.STRIDE, prompts=200, per_prompt=5),
     tables=Tables.PROGRESSIVE,

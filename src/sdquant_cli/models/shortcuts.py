@@ -4,7 +4,7 @@ The two halves of the input have very different ranges (Q-Diffusion, section 3.4
 and so quantizers, of its own. In floating point their sum is the convolution they replace (eq. 8).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -44,6 +44,17 @@ def unsplit(name: str) -> str:
     """The module path of a layer, or of the convolution that it is a part of."""
     whole, _, part = name.rpartition(".")
     return whole if part in PARTS and whole.endswith(SHORTCUT) else name
+
+
+def with_parts(names: Iterable[str]) -> list[str]:
+    """Names of a UNet's layers, in order, as they are once its shortcuts are split."""
+    return [
+        part for name in names for part in ([f"{name}.{p}" for p in PARTS] if _is_split(name) else [name])
+    ]
+
+
+def _is_split(name: str) -> bool:
+    return name.startswith("up_blocks.") and name.endswith(SHORTCUT)
 
 
 def for_parts(values: Mapping[str, Value], names: list[str]) -> dict[str, Value]:

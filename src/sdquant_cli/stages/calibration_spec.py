@@ -12,7 +12,7 @@ from .requests import CalibrateRequest
 WEIGHT_RATE, STEP_RATE = 2e-4, 1e-3
 RANK = 32
 
-_OF_TRAINED = ("iterations", "forwards", "weight_rate", "step_rate", "batch_size")
+_OF_TRAINED = ("iterations", "forwards", "weight_rate", "step_rate")
 _OF_RECONSTRUCTION = ("layer_weight", "drop")
 _OF_DISTILLATION = (
     "accumulate",

@@ -9,11 +9,14 @@ import numpy as np
 from ..errors import MissingArtifact, SdquantError
 from ..models.layers import is_text_fed
 from ..models.load import find_model
+from ..models.shortcuts import PARTS, with_parts
+from ..quant.sqnr import decibels
 from ..report import charts, page
 from ..store import Artifact, Store
 from ..types import Bits
 from . import checkpoints
 from .compared import Compared
+from .quantized import relaxed_rows
 
 CHOSEN_LAYERS = 6
 Charts = list[page.Chart | page.Absent]
@@ -139,17 +142,22 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
     steps, zeros, offsets = (
         model.state.read(name) for name in ("activation_step", "activation_zero", "activation_step_offset")
     )
+    names = _own(model, names)
     bits = bits_of(model, names)
     table = _input(model, "time-table", store)
     timesteps = None if isinstance(table, page.Absent) else table.read("timestep")
 
     def band(name: str) -> charts.Band:
+        name = name if name in names else f"{name}.{PARTS[0]}"
         i = names.index(name)
         part = slice(*offsets[i : i + 2])
         step, zero = steps[part].astype(float), zeros[part].astype(float)
         at = np.arange(len(step), 0.0, -1) if timesteps is None else timesteps
         order = np.argsort(at)
-        largest = 2 ** bits[name].activations - 1
+        largest = np.full(len(at), 2 ** bits[name].activations - 1)
+        if len(step) > 1 and (relaxed := relaxed_rows(model.state.spec, len(step))):
+            largest[relaxed.rows.numpy()] = max(relaxed.grid.high, largest[0])
+        step, zero = (np.broadcast_to(values, len(at)) for values in (step, zero))
         return charts.Band(
             at[order].tolist(),
             (-zero * step)[order].tolist(),
@@ -158,6 +166,11 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
         )
 
     return band
+
+
+def _own(model: Compared, names: list[str]) -> list[str]:
+    """The names of a model's layers, some of which may be in two parts."""
+    return with_parts(names) if model.state.spec.split_shortcuts else names
 
 
 def bits_of(model: Compared, names: Sequence[str]) -> dict[str, Bits]:
@@ -174,10 +187,11 @@ def bits(models: Sequence[Compared], store: Store) -> list[page.BitMap | page.Ab
         return [page.Absent(f"The layers' names are not at hand: {without_place(error, store)}.")]
     maps: list[page.BitMap | page.Absent] = []
     for model in models:
-        chosen = bits_of(model, names)
+        own = _own(model, names)
+        chosen = bits_of(model, own)
         blocks = [
             (block, tuple(page.Square(n, chosen[n].weights, chosen[n].activations) for n in layers))
-            for block, layers in groupby(charts.network_order(names), charts.block_of)
+            for block, layers in groupby(charts.network_order(own), charts.block_of)
         ]
         maps.append(page.BitMap(model.label, tuple(blocks)))
     return maps
@@ -201,11 +215,14 @@ def frontier(models: Sequence[Compared]) -> Charts:
 
 
 def losses(models: Sequence[Compared]) -> Charts:
-    """Loss over iterations, one line a model that was trained."""
-    series, absent = [], []
+    """Loss over iterations, one line a trained model; of a reconstructed one, how near its units came."""
+    series, reconstructed, absent = [], [], []
     for i, model in enumerate(models):
         means, iterations = model.state.facts.losses, model.state.spec.iterations
-        if len(means) > 1:
+        if units := model.state.facts.units:
+            near = [decibels(unit.after) for unit in units]
+            reconstructed.append(charts.Line(i, range(1, len(units) + 1), near))
+        elif len(means) > 1:
             ends = [min((k + 1) * checkpoints.EVERY, iterations) for k in range(len(means))]
             series.append(charts.Line(i, ends, means))
         elif means:
@@ -214,6 +231,9 @@ def losses(models: Sequence[Compared]) -> Charts:
             absent.append(page.Absent(f"{model.label}: rounded from data alone, without training."))
     caption = f"mean over each {checkpoints.EVERY} iterations"
     drawn: Charts = [page.Chart(caption, charts.lines("loss", "iteration", series))] if series else []
+    if reconstructed:
+        chart = charts.lines("SQNR of a unit's answer, dB", "unit", reconstructed)
+        drawn.append(page.Chart("units in the order in which they run, after reconstruction", chart))
     return [*drawn, *absent]
 
 
