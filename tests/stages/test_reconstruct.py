@@ -206,3 +206,13 @@ def test_the_commands_of_a_state_make_its_spec_again(sampled, method):
     told, unset = spec_flags(sampled.opened().resolve(f"quant-state/{state['key']}").spec)
     assert unset == []
     assert calibrated(sampled, *told)["key"] == state["key"]
+
+
+def test_attention_is_rounded_and_learned_with_its_block(sampled):
+    words = ("--method", "eda-dm", "--attention-bits", 8, "--seed", 9)
+    before = calibrated(sampled, *words, "--iterations", 0)
+    after = calibrated(sampled, *words, "--iterations", 2, "--step-rate", 1e-2)
+    first, second = (sampled.opened().resolve(f"quant-state/{s['key']}") for s in (before, after))
+    start = first.read("activation_step_offset")[LAYERS]  # places come after the layers
+    learned = first.read("activation_step")[start:] != second.read("activation_step")[start:]
+    assert learned.mean() > 0.9

@@ -119,12 +119,12 @@ class Fitting:
             self._roundings = [SoftRounding(m.weight, m.weight_step, m.weight_grid) for m in layers]
             for layer, rounding in zip(layers, self._roundings, strict=True):
                 layer.remade, layer.weights_on_grid = rounding, True
-        rounding_inputs = inputs_rounded_in(self.student).values()
         if self.sweep.steps:
-            self._steps = [m.activation_step.requires_grad_(True) for m in rounding_inputs]
+            parts = inputs_rounded_in(self.student).values()
+            self._steps = [m.activation_step.requires_grad_(True) for m in parts]
         drop = Drop(self.sweep.drop, self.random) if self.sweep.drop else None
         try:
-            with dropping(rounding_inputs, drop):
+            with dropping(layers, drop):  # not attention: what it recomputes would be dropped anew
                 yield
         finally:
             for layer, rounding in zip(layers, self._roundings, strict=False):
