@@ -68,6 +68,7 @@ class Recipe:
     ranges: Ranges = Ranges.MSE
     split_shortcuts: bool = False
     relax: Relax = Relax.NONE
+    mixed: bool = False  # whether what was published of it has mixed precision; asked for by --mixed
     edges: Bits | None = None  # least bits of the first and the last layer
     batch_size: int = 12  # latents of an update
     needs_pictures: bool = False

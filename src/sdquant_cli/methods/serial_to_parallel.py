@@ -35,5 +35,6 @@ RECIPE = Recipe(
     cites="Li, Deng et al. 2024, Efficiency Meets Fidelity, section 4.1",
     source=MixedLatents,
     stored_items=True,
+    mixed=True,
     block_weight=1.0,
 )

@@ -146,6 +146,7 @@ def _row(
     calibration = CalibrateRequest(
         method=recipe.name,
         bits=bits,
+        mixed=recipe.mixed,
         iterations=request.iterations if recipe.trains else None,
         forwards=request.forwards if recipe.trains else None,
         device=device,

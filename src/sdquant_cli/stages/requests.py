@@ -169,9 +169,7 @@ class LeaderboardRequest(SettingRequest):
     limit: int = Field(default=256, ge=1)  # pictures of each row
     seed: int = Field(default=1000, ge=0)  # of the pictures' noise
     iterations: int | None = Field(default=None, ge=0)  # of every method that trains; None: its own
-    forwards: float | None = Field(
-        default=None, gt=0
-    )  # that updates of each may take, in place of iterations
+    forwards: float | None = Field(default=None, gt=0)  # of updates, in place of iterations
     weights_dir: Path | None = None
     output: Path = Path("sdquant-leaderboard.html")
     markdown: Path | None = None
