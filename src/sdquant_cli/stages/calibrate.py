@@ -171,6 +171,9 @@ def _calibrated(
         cache = int(request.cache_memory * 1e9)
         done.units, cost = reconstruct(on_table, teacher, items, spec, draft, cache, events)
         done.forwards += cost
+        if not spec.correction:
+            teacher = None
+            gc.collect()  # the weights as they were, before those that were found are packed
     if spec.train:
         pictures = None
         if request.images:
