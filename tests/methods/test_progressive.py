@@ -88,8 +88,8 @@ def test_tables_are_those_of_running_from_the_noise_again_at_every_step(embedded
     for row in range(STEPS):  # PCR as published: to each step from the noise, through those before
         seen = input_at(again, told, rows.index(row), watched)
         step, zero = affine_parameters(seen.min(), seen.max(), grid)
-        assert float(layer.activation_step[row]) == pytest.approx(float(step), rel=0.02)
-        assert float(layer.activation_zero[row]) == pytest.approx(float(zero), abs=3)
+        assert float(layer.activation_step[row]) == pytest.approx(float(step), rel=1e-6)
+        assert float(layer.activation_zero[row]) == float(zero)
         for name, twin in layers_of(again).items():
             twin.activation_step.data[row] = network.get_submodule(name).activation_step[row]
             twin.activation_zero[row] = network.get_submodule(name).activation_zero[row]

@@ -10,7 +10,6 @@ from torch import nn
 from sdquant_cli.manifests import ReconstructSpec
 from sdquant_cli.methods.captured import Captured, Room, mixed, stopping_at
 from sdquant_cli.methods.fitting import Fitting, Sweep, error, noise_to_signal, sweeps_of
-from sdquant_cli.quant.adaround import SoftRounding
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import affine_parameters, weight_steps
 from sdquant_cli.quant.rows import Rows
@@ -114,7 +113,7 @@ def test_rounding_moves_no_weight_further_than_to_its_other_neighbour(tmp_path):
 
 
 def test_the_layers_errors_join_the_units(tmp_path):
-    """Fine-grained reconstruction (EDA-DM, eq. 12): the unit's error and gamma times its layers'."""
+    """Fine-grained reconstruction (EDA-DM, FBR): the unit's error and gamma times its layers'."""
     teacher, student = blocks()
     x = torch.randn(16, 12)
     inputs = captured(((x,), {}), tmp_path)
@@ -187,8 +186,3 @@ def test_inputs_are_mixed_value_by_value():
     assert float(x.mean()) == pytest.approx(0.5, abs=0.05)
     assert told == {"n": 1}
     assert mixed(ones, zeros, 0.0, torch.Generator()) is ones
-
-
-def test_soft_rounding_reaches_both_neighbours():
-    rounding = SoftRounding(torch.tensor([[0.25]]), torch.tensor([0.5]), grids(Bits(4, 8))[0])
-    assert float(rounding(torch.empty(0)).detach()) == pytest.approx(0.25)

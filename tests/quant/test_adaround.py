@@ -13,7 +13,7 @@ GRID = Grid(4, signed=True)
 
 
 def reference_share(alpha: float) -> float:
-    """AdaRound, eq. 23: the rectified sigmoid, zeta 1.1 and gamma -0.1."""
+    """AdaRound: the rectified sigmoid, zeta 1.1 and gamma -0.1."""
     return min(max(1 / (1 + math.exp(-alpha)) * 1.2 - 0.1, 0.0), 1.0)
 
 

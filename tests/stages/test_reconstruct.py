@@ -39,7 +39,7 @@ def test_every_method_publishes_its_choices_and_what_units_came_to(sampled, meth
     assert spec["split_shortcuts"] == (True if method == "q-diffusion" else None)
     assert spec["relax"] == ("last" if method == "pcr" else None)
     assert len(facts["units"]) == UNITS
-    assert all(unit["after"] >= 0 for unit in facts["units"])
+    assert sum(unit["layers"] for unit in facts["units"]) == facts["layers"]  # each in one unit
     assert facts["forwards"] > UNITS
     split = SHORTCUTS if method == "q-diffusion" else 0
     assert facts["layers"] == LAYERS + split

@@ -75,7 +75,11 @@ def calibrate(
         float | None, typer.Option("--weight-rate", help="Learning rate of weights.")
     ] = None,
     step_rate: Annotated[
-        float | None, typer.Option("--step-rate", help="Of step sizes: relative, or absolute unit by unit.")
+        float | None,
+        typer.Option(
+            "--step-rate",
+            help="Learning rate of step sizes: relative; absolute where blocks are reconstructed.",
+        ),
     ] = None,
     sensitive_weight: Annotated[
         float | None, typer.Option("--sensitive-weight", help="Of the loss on sensitive layers.")

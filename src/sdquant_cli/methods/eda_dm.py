@@ -1,10 +1,10 @@
 """EDA-DM: enhanced distribution alignment (Liu et al. 2024, arXiv 2401.04585).
 
-Calibration latents from the steps that the density and variety of mid-block features ask for, one of each
-prompt (section 3.3, eq. 8-10). Fine-grained block reconstruction: the block's error and gamma times those
-of its layers (section 3.4, eq. 11-12), rounding and activation step sizes learned together, inputs dropped
-as in QDrop. One activation quantizer per layer for all steps. Rates, gamma and the 8-bit edges are those
-of the published SD script; its softmax quantizers are `--attention-bits`.
+Temporal distribution alignment: calibration latents from the steps that the density and variety of
+mid-block features ask for, one of each prompt. Fine-grained block reconstruction: the block's error and
+gamma times those of its layers, rounding and activation step sizes learned together, inputs dropped as in
+QDrop. One activation quantizer per layer for all steps. Rates, gamma and the 8-bit edges are those of the
+published SD script; its softmax quantizers are `--attention-bits`.
 """
 
 from ..manifests import ReconstructSpec
@@ -13,7 +13,7 @@ from .recipe import Data, Recipe
 
 RECIPE = Recipe(
     name="eda-dm",
-    cites="Liu et al. 2024, EDA-DM, sections 3.3 and 3.4",
+    cites="Liu et al. 2024, EDA-DM, arXiv 2401.04585: TDAC and FBR; the published script for SD",
     reconstruct=ReconstructSpec(
         layer_weight=0.8,  # gamma of the SD script
         drop=0.5,

@@ -53,7 +53,7 @@ def sweeps_of(spec: ReconstructSpec, iterations: int) -> list[Sweep]:
 
 
 def error(student: Any, teacher: Any, power: float) -> Tensor:
-    """|y - y_fp|^power summed over channels, mean over the rest (BRECQ, eq. 10; Q-Diffusion: 2.4)."""
+    """|y - y_fp|^power summed over channels, mean over the rest (BRECQ: 2; Q-Diffusion: 2.4)."""
     pairs = zip(_tensors(student), _tensors(teacher), strict=True)
     return torch.stack([_channel_sum((a - b).abs().pow(power)).mean() for a, b in pairs]).sum()
 

@@ -1,10 +1,9 @@
 """PCR: progressive calibration and activation relaxing (Tang et al. 2024, arXiv 2311.06322).
 
 Weights are rounded by AdaRound on the floating-point network's inputs. Then each step's activation
-quantizers are found on what the quantized steps before it give (section 4.1), all prompts advancing
-together, so the cost is linear in the steps. The last fifth of the steps, near the picture, has 10 bits
-(section 4.2; for SDXL the first: `--relax first`). Edges stay wide, where the published code leaves them
-in floating point.
+quantizers are found on what the quantized steps before it give, all prompts advancing together, so the cost
+is linear in the steps. The last fifth of the steps, near the picture, has 10 bits (activation relaxing; for
+SDXL the first: `--relax first`). Edges stay wide, where the published code leaves them in floating point.
 """
 
 from ..manifests import ReconstructSpec
@@ -13,7 +12,7 @@ from .recipe import Data, Recipe
 
 RECIPE = Recipe(
     name="pcr",
-    cites="Tang et al. 2024, PCR, sections 4.1 and 4.2",
+    cites="Tang et al. 2024, PCR, arXiv 2311.06322: progressive calibration, activation relaxing",
     reconstruct=ReconstructSpec(
         layer_weight=0.0,
         drop=1.0,

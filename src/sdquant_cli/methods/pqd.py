@@ -11,7 +11,7 @@ from .recipe import Data, Recipe
 
 RECIPE = Recipe(
     name="pqd",
-    cites="Ye et al. 2025, PQD; Wei et al. 2022, QDrop, section 3.3",
+    cites="Ye et al. 2025, PQD, arXiv 2501.00124; Wei et al. 2022, QDrop",
     reconstruct=ReconstructSpec(
         layer_weight=0.0,
         drop=0.5,

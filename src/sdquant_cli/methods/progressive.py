@@ -1,6 +1,6 @@
 """Progressive calibration: each step's activation quantizers from what the quantized steps before it give.
 
-(Tang et al. 2024, PCR, section 4.1.) There every step draws all prompts from the noise again; here their
+(Tang et al. 2024, PCR.) There every step draws all prompts from the noise again; here their
 latents are kept and advance together, one step at a time: the same inputs at a cost linear in the steps.
 """
 

@@ -1,8 +1,8 @@
 """PTQ4DM (Shang et al. 2023, arXiv 2211.15736).
 
-Steps of calibration latents are normal over time, denser near the picture (section 4.2); ranges by squared
-error (section 4.3); no reconstruction, as the published script runs. There the latent of a step is labelled
-with its mirror image in time; here latent and label agree, as the paper has it.
+Steps of calibration latents are normal over time, denser near the picture (NDTC); ranges by squared error;
+no reconstruction, as the published script runs. There the latent of a step is labelled with its mirror
+image in time; here latent and label agree, as the paper has it.
 """
 
 from ..types import Bits, Ranges, Select, Tables
@@ -10,7 +10,7 @@ from .recipe import Data, Recipe
 
 RECIPE = Recipe(
     name="ptq4dm",
-    cites="Shang et al. 2023, PTQ4DM, sections 4.2 and 4.3",
+    cites="Shang et al. 2023, PTQ4DM, arXiv 2211.15736: NDTC; the published script",
     data=Data(Select.NORMAL, prompts=256, per_prompt=4),
     tables=Tables.SINGLE,
     ranges=Ranges.MSE,

@@ -1,9 +1,9 @@
 """Q-Diffusion (Li et al. 2023, arXiv 2302.04304).
 
-Calibration latents at equal distances in time (section 3.3), each with and without its prompt. Blocks are
-reconstructed by AdaRound with unquantized activations, then the activation step sizes are learned with an
-error of power 2.4 (section 3.2 and the published script). The convolution of a shortcut's concatenated
-inputs is quantized in two parts (section 3.4, eq. 7-8). Ranges by the same power.
+Calibration latents at equal distances in time, each with and without its prompt. Blocks are reconstructed
+by AdaRound with unquantized activations, then the activation step sizes are learned with an error of power
+2.4 (the published script). The convolution of a shortcut's concatenated inputs is quantized in two parts
+(shortcut splitting). Ranges by the same power.
 """
 
 from ..manifests import ReconstructSpec
@@ -12,7 +12,7 @@ from .recipe import Data, Recipe
 
 RECIPE = Recipe(
     name="q-diffusion",
-    cites="Li et al. 2023, Q-Diffusion, sections 3.2 to 3.4",
+    cites="Li et al. 2023, Q-Diffusion, arXiv 2302.04304: time step-aware calibration, shortcut splitting",
     reconstruct=ReconstructSpec(
         layer_weight=0.0,
         drop=1.0,

@@ -1,6 +1,6 @@
 """Reconstruction of a quantized network, unit by unit from input to output.
 
-What BRECQ, QDrop and the methods built on them share (Li et al. 2021, section 3.3; Wei et al. 2022):
+What BRECQ, QDrop and the methods built on them share (Li et al. 2021; Wei et al. 2022):
 each unit is fitted on what the quantized part before it gives, towards the floating-point unit's answer.
 To reach a unit, what its root (a block of the UNet) is given is captured once, and the root alone is run.
 """
@@ -48,6 +48,8 @@ class Reconstruction:
     def __post_init__(self) -> None:
         self.device = next(self.student.parameters()).device
         self._parts = inputs_rounded_in(self.student)
+        alone = self.spec.mixed_inputs >= 1  # units are given the floating-point network's inputs
+        self._networks = (self.teacher,) if alone else (self.teacher, self.student)
         self._root = ""
         self._given: dict[int, Captured] = {}  # to the root, by network
 
@@ -56,7 +58,7 @@ class Reconstruction:
         with dropping(self._parts.values(), Drop(1.0) if sweep.drop >= 1 else None):
             self._enter(unit)
             fp_inputs, outputs = self._captured(), self._captured()
-            inputs = fp_inputs if self.spec.mixed_inputs >= 1 else self._captured()
+            inputs = self._captured() if self.student in self._networks else fp_inputs
             for batch in all_batches(self.items, AT_ONCE, self.device):
                 self._capture(self.teacher, unit.name, batch, fp_inputs, outputs)
                 if inputs is not fp_inputs:
@@ -97,7 +99,7 @@ class Reconstruction:
 
     def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
         reached = unit.in_root + unit.macs + (0 if unit.in_root else unit.before_root)
-        captures = 2 * 2 * len(self.items) * reached
+        captures = len(self._networks) * 2 * len(self.items) * reached
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
         updates = sweep.iterations * min(2 * self.batch_size, 2 * len(self.items)) * passes * unit.macs
         self.forwards += (captures + updates) / total
@@ -162,7 +164,7 @@ class Reconstruction:
         if unit.root == unit.name:
             return
         found = {}
-        for network in (self.student, self.teacher):
+        for network in self._networks:
             found[id(network)] = given = self._captured()
             for batch in all_batches(self.items, AT_ONCE, self.device):
                 self._capture(network, unit.root, batch, given)

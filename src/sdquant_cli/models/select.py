@@ -15,7 +15,7 @@ def at_random(calls: int, count: int, seed: int, index: int) -> tuple[int, ...]:
 
 
 def at_stride(calls: int, count: int, index: int) -> tuple[int, ...]:
-    """`count` calls at equal distances (Q-Diffusion, section 3.3), begun one later for each prompt.
+    """`count` calls at equal distances (Q-Diffusion, calibration data), begun one later for each prompt.
 
     So prompts together visit all calls equally often, also where each gives one latent.
     """
@@ -25,7 +25,7 @@ def at_stride(calls: int, count: int, index: int) -> tuple[int, ...]:
 def normally(calls: int, count: int, seed: int, index: int, mean: float, deviation: float) -> tuple[int, ...]:
     """`count` distinct calls whose times are normal about `mean`, in units of the whole schedule, cut to it.
 
-    (PTQ4DM, section 4.2: denser where pictures take shape; PQD as well.)
+    (PTQ4DM, NDTC: denser where pictures take shape; PQD as well.)
     """
     stream, found = generator("calls", seed, index), set[int]()
     while len(found) < count:

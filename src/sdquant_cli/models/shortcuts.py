@@ -1,7 +1,7 @@
 """Shortcut convolutions of concatenated inputs, in two: what came up, and what skipped to it.
 
-The two halves of the input have very different ranges (Q-Diffusion, section 3.4); each gets a convolution,
-and so quantizers, of its own. In floating point their sum is the convolution they replace (eq. 8).
+The two halves of the input have very different ranges (Q-Diffusion, shortcut splitting); each gets a
+convolution, and so quantizers, of its own. In floating point their sum is the convolution they replace.
 """
 
 from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ WARM_UP = 0.2  # share of the iterations before the regulariser counts
 
 
 def up_share(alpha: Tensor) -> Tensor:
-    """h in [0, 1]: how far a weight is rounded up, from alpha of any shape (AdaRound, eq. 23)."""
+    """h in [0, 1]: how far a weight is rounded up, from alpha of any shape (AdaRound: rectified sigmoid)."""
     return (torch.sigmoid(alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
@@ -21,7 +21,7 @@ def alpha_of(share: Tensor) -> Tensor:
 
 
 def indecision(share: Tensor, beta: float) -> Tensor:
-    """Sum of 1 - |2h - 1|^beta: zero where every weight goes fully up or down (AdaRound, eq. 24)."""
+    """Sum of 1 - |2h - 1|^beta: zero where every weight goes fully up or down (AdaRound: f_reg)."""
     return (1 - (2 * share - 1).abs().pow(beta)).sum()
 
 
@@ -45,7 +45,7 @@ class SoftRounding(nn.Module):
         self.alpha = nn.Parameter(alpha_of(scaled - self.floor))
 
     def forward(self, _weight: Tensor) -> Tensor:
-        """clip(floor(W/s) + h) s (AdaRound, eq. 22)."""
+        """clip(floor(W/s) + h) s (AdaRound: the soft-quantized weight)."""
         codes = (self.floor + up_share(self.alpha)).clamp(self.grid.low, self.grid.high)
         return codes * self.step
 

@@ -1,4 +1,4 @@
-"""Part of a layer's input left unrounded while rounding is learned (Wei et al. 2022, QDrop, eq. 7)."""
+"""Part of a layer's input left unrounded while rounding is learned (Wei et al. 2022, QDrop)."""
 
 from dataclasses import dataclass
 

@@ -15,6 +15,7 @@ from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
+from ..methods.relaxing import relaxed_rows
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
 from ..models.attention import open_attention
@@ -39,7 +40,7 @@ from .calibration_data import (
 from .calibration_spec import reads_ranking, recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import OnTable, denoiser_on_table, for_setting
-from .quantized import model_of, relaxed_rows
+from .quantized import model_of
 from .reconstruct import progress, reconstruct
 from .requests import CalibrateRequest
 
@@ -316,7 +317,7 @@ def _install_quantizers(
             else:
                 observed.observe(student, batch)
             task.advance()
-    relaxed = relaxed_rows(spec, len(rows.timesteps))
+    relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
     states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, relaxed, events)
     swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
     per_step = sum(len(state.activation_step) > 1 for state in states.values())

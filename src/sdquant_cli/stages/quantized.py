@@ -8,11 +8,10 @@ from torch import nn
 
 from ..errors import UsageProblem
 from ..manifests import QuantStateSpec, Setting
+from ..methods.relaxing import relaxed_rows
 from ..models.attention import open_attention
 from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
-from ..quant.grid import Grid
-from ..quant.modules import Relaxed
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, unpack
 from ..runtime.engines import choose, engine_for
@@ -24,8 +23,6 @@ from .bits import attention_bits
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
-RELAXED = 10  # bits of relaxed activations
-RELAXED_SHARE = 0.2  # of the steps (PCR, section 4.2)
 _SIMULATED_ONLY = ("correction", "split_shortcuts", "relax", "attention_bits")
 
 
@@ -33,15 +30,6 @@ def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
     """The model that a state is of: its shortcut convolutions in two, where the state says so."""
     model = open_model(setting)
     return model.split() if spec.split_shortcuts else model
-
-
-def relaxed_rows(spec: QuantStateSpec, rows: int) -> Relaxed | None:
-    """Which of the rows have wider activation grids."""
-    if spec.relax in (None, Relax.NONE):
-        return None
-    place, count = torch.arange(rows), round(RELAXED_SHARE * rows)
-    chosen = place < count if spec.relax is Relax.FIRST else place >= rows - count
-    return Relaxed(chosen, Grid(RELAXED, signed=False))
 
 
 def execution_of(engine: Engine, device: torch.device) -> Execution:
@@ -116,7 +104,7 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
         rows.follow(on_table.network)
     if state.spec.attention_bits:
         open_attention(on_table.network)
-    restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec, len(calibrated)))
+    restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec.relax, len(calibrated)))
     corrected.install(on_table.network, state, rows)
     return on_table.network.to(device)
 

@@ -7,6 +7,7 @@ from itertools import groupby
 import numpy as np
 
 from ..errors import MissingArtifact, SdquantError
+from ..methods.relaxing import relaxed_rows
 from ..models.layers import is_text_fed
 from ..models.load import find_model
 from ..models.shortcuts import PARTS, with_parts
@@ -16,7 +17,6 @@ from ..store import Artifact, Store
 from ..types import Bits
 from . import checkpoints
 from .compared import Compared
-from .quantized import relaxed_rows
 
 CHOSEN_LAYERS = 6
 Charts = list[page.Chart | page.Absent]
@@ -155,7 +155,7 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
         at = np.arange(len(step), 0.0, -1) if timesteps is None else timesteps
         order = np.argsort(at)
         largest = np.full(len(at), 2 ** bits[name].activations - 1)
-        if len(step) > 1 and (relaxed := relaxed_rows(model.state.spec, len(step))):
+        if len(step) > 1 and (relaxed := relaxed_rows(model.state.spec.relax, len(step))):
             largest[relaxed.rows.numpy()] = max(relaxed.grid.high, largest[0])
         step, zero = (np.broadcast_to(values, len(at)) for values in (step, zero))
         return charts.Band(
