@@ -132,6 +132,7 @@ class TrainSpec(Frozen):
     averaging: float  # decay of the mean over iterations; 0: the last values count
     freezing: float  # frequency of oscillation from which a weight is frozen; 0: never
     teacher: Dtype
+    amp: bool | None = None  # whether the student's products are in bf16
 
 
 class ReconstructSpec(Frozen):

@@ -58,6 +58,29 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
         torch.testing.assert_close(a[name].grad, b[name].grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(("shape", "weight_shape", "convolution"), [LINEAR, CONVOLUTION])
+def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, weight_shape, convolution):
+    """Inputs and step sizes that bf16 holds exactly: then only sums differ."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=g).bfloat16()
+    weight = torch.randn(weight_shape, generator=g, requires_grad=True)
+    steps = Steps(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
+    weight_step = torch.full((weight_shape[0],), 0.125)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        item = x.detach().to(dtype, copy=True).requires_grad_()
+        weight.grad = None
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            y = rounded_layer(item, weight, None, steps, weight_step, Grid(4, signed=True), convolution)
+        y.backward(torch.ones_like(y))
+        found.append((y, item.grad, weight.grad))
+    (y, by_x, by_weight), (low, low_by_x, low_by_weight) = found
+    assert low.dtype == low_by_x.dtype == torch.bfloat16
+    assert low_by_weight.dtype == torch.float32
+    for full, half in ((y, low), (by_x, low_by_x), (by_weight, low_by_weight)):
+        torch.testing.assert_close(half.float(), full, rtol=2**-7, atol=2**-7)
+
+
 def test_only_input_and_weight_are_kept_for_the_backward_pass():
     kept = []
     x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)

@@ -115,7 +115,7 @@ def test_softmax_bits_alone_are_refused(sampled):
         ("--train", "steps"),
         ("--train", "low-rank", "--rank", 4),
         ("--checkpointing", "--accumulate", 2),
-        ("--teacher-dtype", "bf16"),
+        ("--teacher-dtype", "bf16", "--amp"),
         ("--block-weight", 1, "--guided-weight", 1, "--averaging", 0.9, "--freezing", 0.1),
     ],
 )

@@ -109,6 +109,9 @@ def calibrate(
         Dtype | None,
         typer.Option("--teacher-dtype", help="Format of the floating-point model; fp32 by default."),
     ] = None,
+    amp: Annotated[
+        bool, typer.Option("--amp", help="The student's products in bf16; its weights stay fp32.")
+    ] = False,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Recompute activations: less memory, more time.")
     ] = False,

@@ -106,7 +106,8 @@ class Training:
         """The loss on one batch, and the floating-point prediction."""
         aims, answer = self.aims, self.teacher.answer(batch)
         target, wanted = answer.prediction, answer.features
-        with collecting_outputs(self.student, aims.watched) as found:
+        amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
+        with collecting_outputs(self.student, aims.watched) as found, amp:
             predicted = predict(self.student, batch.x, batch.timestep, batch.condition)
         loss = output_loss(predicted, target)
         for names, weight in ((aims.sensitive, aims.weights.sensitive), (aims.blocks, aims.weights.blocks)):

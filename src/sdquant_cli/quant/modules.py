@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .drop import Drop
 from .grid import Grid
-from .rounded import Convolution, Steps, rounded_layer
+from .rounded import Convolution, Steps, autocast_dtype, rounded_layer
 from .rounding import fake_quantize
 from .rows import Rows
 
@@ -89,7 +89,8 @@ class RoundsInput(nn.Module):
             row = self.rows.current(len(x))
             step, zero = step[row], zero[row]
         shape = (-1, *[1] * (x.dim() - 1))
-        return Steps(step.view(shape).to(x.dtype), zero.view(shape).to(x.dtype), grid)
+        dtype = x.dtype if autocast_dtype(x) is None else torch.float32
+        return Steps(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid)
 
     def _only_grid(self) -> Grid | None:
         """The grid of the inputs of all items in hand, if it is the same."""

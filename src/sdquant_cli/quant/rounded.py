@@ -46,31 +46,43 @@ def rounded_layer(
     """y = layer(round(x), round(weight)) + bias, differentiable in all of them and in both step sizes.
 
     `weight_step` (C_out); None: the weight is on its grid already. `convolution` None: a linear layer.
+    x is rounded in the format of its step sizes; products, forward and backward, are of that too, within
+    torch.autocast of its.
     """
     if weight_step is not None:
         weight_step = weight_step.view(-1, *[1] * (weight.dim() - 1))
-    result: Tensor = _RoundedLayer.apply(
-        x, weight, bias, steps.step, weight_step, steps.zero, steps.grid, weight_grid, convolution
-    )
+    how = ((steps.grid, weight_grid), autocast_dtype(x) or steps.step.dtype, convolution)
+    result: Tensor = _RoundedLayer.apply(x, weight, bias, steps.step, weight_step, steps.zero, *how)
     return result
 
 
-def _round_weight(weight: Tensor, step: Tensor | None, grid: Grid) -> Tensor:
-    return weight if step is None else round_values(weight, step, _NO_ZERO.to(step.device), grid)
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The format of products within torch.autocast on x's device; None outside of it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _operands(
+    ctx: Any, x: Tensor, weight: Tensor, step: Tensor, weight_step: Tensor | None, zero: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rounded input and weight in the format of products."""
+    grid, weight_grid = ctx.grids
+    x = round_values(x.to(step.dtype), step, zero, grid)
+    if weight_step is not None:
+        weight = round_values(weight, weight_step, _NO_ZERO.to(weight.device), weight_grid)
+    return x.to(ctx.product), weight.to(ctx.product)
 
 
 class _RoundedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, weight, bias, step, weight_step, zero, grid, weight_grid, convolution = inputs
+        x, weight, bias, step, weight_step, zero, ctx.grids, ctx.product, ctx.convolution = inputs
         ctx.save_for_backward(x, weight, step, weight_step, zero)
-        ctx.grids, ctx.convolution = (grid, weight_grid), convolution
         ctx.bias_shape = None if bias is None else list(bias.shape)
-        rounded = round_values(x, step, zero, grid)
-        weight = _round_weight(weight, weight_step, weight_grid)
-        if convolution is None:
+        rounded, weight = _operands(ctx, x, weight, step, weight_step, zero)
+        if ctx.convolution is None:
             return F.linear(rounded, weight, bias)
-        return F.conv2d(rounded, weight, bias, *convolution)
+        return F.conv2d(rounded, weight, bias, *ctx.convolution)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
@@ -78,16 +90,18 @@ class _RoundedLayer(torch.autograd.Function):
         grid, weight_grid = ctx.grids
         need_x, need_weight, need_bias, need_step, need_weight_step, *_ = ctx.needs_input_grad
         wanted = (need_x or need_step, need_weight or need_weight_step, need_bias)
-        rounded = (round_values(x, step, zero, grid), _round_weight(weight, weight_step, weight_grid))
-        by_input, by_weight, by_bias = _layer_gradients(ctx, gradients[0], *rounded, wanted)
-        del rounded
+        operands = _operands(ctx, x, weight, step, weight_step, zero)
+        by_input, by_weight, by_bias = _layer_gradients(ctx, gradients[0], *operands, wanted)
+        del operands
         by_step = by_weight_step = None
         if by_input is not None:
-            by_input, by_step = round_gradients(x, by_input, step, zero, grid, to_step=need_step)
+            by_input, by_step = round_gradients(
+                x.to(step.dtype), by_input.to(step.dtype), step, zero, grid, to_step=need_step
+            )
         if by_weight is not None and weight_step is not None:
             by_weight, by_weight_step = round_gradients(
                 weight,
-                by_weight,
+                by_weight.to(weight.dtype),
                 weight_step,
                 _NO_ZERO.to(weight.device),
                 weight_grid,

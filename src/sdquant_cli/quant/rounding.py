@@ -127,6 +127,9 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-    """x rounded to the grid of step `step` and zero-point `zero` (both broadcast), differentiable."""
-    result: Tensor = _FakeQuantize.apply(x, step, zero, grid)
+    """x rounded to the grid of step `step` and zero-point `zero` (both broadcast), differentiable.
+
+    x is rounded in the format of its step size.
+    """
+    result: Tensor = _FakeQuantize.apply(x.to(step.dtype), step, zero, grid)
     return result

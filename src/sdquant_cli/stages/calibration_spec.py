@@ -24,6 +24,7 @@ _OF_DISTILLATION = (
     "averaging",
     "freezing",
     "teacher_dtype",
+    "amp",
     "checkpointing",
 )
 
@@ -159,4 +160,5 @@ def _training(request: CalibrateRequest) -> TrainSpec:
         averaging=request.averaging or 0.0,
         freezing=request.freezing or 0.0,
         teacher=request.teacher_dtype or Dtype.FP32,
+        amp=request.amp or None,
     )

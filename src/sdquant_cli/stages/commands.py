@@ -95,6 +95,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "averaging": "--averaging",
         "freezing": "--freezing",
         "teacher": "--teacher-dtype",
+        "amp": "--amp",
     },
     ReconstructSpec: {
         "layer_weight": "--layer-weight",

@@ -110,6 +110,7 @@ class CalibrateRequest(SettingRequest):
     averaging: float | None = Field(default=None, ge=0, lt=1)
     freezing: float | None = Field(default=None, ge=0, lt=1)
     teacher_dtype: Dtype | None = None
+    amp: bool = False
     checkpointing: bool = False
     images: Path | None = None
     correction: bool = False
