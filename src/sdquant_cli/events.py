@@ -18,8 +18,8 @@ class Task(Protocol):
 class Events(Protocol):
     """The listener of a run."""
 
-    def task(self, name: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Open a task of `total` steps, each one `unit`; use as a context manager."""
+    def task(self, name: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Task]:
+        """Open a task of `total` steps, each one `unit`, `done` of them before; use as a context manager."""
 
     def note(self, message: str) -> None:
         """Tell something worth knowing."""
@@ -33,7 +33,7 @@ class _Silence:
         pass
 
     @contextmanager
-    def task(self, name: str, total: int, unit: str) -> Iterator[Task]:  # noqa: ARG002
+    def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:  # noqa: ARG002
         yield self
 
     def note(self, message: str) -> None:

@@ -29,43 +29,48 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Any) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s")
+        return Text(_pace(speed, task.fields["unit"]) if speed else "")
+
+
+def _pace(rate: float, unit: str) -> str:
+    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
 
 
 class _BarTask:
-    def __init__(self, progress: Progress, name: str, total: int, unit: str) -> None:
-        self._progress, self._id = progress, progress.add_task(name, total=total, unit=unit)
+    def __init__(self, progress: Progress, name: str, total: int, unit: str, done: int) -> None:
+        self._progress = progress
+        self._id = progress.add_task(name, total=total, completed=done, unit=unit)
 
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._id, steps)
 
 
 class _LineTask:
-    """Progress where stderr is a file: one line for each tenth."""
+    """Progress where stderr is a file: one line for each tenth, with the pace since the last."""
 
-    def __init__(self, name: str, total: int, unit: str) -> None:
-        self._name, self._total, self._unit = name, total, unit
-        self._done, self._told, self._began = 0, 0, time.monotonic()
+    def __init__(self, name: str, total: int, unit: str, done: int) -> None:
+        self._name, self._total, self._unit = name, max(1, total), unit
+        self._done = self._told = done
+        self._then = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps
-        tenth = 10 * self._done // max(1, self._total)
-        if tenth > self._told:
-            self._told = tenth
-            rate = self._done / max(1e-9, time.monotonic() - self._began)
+        if 10 * self._done // self._total > 10 * self._told // self._total:
+            now = time.monotonic()
+            rate = (self._done - self._told) / max(1e-9, now - self._then)
+            self._told, self._then = self._done, now
             left = (self._total - self._done) / rate
-            _stderr.print(
-                f"{self._name}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s, {left:.0f} s left"
-            )
+            pace = _pace(rate, self._unit)
+            _stderr.print(f"{self._name}: {self._done}/{self._total}, {pace}, {left:.0f} s left")
 
 
 class Terminal:
     """Events for a person at a terminal, or for a log."""
 
     @contextmanager
-    def task(self, name: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         if not _stderr.is_terminal:
-            yield _LineTask(name, total, unit)
+            yield _LineTask(name, total, unit, done)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -75,7 +80,7 @@ class Terminal:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=_stderr, transient=True) as progress:
-            yield _BarTask(progress, name, total, unit)
+            yield _BarTask(progress, name, total, unit, done)
 
     def note(self, message: str) -> None:
         _stderr.print(message, style="dim", markup=False)

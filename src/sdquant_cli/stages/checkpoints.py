@@ -18,8 +18,7 @@ KEPT = 2
 def run_from_last(training: Training, draft: Draft, events: Events) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     _resume(training, draft.scratch, events)
-    with events.task("calibrating", training.iterations, "iteration") as task:
-        task.advance(training.iteration)
+    with events.task("calibrating", training.iterations, "iteration", training.iteration) as task:
         while training.iteration < training.iterations:
             training.step()
             task.advance()

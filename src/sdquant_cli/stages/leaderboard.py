@@ -88,7 +88,7 @@ def _missing(row: Row, glance: Glance) -> str:
 def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
-    _check_files(request)
+    _check_files(request, events)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:
@@ -163,7 +163,7 @@ def _row(
     )
 
 
-def _check_files(request: LeaderboardRequest) -> None:
+def _check_files(request: LeaderboardRequest, events: Events) -> None:
     """Raise what the last row or page would stumble over, before the first is made."""
     use_device(request.device)
     model, _ = new_setting(request)
@@ -172,9 +172,11 @@ def _check_files(request: LeaderboardRequest) -> None:
     if drawn is None:
         raise UsageProblem(f"--test-prompts: {model.source} brings no prompts of its own, name a file")
     try:
-        read_prompts(drawn)
+        found = len(read_prompts(drawn).prompts)
     except UsageProblem as error:
         raise UsageProblem(f"--test-{str(error).removeprefix('--')}") from None
+    if found < request.limit:
+        events.note(f"--limit {request.limit}: {drawn} has {found} prompts, and each row draws these")
     for flag, path in (("--output", request.output), ("--markdown", request.markdown)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise UsageProblem(f"{flag} {path}: expected a file in a folder that is there")
