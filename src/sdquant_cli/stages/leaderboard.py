@@ -20,7 +20,7 @@ from ..models.prompt_files import read_prompts
 from ..report import board
 from ..store import Absent, ArraySpec, Artifact, Glance, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
-from .calibration_spec import reads_ranking
+from .calibration_spec import reads_ranking, recipe_of
 from .chain import Plan, announce, new_setting, publish, refs, up_to_date, use_device
 from .leaderboard_page import make_board
 from .requests import (
@@ -151,6 +151,7 @@ def _row(
         forwards=request.forwards if recipe.trains else None,
         device=device,
     )
+    recipe_of(calibration)  # raises for what the row would stumble over
     ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
     return Row(
         sample=SampleRequest(prompts=request.prompts, **data, **setting),
