@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.methods.published import METHODS
+from sdquant_cli.metrics.distribution import frechet
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.stages.calibration_spec import reads_ranking
 from sdquant_cli.stages.requests import (
@@ -30,18 +33,17 @@ from sdquant_cli.stages.requests import (
     SensitivityRequest,
 )
 from sdquant_cli.store import Artifact, Store
-from sdquant_cli.types import Select
+from sdquant_cli.types import Kind, Select
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "examples" / "prompts"
 STORE = ROOT / "runs" / "ablation"
 PAGES = ROOT / "docs" / "benchmarks"
 DRAW_SEED = 1000  # latents are sampled with seed 0
-METRICS = {
-    "psnr": "PSNR",
-    "feature_distance[shapes-clip]": "feature distance",
-    "fid[shapes-clip]": "FID-to-FP",
-}
+COMPARED = 256  # pictures that claims are made of: FID of different numbers does not compare
+PER_PICTURE = {"psnr": "PSNR", "feature_distance[shapes-clip]": "feature distance"}
+FID = "fid[shapes-clip]"
+METRICS = {**PER_PICTURE, FID: "FID-to-FP"}
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,19 @@ def _pairs() -> list[Row]:
     ]
 
 
-def measure(images: Artifact, store: Store) -> dict[str, float]:
-    """Means of the metrics that the tables show."""
+def measure(images: Artifact, store: Store, count: int) -> dict[str, float]:
+    """The metrics that the tables show, of the first `count` pictures."""
     request = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
-    facts = evaluate.run(request, store, Terminal()).facts
-    return {name: facts.metrics[name].mean for name in METRICS}
+    metrics = evaluate.run(request, store, Terminal())
+    sides = [store.follow(metrics.manifest.inputs[side]) for side in ("images", "reference")]
+    found = {name: float(metrics.read(name)[:count].mean()) for name in PER_PICTURE}
+    return found | {FID: frechet(*(features(side, store)[:count] for side in sides))}
+
+
+def features(images: Artifact, store: Store) -> np.ndarray:
+    """Features (N,D) by the embedded model's CLIP."""
+    found = [a for a in store.dependents(images.manifest) if a.ref.kind is Kind.FEATURES]
+    return next(a.read("feature") for a in found if a.spec.network == "shapes-clip")
 
 
 def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[dict[str, Any]]:
@@ -170,21 +180,21 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
                 seed=DRAW_SEED,
             )
             images = generate.run(drawn, store, events)
+            counts = sorted({min(COMPARED, count), count})
             yield {
                 "seed": seed,
                 "prompts": prompts,
-                "count": images.facts.images,
                 "state": state.manifest.key,
                 "weight_bits": state.facts.average_bits["weights, by parameters"],
                 "iterations": state.spec.iterations,
-                "metrics": measure(images, store),
+                "metrics": {str(count): measure(images, store, count) for count in counts},
                 "seconds": round(time.perf_counter() - began),
             }
 
 
-def mean(results: Iterable[dict[str, Any]], prompts: str, metric: str) -> float | None:
-    """Over seeds; None where nothing was drawn from these prompts."""
-    values = [r["metrics"][metric] for r in results if r["prompts"] == prompts]
+def mean(results: Iterable[dict[str, Any]], metric: str) -> float | None:
+    """Over seeds, of the pictures that claims are made of; None where there are none."""
+    values = [r["metrics"][str(COMPARED)][metric] for r in results if r["prompts"] == "heldout"]
     return statistics.fmean(values) if values else None
 
 
@@ -214,11 +224,10 @@ def _table(done: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -> lis
     ]
     for row in done:
         for prompts, _ in row.drawn:
-            own = [r for r in results[row.name] if r["prompts"] == prompts]
-            if not own:
-                continue
-            cells = [_cell([r["metrics"][metric] for r in own]) for metric in METRICS]
-            lines.append(f"| {row.name} | {prompts} | {own[0]['count']} | {len(own)} | {' | '.join(cells)} |")
+            own = [r["metrics"] for r in results[row.name] if r["prompts"] == prompts]
+            for count in own[0] if own else ():
+                cells = [_cell([metrics[count][name] for metrics in own]) for name in METRICS]
+                lines.append(f"| {row.name} | {prompts} | {count} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -231,7 +240,7 @@ def _claims(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What the tables must show, as far as the rows are done."""
     lines = []
     psnr = {
-        name: mean(results.get(name, []), "heldout", "psnr")
+        name: mean(results.get(name, []), "psnr")
         for name in ("rtn, single table", "rtn w8a8, per-step tables", "all", "all, 10,000 iterations")
     }
     low, high = psnr["rtn, single table"], psnr["rtn w8a8, per-step tables"]
@@ -242,7 +251,7 @@ def _claims(results: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"- {name}: closes {share:.0%} of the PSNR gap between rtn w4a8 single-table and rtn w8a8."
             )
     for metric in list(METRICS)[1:]:
-        ours, base = (mean(results.get(name, []), "heldout", metric) for name in ("all", "base"))
+        ours, base = (mean(results.get(name, []), metric) for name in ("all", "base"))
         if ours is not None and base:
             lines.append(f"- all against base, {METRICS[metric]}: {ours / base:.2f}x.")
     return ["", "## What it comes to", "", *lines] if lines else []
