@@ -197,7 +197,7 @@ class DriftSpec(Spec):
 
 class MetricsSpec(Spec):
     kind: ClassVar[Kind] = Kind.METRICS
-    stage_version: ClassVar[int] = 2
+    stage_version: ClassVar[int] = 3
     metrics: tuple[str, ...]  # those computed
     weights: dict[str, str]  # sha256 of each weight file they need
 
@@ -375,9 +375,13 @@ class DriftFacts(Frozen):
 
 
 class MetricSummary(Frozen):
-    """Mean over N pictures with a 95% interval; `mean` is None where there is no number."""
+    """Over N pictures: mean with a 95% interval, and median; None where there is no number.
+
+    A few pictures that turn out as other ones outweigh the rest in a mean of distances, not in a median.
+    """
 
     mean: float | None
+    median: float | None = None
     std: float | None = None
     ci95: tuple[float, float] | None = None
     n: int

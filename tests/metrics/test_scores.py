@@ -15,6 +15,7 @@ def test_identical_pictures_are_counted_and_left_out_of_the_mean():
     found = summarise(np.array([30.0, np.inf, 20.0]), CATALOG["psnr"].distance)
     assert (found.mean, found.identical, found.n) == (25, 1, 3)
     assert found.worst == (2, 0, 1)
+    assert summarise(np.array([1.0, 2.0, 9.0]), CATALOG["ssim"].distance).median == 2
     everything = summarise(np.array([np.inf, np.inf]), CATALOG["psnr"].distance)
     assert (everything.mean, everything.ci95, everything.identical) == (None, None, 2)
     json.dumps(everything.model_dump(mode="json"), allow_nan=False)
@@ -53,13 +54,13 @@ def test_drift_is_signal_to_noise_of_each_item():
 def test_the_markdown_summary_has_every_metric_and_gate():
     facts = MetricsFacts(
         metrics={
-            "psnr": MetricSummary(mean=31.5, ci95=(30.1, 32.2), n=4, identical=1),
+            "psnr": MetricSummary(mean=31.5, median=31.0, ci95=(30.1, 32.2), n=4, identical=1),
             "lpips": MetricSummary(mean=None, n=0, skipped="needs a file"),
         },
         floor={"psnr": MetricSummary(mean=12.0, n=4)},
         itself={"psnr": MetricSummary(mean=None, n=4, identical=4)},
     )
     text = metrics_summary(facts, "metrics/abc", {"psnr>=25": True, "psnr>=40": False})
-    assert "| psnr | 31.5 (1 identical) | [30.1, 32.2] | 12 | identical (4) | 4 |" in text
+    assert "| psnr | 31.5 (1 identical) | [30.1, 32.2] | 31 | 12 | identical (4) | 4 |" in text
     assert "skipped (needs a file)" in text
     assert "`psnr>=40` **not met**" in text

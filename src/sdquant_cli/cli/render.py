@@ -124,13 +124,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_metrics(facts: Any) -> None:
     """Metric summaries as a table; skipped ones below it."""
-    from ..report.markdown import interval, number
+    from ..report.markdown import interval, median, number
 
     rows = [
         [
             name,
             number(summary),
             interval(summary),
+            median(summary),
             number(facts.floor.get(name)),
             number(facts.itself.get(name)),
             str(summary.n),
@@ -138,7 +139,7 @@ def print_metrics(facts: Any) -> None:
         for name, summary in facts.metrics.items()
         if summary.skipped is None
     ]
-    print_table(["metric", "mean", "95% interval", "other noise", "itself", "N"], rows)
+    print_table(["metric", "mean", "95% interval", "median", "other noise", "itself", "N"], rows)
     for name, summary in facts.metrics.items():
         if summary.skipped:
             _stdout.print(f"{name}  {number(summary)}", markup=False)

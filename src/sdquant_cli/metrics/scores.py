@@ -35,7 +35,7 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricSummary:
-    """Mean, deviation, interval and the worst of values (N); infinite ones are identical pictures.
+    """Mean, median, deviation, interval and the worst of values (N); infinite ones are identical pictures.
 
     Those are counted and left out of the statistics: a mean with them would be infinite.
     """
@@ -43,6 +43,7 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
     order = np.argsort([-distance(value) for value in values.tolist()], kind="stable")
     return MetricSummary(
         mean=float(finite.mean()) if len(finite) else None,
+        median=float(np.median(finite)) if len(finite) else None,
         std=float(finite.std(ddof=1)) if len(finite) > 1 else None,
         ci95=bootstrap_interval(finite) if len(finite) else None,
         n=len(values),

@@ -74,9 +74,10 @@ class Board:
     @property
     def captions(self) -> tuple[str, ...]:
         return (
-            f"Means over {self.images} pictures against the floating-point model's own of the same prompts "
-            "and noise, simulated execution. Within equal bits ordered by PSNR. FID depends on the number of "
-            "pictures.",
+            f"Means, and medians where named, over {self.images} pictures against the floating-point model's "
+            "own of the same prompts and noise, simulated execution. Within equal bits ordered by PSNR.",
+            "A few pictures that turn out as other ones outweigh the rest in FID and in a mean of distances, "
+            "not in a median. FID depends on the number of pictures.",
             "Seconds and memory are of the calibration alone, without drawing its latents and pictures or "
             "ranking layers; an interrupted one counts up to its last checkpoint, and on from there. Memory "
             "is the largest resident set of the process: libraries, and some of what earlier rows left, "

@@ -20,6 +20,7 @@ FORMULAS = {  # those shown, in this order
     "ssim": "SSIM",
     "clip_score_difference": "CLIP score difference",
 }
+MEDIANS = ("feature_distance", "psnr")  # formulas that are shown by their median, too
 ORDERED_BY = "psnr"
 COST = ("calibration, s", "peak memory, GiB", "UNet forwards", "iterations", "latents", "weight bits")
 PICTURE_BYTES = 8_000_000  # of data URIs
@@ -31,24 +32,30 @@ def table(artifact: Artifact) -> Table:
     shown = [name for formula in FORMULAS for name in facts.metrics if CATALOG[name].formula == formula]
 
     def cells(found: dict[str, MetricSummary]) -> list[Cell]:
-        return [Cell(markdown.number(found[name]), markdown.interval(found[name])) for name in shown]
+        return [cell for name in shown for cell in _cells(name, found[name])]
 
     lines = [Line(s.method, s.bits, (*cells(s.metrics), *_cost(s))) for s in _ordered(artifact)]
     blank = [Cell("") for _ in COST]
     ends = {"floating point, other noise": facts.floor, "floating point, itself": facts.itself}
     return Table(
-        columns=(*(_column(name) for name in shown), *map(Column, COST)),
+        columns=(*(column for name in shown for column in _columns(name)), *map(Column, COST)),
         lines=tuple(lines),
         failed=artifact.spec.failed,
         ends=tuple(Line(name, "", (*cells(found), *blank)) for name, found in ends.items() if found),
     )
 
 
-def _column(name: str) -> Column:
+def _cells(name: str, summary: MetricSummary) -> list[Cell]:
+    mean = Cell(markdown.number(summary), markdown.interval(summary))
+    return [mean, Cell(markdown.median(summary))] if numbers.base(name) in MEDIANS else [mean]
+
+
+def _columns(name: str) -> list[Column]:
     network = name.partition("[")[2].removesuffix("]")
     title = FORMULAS[numbers.base(name)] + (f" ({network})" if network else "")
     unit = numbers.unit(name)
-    return Column(f"{title}, {unit}" if unit else title, numbers.better(name))
+    mean = Column(f"{title}, {unit}" if unit else title, numbers.better(name))
+    return [mean, Column("median", numbers.better(name))] if numbers.base(name) in MEDIANS else [mean]
 
 
 def _ordered(artifact: Artifact) -> list[Standing]:
