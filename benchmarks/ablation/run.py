@@ -14,7 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.methods.published import METHODS
 from sdquant_cli.metrics.distribution import frechet
+from sdquant_cli.metrics.scores import bootstrap_interval
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.stages.calibration_spec import reads_ranking
 from sdquant_cli.stages.requests import (
@@ -41,9 +42,8 @@ STORE = ROOT / "runs" / "ablation"
 PAGES = ROOT / "docs" / "benchmarks"
 DRAW_SEED = 1000  # latents are sampled with seed 0
 COMPARED = 256  # pictures that claims are made of: FID of different numbers does not compare
-PER_PICTURE = {"psnr": "PSNR", "feature_distance[shapes-clip]": "feature distance"}
-FID = "fid[shapes-clip]"
-METRICS = {**PER_PICTURE, FID: "FID-to-FP"}
+DISTANCE, FID = "feature_distance[shapes-clip]", "fid[shapes-clip]"
+METRICS = {"psnr": "PSNR", DISTANCE: "feature distance", "median": "its median", FID: "FID-to-FP"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Row:
     sample: dict[str, Any] = field(default_factory=dict)
     drawn: tuple[tuple[str, int], ...] = (("heldout", 256),)  # prompt file and number
     seeds: tuple[int, ...] = (0,)  # of the calibration
+    beside: str | None = None  # the row it is compared with, picture by picture; made before it
 
 
 COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculated time features
@@ -63,7 +64,6 @@ SINGLE = {"tables": "single"}
 BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
 RTN = {"method": "rtn", "bits": "w4a8"}
-CLAIM: dict[str, Any] = {"drawn": (("heldout", 500), ("unseen", 500)), "seeds": (0, 1, 2)}
 FEW = (("heldout", 128),)
 SCHEDULES = {
     "pndm-25": {"scheduler": "pndm", "steps": 25},
@@ -72,22 +72,34 @@ SCHEDULES = {
 }
 
 
+def claimed(row: Row) -> Row:
+    """A row that the claim hangs on: more pictures, more seeds."""
+    return replace(row, drawn=(("heldout", 500), ("unseen", 500)), seeds=(0, 1, 2))
+
+
 def rows() -> list[Row]:
     """The tables, in the order they are made."""
-    components = [
-        Row("rtn, single table", "components", {**RTN, "tables": "single"}),
-        Row("rtn, per-step tables", "components", RTN, **{**CLAIM, "seeds": (0,)}),  # nothing is random
+
+    def part(name: str, **flags: Any) -> Row:
+        return Row(name, "components", {**LONG, **COMPONENTS, **flags}, beside="all")
+
+    rounded = [Row("rtn, single table", "components", {**RTN, **SINGLE})]
+    rounded += [
+        # nothing is random in rounding: one seed
+        replace(claimed(Row("rtn, per-step tables", "components", RTN, beside=rounded[0].name)), seeds=(0,)),
         Row("rtn w8a8, per-step tables", "components", {**RTN, "bits": "w8a8"}),
-        Row("base", "components", {**LONG, **BARE, "method": "serial", "sensitive_weight": 0.0}),
-        Row("serial + components", "components", {**LONG, **COMPONENTS, "method": "serial"}, **CLAIM),
-        Row("parallel + components", "components", {**LONG, **COMPONENTS, "method": "parallel"}),
-        Row("without precalculation", "components", {**LONG, **COMPONENTS, "time_path": "quantized"}),
-        Row("without per-step tables", "components", {**LONG, **COMPONENTS, "tables": "single"}),
-        Row("without mixed precision", "components", LONG),
-        Row("without L_sen", "components", {**LONG, **COMPONENTS, "sensitive_weight": 0.0}),
-        Row("without range search", "components", {**LONG, **COMPONENTS, "ranges": "min-max"}),
-        Row("without block distillation", "components", {**LONG, **COMPONENTS, "block_weight": 0.0}),
-        Row("all", "components", {**LONG, **COMPONENTS}, **CLAIM),
+    ]
+    components = [
+        claimed(Row("all", "components", {**LONG, **COMPONENTS})),
+        part("base", method="serial", mixed=False, sensitive_weight=0.0, **BARE),
+        claimed(part("serial + components", method="serial")),
+        part("parallel + components", method="parallel"),
+        part("without precalculation", time_path="quantized"),
+        part("without per-step tables", **SINGLE),
+        part("without mixed precision", mixed=False),
+        part("without L_sen", sensitive_weight=0.0),
+        part("without range search", ranges="min-max"),
+        part("without block distillation", block_weight=0.0),
     ]
     bits = [
         Row(f"{method} {width}", "bits", {"method": method, "bits": width, **more}, drawn=FEW)
@@ -113,42 +125,51 @@ def rows() -> list[Row]:
         )
         for prompts, per in ((5, 50), (250, 1), (40, 50), (250, 8))
     ]
-    moonshot = [Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000})]
-    return [*components, *bits, *schedules, *data, *moonshot, *_pairs()]
+    moonshot = [
+        Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000}, beside="all")
+    ]
+    return [*rounded, *components, *bits, *schedules, *data, *moonshot, *_pairs()]
 
 
 def _pairs() -> list[Row]:
     """Published methods at W4A8, each with and without what it is about."""
 
-    def row(name: str, method: str, sampled: dict[str, Any] | None = None, **calibrate: Any) -> Row:
+    def row(name: str, sampled: dict[str, Any] | None = None, **calibrate: Any) -> Row:
+        method, _, changed = name.partition(",")
         own = METHODS[method].data
         data = {"limit": own.prompts, "per_prompt": own.per_prompt, "select": own.select, **(sampled or {})}
-        return Row(name, "pairs", {"method": method, "bits": "w4a8", **calibrate}, data, FEW)
+        beside = method if changed else None
+        return Row(name, "pairs", {"method": method, "bits": "w4a8", **calibrate}, data, FEW, beside=beside)
 
     return [
-        row("eda-dm", "eda-dm"),
-        row("eda-dm, uniform stride", "eda-dm", {"select": Select.STRIDE}),
-        row("eda-dm, without layers' errors", "eda-dm", layer_weight=0.0),
-        row(
-            "eda-dm's latents, rtn",
-            "rtn",
-            {"limit": 256, "per_prompt": 1, "select": Select.DENSITY},
-            **SINGLE,
-        ),
-        row("q-diffusion", "q-diffusion"),
-        row("q-diffusion, without the split", "q-diffusion", split_shortcuts=False),
-        row("pcr", "pcr"),
-        row("pcr, not progressive", "pcr", tables="per-step"),
+        row("eda-dm"),
+        row("eda-dm, uniform stride", {"select": Select.STRIDE}),
+        row("eda-dm, without layers' errors", layer_weight=0.0),
+        row("q-diffusion"),
+        row("q-diffusion, without the split", split_shortcuts=False),
+        row("pcr"),
+        row("pcr, not progressive", tables="per-step"),
     ]
 
 
-def measure(images: Artifact, store: Store, count: int) -> dict[str, float]:
-    """The metrics that the tables show, of the first `count` pictures."""
-    request = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
-    metrics = evaluate.run(request, store, Terminal())
+def measure(metrics: Artifact, store: Store, count: int) -> dict[str, float]:
+    """What the tables show, of the first `count` pictures."""
     sides = [store.follow(metrics.manifest.inputs[side]) for side in ("images", "reference")]
-    found = {name: float(metrics.read(name)[:count].mean()) for name in PER_PICTURE}
-    return found | {FID: frechet(*(features(side, store)[:count] for side in sides))}
+    distance = metrics.read(DISTANCE)[:count]
+    return {
+        "psnr": float(metrics.read("psnr")[:count].mean()),
+        DISTANCE: float(distance.mean()),
+        "median": float(np.median(distance)),
+        FID: frechet(*(features(side, store)[:count] for side in sides)),
+    }
+
+
+def difference(metrics: Artifact, other: Artifact) -> list[float]:
+    """PSNR less that of the same pictures by another row: the mean, and its 95% interval."""
+    ours, theirs = metrics.read("psnr"), other.read("psnr")
+    count = min(len(ours), len(theirs))
+    values = ours[:count] - theirs[:count]
+    return [float(values.mean()), *bootstrap_interval(values)]
 
 
 def features(images: Artifact, store: Store) -> np.ndarray:
@@ -157,9 +178,9 @@ def features(images: Artifact, store: Store) -> np.ndarray:
     return next(a.read("feature") for a in found if a.spec.network == "shapes-clip")
 
 
-def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[dict[str, Any]]:
+def run_row(row: Row, results: dict[str, list[dict[str, Any]]], store: Store) -> Iterator[dict[str, Any]]:
     """Make what is missing of a row: a result for each seed and prompt file."""
-    events = Terminal()
+    events, done = Terminal(), results.get(row.name, ())
     there = {(result["seed"], result["prompts"]) for result in done}
     flags = {"prompts": PROMPTS / "shapes-train.txt", "per_prompt": 8, **row.sample}
     for seed in row.seeds:
@@ -180,14 +201,22 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
                 seed=DRAW_SEED,
             )
             images = generate.run(drawn, store, events)
+            request = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
+            metrics = evaluate.run(request, store, events)
             counts = sorted({min(COMPARED, count), count})
+            others = [
+                r["artifact"]
+                for r in results.get(row.beside or "", ())
+                if (r["seed"], r["prompts"]) == (seed, prompts)
+            ]
             yield {
                 "seed": seed,
                 "prompts": prompts,
-                "state": state.manifest.key,
+                "artifact": f"metrics/{metrics.manifest.key}",
                 "weight_bits": state.facts.average_bits["weights, by parameters"],
                 "iterations": state.spec.iterations,
-                "metrics": {str(count): measure(images, store, count) for count in counts},
+                "metrics": {str(count): measure(metrics, store, count) for count in counts},
+                "beside": difference(metrics, store.resolve(others[0])) if others else None,
                 "seconds": round(time.perf_counter() - began),
             }
 
@@ -206,7 +235,9 @@ def page(results: dict[str, list[dict[str, Any]]], table_of: Sequence[Row]) -> s
         "`uv run python benchmarks/ablation/run.py` writes this page. Embedded model, simulated execution,",
         f"the same noise in every row (seed {DRAW_SEED}; calibration latents: seed 0). Values are means over",
         "pictures and, where there are several, over calibration seeds (lowest and highest in brackets).",
-        "FID depends on the number of pictures: compare rows of equal N.",
+        "FID depends on the number of pictures: compare rows of equal N. The last column is the mean",
+        "difference in PSNR to another row's pictures of the same prompts and noise (seed 0), with its",
+        "95% interval.",
     ]
     for table in dict.fromkeys(row.table for row in table_of):
         done = [row for row in table_of if row.table == table and row.name in results]
@@ -219,16 +250,22 @@ def page(results: dict[str, list[dict[str, Any]]], table_of: Sequence[Row]) -> s
 
 def _table(done: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -> list[str]:
     lines = [
-        f"| row | prompts | N | seeds | {' | '.join(METRICS.values())} |",
-        "|---|---|---|---|---|---|---|",
+        f"| row | prompts | N | seeds | {' | '.join(METRICS.values())} | PSNR beside |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in done:
         for prompts, _ in row.drawn:
-            own = [r["metrics"] for r in results[row.name] if r["prompts"] == prompts]
-            for count in own[0] if own else ():
-                cells = [_cell([metrics[count][name] for metrics in own]) for name in METRICS]
+            own = [r for r in results[row.name] if r["prompts"] == prompts]
+            for count in own[0]["metrics"] if own else ():
+                cells = [_cell([r["metrics"][count][name] for r in own]) for name in METRICS]
+                cells.append(_beside(row, own[0]["beside"]))
                 lines.append(f"| {row.name} | {prompts} | {count} | {len(own)} | {' | '.join(cells)} |")
     return lines
+
+
+def _beside(row: Row, found: Sequence[float] | None) -> str:
+    """How far from another row, picture by picture."""
+    return "{:+.2f} [{:+.2f}, {:+.2f}] ".format(*found) + str(row.beside) if found else ""
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -277,7 +314,7 @@ def main(
         elif not asked.rows or row.name in asked.rows:
             print(f"== {row.name}", flush=True)
             done = results.get(row.name, [])
-            for result in run_row(row, tuple(done), Store(asked.store)):
+            for result in run_row(row, results, Store(asked.store)):
                 done.append(result)
                 results[row.name] = done
                 path.write_text(json.dumps(results, indent=1) + "\n")

@@ -69,7 +69,7 @@ class Recipe:
     split_shortcuts: bool = False
     relax: Relax = Relax.NONE
     mixed: bool = False  # whether what was published of it has mixed precision; asked for by --mixed
-    edges: Bits | None = None  # least bits of the first and the last layer
+    edges: Bits | None = None  # least bits of the first and the last layer, unless a ranking decides
     batch_size: int = 12  # latents of an update
     needs_pictures: bool = False
     stored_items: bool = False  # whether all its batches are of the stored latents

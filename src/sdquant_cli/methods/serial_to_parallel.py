@@ -7,11 +7,13 @@ L_sen + the inter-layer distillation of the paper's later revision.
 
 The paper leaves open the optimizer, the rates, the form of L_sen over layers and whether the
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
-relative one for step sizes; the mean over layers, each over its floating-point energy; both branches.
+relative one for step sizes; the mean over layers, each over its floating-point energy; both branches; 8 bits
+for the first and the last layer where no ranking decides, as Q-Diffusion and others have it.
 """
 
 from torch import Tensor
 
+from ..types import Bits
 from .items import Batch, shuffled
 from .recipe import Material, Recipe
 
@@ -36,5 +38,6 @@ RECIPE = Recipe(
     source=MixedLatents,
     stored_items=True,
     mixed=True,
+    edges=Bits(8, 8),
     block_weight=1.0,
 )

@@ -122,7 +122,7 @@ def spec_of(
         reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
         split_shortcuts=split if split or recipe.split_shortcuts else None,
         relax=relax if relax is not Relax.NONE or recipe.relax is not Relax.NONE else None,
-        edges=str(recipe.edges) if recipe.edges else None,
+        edges=str(recipe.edges) if recipe.edges and not (request.mixed or request.budget) else None,
         correction=request.correction or None,
     )
 
