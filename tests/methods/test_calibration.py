@@ -115,6 +115,25 @@ def test_an_epoch_visits_every_item_once_and_epochs_differ():
     assert not torch.equal(epoch[:4], shuffled(12, 4, 0, seed=2))
 
 
+def test_a_step_is_clipped_as_all_steps_are_where_all_are_alike():
+    """Two values in 51,200 are far out: few of them are among those kept, but the ends are."""
+    rows, g = 50, torch.Generator().manual_seed(0)
+    layer = nn.Linear(400, 4)
+    observed = Observed({"out": layer}, torch.arange(rows).repeat(ENOUGH), rows)
+    for row in range(rows):
+        x = torch.randn(2 * ENOUGH, 4, 400, generator=g)
+        x[0, 0, 0], x[1, 0, 0] = 12.0, -12.0
+        with observed.watching(torch.full((2 * ENOUGH,), row)):
+            layer(x)
+    steps = {
+        tables: initial_states(observed, {"out": Bits(8, 4)}, lambda _: False, tables, Ranges.MSE)["out"]
+        for tables in (Tables.SINGLE, Tables.PER_STEP)
+    }
+    one, many = (steps[tables].activation_step for tables in (Tables.SINGLE, Tables.PER_STEP))
+    assert (len(one), len(many)) == (1, rows)
+    assert many.mean() <= 1.05 * one.item()
+
+
 def test_ranges_are_those_of_each_row_alone():
     teacher, _, observed, _ = quantized()
     data = items()

@@ -93,8 +93,8 @@ def test_zero_is_on_the_activation_grid_and_the_range_is_covered(a, b, bits):
         assert (round_to_grid(edge, step, zero, grid) - edge).abs() <= step * 1.01 + 1e-6
 
 
-@pytest.mark.parametrize("power", [2.0, 2.4])
-def test_the_searched_range_is_the_best_of_its_candidates(power):
+@pytest.mark.parametrize(("power", "end"), [(2.0, 1.0), (2.4, 1.0), (2.0, 0.02)])
+def test_the_searched_range_is_the_best_of_its_candidates(power, end):
     g = torch.Generator().manual_seed(0)
     values = torch.randn(500, generator=g)
     values[0] = 30.0  # an outlier: the observed range wastes the grid
@@ -103,9 +103,10 @@ def test_the_searched_range_is_the_best_of_its_candidates(power):
     def error(fraction):
         step, zero = affine_parameters(low * fraction, high * fraction, grid)
         points = torch.cat([values, low[None], high[None]])
-        return float(((round_to_grid(points, step, zero, grid) - points).abs() ** power).sum())
+        errors = (round_to_grid(points, step, zero, grid) - points).abs() ** power
+        return float(errors[:-2].sum() + end * errors[-2:].sum())
 
-    found = clipped_range(values, low, high, grid, power)
+    found = clipped_range(values, low, high, grid, power, end)
     tried = {f: error(f) for f in torch.linspace(0.3, 1, 24).tolist()}
     best = min(tried, key=tried.get)
     assert float(found[1] / high) == pytest.approx(best, rel=1e-5)

@@ -38,7 +38,17 @@ def test_every_trained_method_publishes_what_it_did(sampled, method):
     blocks = 1 if method == "serial-to-parallel" else 0
     assert state["spec"]["loss"] == {"sensitive": 1, "blocks": blocks, "guided": 0}
     assert len(state["facts"]["losses"]) == 1
+    ends = {"conv_in": "w8a8", "conv_out": "w8a8"} if method == "serial-to-parallel" else {}
+    assert state["facts"]["bits"] == ends
     assert ("pictures" in state["inputs"]) == (method == "parallel")
+
+
+def test_where_a_ranking_decides_the_first_and_the_last_layer_are_as_any_other(sampled):
+    for method in ("serial-to-parallel", "ptq4dm"):
+        train = ["--iterations", 0] if method == "serial-to-parallel" else []
+        free = calibrated(sampled, "--method", method, *train)
+        ranked = calibrated(sampled, "--method", method, "--mixed", *train)
+        assert (free["spec"].get("edges"), ranked["spec"].get("edges")) == ("w8a8", None)
 
 
 def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):

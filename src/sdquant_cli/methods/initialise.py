@@ -22,6 +22,7 @@ from .items import Batch, Items
 
 VALUES = 2048  # kept of each layer and row: 100 MB for 258 layers and 50 rows
 ENOUGH = 16  # latents; a row with fewer takes in its neighbours
+END_OF_STEP = 0.02  # what an end counts beside the values of one step; beside those of all steps: 1
 
 
 @contextmanager
@@ -121,7 +122,8 @@ def initial_states(
         for name, layer in observed.layers.items():
             weight_grid, grid = grids(bits[name])
             single = tables is Tables.SINGLE or is_shared(name)
-            step, zero = activation_tables(observed, name, grid, everything if single else windows, ranges)
+            own, end = (everything, 1.0) if single else (windows, END_OF_STEP)
+            step, zero = activation_tables(observed, name, grid, own, ranges, end)
             wider = None if single or relaxed is None or relaxed.grid.bits <= grid.bits else relaxed
             if wider:
                 wide = activation_tables(observed, name, wider.grid, windows, ranges)
@@ -134,25 +136,26 @@ def initial_states(
 
 
 def activation_tables(
-    observed: Observed, name: str, grid: Grid, windows: Sequence[Tensor], ranges: Ranges
+    observed: Observed,
+    name: str,
+    grid: Grid,
+    windows: Sequence[Tensor],
+    ranges: Ranges,
+    end: float = END_OF_STEP,
 ) -> tuple[Tensor, Tensor]:
-    """Step sizes and zero-points (windows) of a layer's inputs at the rows of each window."""
-    return affine_parameters(*_bounds(observed, name, windows, grid, ranges), grid)
+    """Step sizes and zero-points (windows) of a layer's inputs at the rows of each window.
 
-
-def _bounds(
-    observed: Observed, name: str, windows: Sequence[Tensor], grid: Grid, ranges: Ranges
-) -> tuple[Tensor, Tensor]:
-    """Lower and upper ends (windows) of a layer's inputs: what was seen, or the best clipping of it."""
+    They cover what was seen, or the best clipping of it, in whose search the ends count `end` times.
+    """
     found = []
     for window in windows:
         ends = observed.low[name][window].amin(), observed.high[name][window].amax()
         if ranges is not Ranges.MIN_MAX:
             values = torch.cat([observed.values(name, int(row)) for row in window])
-            ends = clipped_range(values, *ends, grid, ranges.power)
+            ends = clipped_range(values, *ends, grid, ranges.power, end)
         found.append(torch.stack(ends))
     low, high = torch.stack(found, dim=1)
-    return low, high
+    return affine_parameters(low, high, grid)
 
 
 def all_batches(items: Items, size: int, device: torch.device) -> Iterator[Batch]:

@@ -41,11 +41,13 @@ def clipped_range(
     high: Tensor,
     grid: Grid,
     power: float,
+    end: float = 1.0,
     candidates: int = 24,
     shrink: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
     """The part of [low, high] whose grid rounds the values (K) with the least sum of |error|^power.
 
+    `low` and `high` count among the values, each `end` times: beside few values of many, once is too much.
     Tries `candidates` fractions of both ends, from `shrink` to 1. Power 2 is squared error; 2.4 weighs
     clipped values more (EfficientDM, BRECQ). `low` and `high` may lie beyond the values.
     """
@@ -53,7 +55,9 @@ def clipped_range(
     fractions = torch.linspace(shrink, 1.0, candidates)
     steps, zeros = affine_parameters(low * fractions, high * fractions, grid)
     points = torch.cat([values, low[None], high[None]]).expand(candidates, -1).contiguous()
-    error = round_values(points, steps[:, None], zeros[:, None], grid).sub_(points).abs_().pow_(power).sum(1)
+    errors = round_values(points, steps[:, None], zeros[:, None], grid).sub_(points).abs_().pow_(power)
+    errors[:, -2:] *= end
+    error = errors.sum(1)
     best = fractions[error.flip(0).argmin().neg() - 1]  # of equals the widest
     return low * best, high * best
 
