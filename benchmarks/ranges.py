@@ -1,0 +1,114 @@
+"""What activation tables are worth before anything is trained: SQNR of the UNet's output.
+
+    uv run python benchmarks/ranges.py          # prints the table of docs/benchmarks/ranges.md
+
+Quantizers are found on most calibration latents of the ablation and tried on the others: inputs of all layers
+at 8, 6 and 4 bits, weights at 8. One table for all steps against one per step, each by every search; for a
+step's own search, also with its ends counting once each, as any value that was kept.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdquant_cli.cli.render import Terminal
+from sdquant_cli.methods.initialise import (
+    END_OF_STEP,
+    Observed,
+    activation_tables,
+    all_batches,
+    initial_states,
+)
+from sdquant_cli.methods.items import Batch, Items
+from sdquant_cli.models.condition import predict
+from sdquant_cli.models.layers import is_text_fed, quantizable_layers
+from sdquant_cli.models.load import find_model
+from sdquant_cli.models.time_table import run_on_table, tabulate
+from sdquant_cli.quant.modules import LayerState
+from sdquant_cli.quant.rows import Rows
+from sdquant_cli.quant.swap import swapped
+from sdquant_cli.stages import precalc_time, sample
+from sdquant_cli.stages.calibration_data import load_items
+from sdquant_cli.stages.requests import PrecalcTimeRequest, SampleRequest
+from sdquant_cli.store import Store
+from sdquant_cli.types import Bits, Ranges, Tables
+
+ROOT = Path(__file__).parents[1]
+TRIED = 100  # latents that the quantizers have not seen
+AT_ONCE = 16
+
+
+class Trial:
+    """The embedded UNet, what its layers see, and latents to try quantizers on."""
+
+    def __init__(self, items: Items) -> None:
+        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+        timesteps = items.timesteps.tolist()
+        self.network, self.rows = find_model("shapes").denoiser(), Rows(timesteps)
+        run_on_table(self.network, tabulate(self.network, timesteps), self.rows)
+        self.layers = quantizable_layers(self.network)
+        seen = dataclasses.replace(
+            items, **{name: getattr(items, name)[order[TRIED:]] for name in ("x", "row", "text")}
+        )
+        self.observed = Observed(self.layers, seen.row, len(timesteps))
+        for batch in all_batches(seen, AT_ONCE, torch.device("cpu")):
+            self.observed.observe(self.network, batch)
+        tried = order[:TRIED].split(AT_ONCE)
+        self.batches: list[Batch] = [items.batch(part, torch.device("cpu")) for part in tried]
+        self.wanted = self._answers()
+
+    @torch.no_grad()
+    def _answers(self) -> Tensor:
+        return torch.cat([predict(self.network, b.x, b.timestep, b.condition) for b in self.batches])
+
+    def sqnr(self, states: dict[str, LayerState]) -> tuple[float, float]:
+        """Over all outputs, and the median over items, in dB."""
+        with swapped(self.network, states, self.rows):
+            found = self._answers()
+        noise, signal = ((t**2).flatten(1).sum(1) for t in (found - self.wanted, self.wanted))
+        over_all = 10 * torch.log10(signal.sum() / noise.sum())
+        return float(over_all), float((10 * torch.log10(signal / noise)).median())
+
+    def states(self, bits: Bits, tables: Tables, ranges: Ranges, end: float) -> dict[str, LayerState]:
+        every = dict.fromkeys(self.layers, bits)
+        states = initial_states(self.observed, every, is_text_fed, tables, ranges)
+        if tables is Tables.SINGLE or end == END_OF_STEP:
+            return states
+        windows = [torch.tensor([row]) for row in range(len(self.observed.latents))]
+        for name in [name for name in states if not is_text_fed(name)]:
+            grid = states[name].activation_grid
+            step, zero = activation_tables(self.observed, name, grid, windows, ranges, end)
+            states[name] = dataclasses.replace(states[name], activation_step=step, activation_zero=zero)
+        return states
+
+
+def choices() -> Iterator[tuple[str, Tables, Ranges, float]]:
+    for ranges in Ranges:
+        yield f"one table, {ranges}", Tables.SINGLE, ranges, 1.0
+        yield f"per step, {ranges}", Tables.PER_STEP, ranges, END_OF_STEP
+    yield "per step, mse, ends count once", Tables.PER_STEP, Ranges.MSE, 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--store", default=str(ROOT / "runs" / "ablation"))
+    store, events = Store(parser.parse_args().store), Terminal()
+    prompts = ROOT / "examples" / "prompts" / "shapes-train.txt"
+    latents = sample.run(SampleRequest(prompts=prompts, per_prompt=8), store, events)
+    trial = Trial(load_items(store, latents, precalc_time.run(PrecalcTimeRequest(), store, events)))
+    widths = (8, 6, 4)
+    print(f"| activations | {' | '.join(f'W8A{width}, dB (median)' for width in widths)} |")
+    print("|---|" + "---|" * len(widths))
+    for name, *choice in choices():
+        cells = [trial.sqnr(trial.states(Bits(8, width), *choice)) for width in widths]
+        print(f"| {name} | {' | '.join(f'{a:.2f} ({b:.2f})' for a, b in cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
