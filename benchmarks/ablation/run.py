@@ -164,9 +164,19 @@ def measure(metrics: Artifact, store: Store, count: int) -> dict[str, float]:
     }
 
 
-def difference(metrics: Artifact, other: Artifact) -> list[float]:
-    """PSNR less that of the same pictures by another row: the mean, and its 95% interval."""
-    ours, theirs = metrics.read("psnr"), other.read("psnr")
+def compare(table_of: Sequence[Row], results: dict[str, list[dict[str, Any]]], store: Store) -> None:
+    """Put each row beside the other that it names, where both are there and that is not done."""
+    for row in table_of:
+        for result in results.get(row.name, ()):
+            for other in results.get(row.beside or "", ()):
+                same = all(result[name] == other[name] for name in ("seed", "prompts"))
+                if same and result["beside"] is None:
+                    pair = (store.resolve(r["artifact"]).read("psnr") for r in (result, other))
+                    result["beside"] = difference(*pair)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
+    """Of values of the same pictures, as many as both have: the mean difference, its 95% interval."""
     count = min(len(ours), len(theirs))
     values = ours[:count] - theirs[:count]
     return [float(values.mean()), *bootstrap_interval(values)]
@@ -178,9 +188,9 @@ def features(images: Artifact, store: Store) -> np.ndarray:
     return next(a.read("feature") for a in found if a.spec.network == "shapes-clip")
 
 
-def run_row(row: Row, results: dict[str, list[dict[str, Any]]], store: Store) -> Iterator[dict[str, Any]]:
+def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[dict[str, Any]]:
     """Make what is missing of a row: a result for each seed and prompt file."""
-    events, done = Terminal(), results.get(row.name, ())
+    events = Terminal()
     there = {(result["seed"], result["prompts"]) for result in done}
     flags = {"prompts": PROMPTS / "shapes-train.txt", "per_prompt": 8, **row.sample}
     for seed in row.seeds:
@@ -201,14 +211,9 @@ def run_row(row: Row, results: dict[str, list[dict[str, Any]]], store: Store) ->
                 seed=DRAW_SEED,
             )
             images = generate.run(drawn, store, events)
-            request = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
-            metrics = evaluate.run(request, store, events)
+            measured = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
+            metrics = evaluate.run(measured, store, events)
             counts = sorted({min(COMPARED, count), count})
-            others = [
-                r["artifact"]
-                for r in results.get(row.beside or "", ())
-                if (r["seed"], r["prompts"]) == (seed, prompts)
-            ]
             yield {
                 "seed": seed,
                 "prompts": prompts,
@@ -216,7 +221,7 @@ def run_row(row: Row, results: dict[str, list[dict[str, Any]]], store: Store) ->
                 "weight_bits": state.facts.average_bits["weights, by parameters"],
                 "iterations": state.spec.iterations,
                 "metrics": {str(count): measure(metrics, store, count) for count in counts},
-                "beside": difference(metrics, store.resolve(others[0])) if others else None,
+                "beside": None,
                 "seconds": round(time.perf_counter() - began),
             }
 
@@ -314,9 +319,11 @@ def main(
         elif not asked.rows or row.name in asked.rows:
             print(f"== {row.name}", flush=True)
             done = results.get(row.name, [])
-            for result in run_row(row, results, Store(asked.store)):
+            store = Store(asked.store)
+            for result in run_row(row, tuple(done), store):
                 done.append(result)
                 results[row.name] = done
+                compare(table_of, results, store)
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 (pages / "ablation.md").write_text(page(results, table_of))
 
