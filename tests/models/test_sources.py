@@ -222,7 +222,10 @@ def test_a_file_that_is_no_checkpoint(tiny, tmp_path, monkeypatch):
         find_model(str(tmp_path / "x.txt"))
 
 
-def test_an_interrupt_waits_for_what_is_being_loaded():
+def test_an_interrupt_waits_for_what_is_being_loaded(request):
+    # a test run in the background of a script was started with interrupts ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     reached = []
 
     def load():

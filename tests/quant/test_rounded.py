@@ -81,6 +81,12 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
         torch.testing.assert_close(half.float(), full, rtol=2**-7, atol=2**-7)
 
 
+def test_a_device_without_autocast_has_none():
+    x, step = torch.ones(1, 2, device="meta"), torch.ones(1, 1, device="meta")
+    steps, grid = Steps(step, step, Grid(4, signed=False)), Grid(4, signed=True)
+    assert rounded_layer(x, torch.ones(3, 2, device="meta"), None, steps, None, grid, None).shape == (1, 3)
+
+
 def test_only_input_and_weight_are_kept_for_the_backward_pass():
     kept = []
     x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)

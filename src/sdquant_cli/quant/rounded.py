@@ -59,7 +59,8 @@ def rounded_layer(
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The format of products within torch.autocast on x's device; None outside of it."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    within = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if within else None
 
 
 def _operands(

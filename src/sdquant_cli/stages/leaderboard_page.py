@@ -54,8 +54,9 @@ def _columns(name: str) -> list[Column]:
     network = name.partition("[")[2].removesuffix("]")
     title = FORMULAS[numbers.base(name)] + (f" ({network})" if network else "")
     unit = numbers.unit(name)
-    mean = Column(f"{title}, {unit}" if unit else title, numbers.better(name))
-    return [mean, Column("median", numbers.better(name))] if numbers.base(name) in MEDIANS else [mean]
+    better, median = numbers.better(name), f"{FORMULAS[numbers.base(name)]}, median"
+    mean = Column(f"{title}, {unit}" if unit else title, better)
+    return [mean, Column(median, better)] if numbers.base(name) in MEDIANS else [mean]
 
 
 def _ordered(artifact: Artifact) -> list[Standing]:
