@@ -4,8 +4,9 @@
     uv run python benchmarks/iteration.py --model sd-v1-4      # full size, random weights, 1 latent of 32x32
 
 An iteration is the teacher's forward pass and the student's forward and backward pass, on latents at
-mixed timesteps, each with and without its prompt. Both kinds alternate in one process; peak memory is
-VmHWM of a process for each kind. W4A8, per-timestep tables, all weights and step sizes in training.
+mixed timesteps, each with and without its prompt: without quantizers, with them, and with them and the
+student's products in bf16 (`calibrate --amp`). They take turns in one process; peak memory is VmHWM of
+a process for each. W4A8, per-timestep tables, all weights and step sizes in training.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from sdquant_cli.types import Bits
 
 TIMESTEPS = [float(981 - 20 * i) for i in range(50)]
 SIZES = {"shapes": (12, 16, 32, 96), "sd-v1-4": (1, 32, 77, 768)}  # latents, side, tokens, text channels
-KINDS = ("without", "with")
+KINDS = ("without", "with", "amp")
 
 
 def network(model: str) -> tuple[Any, Rows]:
@@ -67,7 +68,7 @@ def calibration_items(model: str) -> Items:
 def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
     """A floating-point UNet in training, with or without quantizers, in place."""
     layers = quantizable_layers(student)
-    if kind == "with":
+    if kind != "without":
         observed = Observed(layers, items.row, len(TIMESTEPS))
         for batch in all_batches(items, 4, torch.device("cpu")):
             observed.observe(student, batch)
@@ -78,7 +79,7 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
     return student
 
 
-def iteration(teacher: Any, student: Any, items: Items) -> float:
+def iteration(teacher: Any, student: Any, items: Items, kind: str) -> float:
     """Seconds of one."""
     batch = items.batch(range(len(items)), torch.device("cpu"))
     inputs = (batch.x, batch.timestep, batch.condition)
@@ -86,7 +87,9 @@ def iteration(teacher: Any, student: Any, items: Items) -> float:
     began = time.perf_counter()
     with torch.no_grad():
         target = predict(teacher, *inputs)
-    output_loss(predict(student, *inputs), target).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "amp"):
+        predicted = predict(student, *inputs)
+    output_loss(predicted, target).backward()
     return time.perf_counter() - began
 
 
@@ -102,7 +105,7 @@ def measure_memory(model: str, kind: str) -> None:
     student = in_training(copy.deepcopy(teacher, {id(rows): rows}), rows, items, kind)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading and initialisation
     for _ in range(3):
-        iteration(teacher, student, items)
+        iteration(teacher, student, items, kind)
     print(peak_memory())
 
 
@@ -127,21 +130,26 @@ def main() -> None:
     teacher, rows = network(asked.model)
     plain = in_training(copy.deepcopy(teacher, {id(rows): rows}), rows, items, "without")
     shared = {id(p): p for p in plain.parameters()} | {id(rows): rows}
-    students = {"without": plain, "with": in_training(copy.deepcopy(plain, shared), rows, items, "with")}
-    for student in students.values():
-        iteration(teacher, student, items)  # memory and caches
-    pairs = [[iteration(teacher, students[kind], items) for kind in KINDS] for _ in range(asked.repeats)]
-    ratios = [b / a for a, b in pairs]
-    before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
-    del teacher, students, plain, shared
-    memory = [child_memory(asked.model, kind) for kind in KINDS]
+    quantized = in_training(copy.deepcopy(plain, shared), rows, items, "with")
+    students = {"without": plain, "with": quantized, "amp": quantized}
+    for kind, student in students.items():
+        iteration(teacher, student, items, kind)  # memory and caches
+    turns = [
+        [iteration(teacher, student, items, kind) for kind, student in students.items()]
+        for _ in range(asked.repeats)
+    ]
+    del teacher, students, plain, quantized, shared
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     print(f"{asked.model}: {len(items)} latents, {threads} threads, load {load:.1f}")
-    print(f"seconds: without {before:.3f}, with {after:.3f} (medians of {asked.repeats})")
-    print(f"ratio of times: {low:.2f} / {middle:.2f} / {high:.2f} (min/median/max)")
-    a, b = memory
-    print(f"peak memory: without {a:.2f} GiB, with {b:.2f} GiB, ratio {b / a:.2f}")
+    memory = [child_memory(asked.model, kind) for kind in KINDS]
+    for i, kind in enumerate(KINDS):
+        seconds = statistics.median(turn[i] for turn in turns)
+        ratios = [turn[i] / turn[0] for turn in turns]
+        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+        print(
+            f"{kind}: {seconds:.3f} s, ratio {low:.2f} / {middle:.2f} / {high:.2f} (min/median/max), "
+            f"{memory[i]:.2f} GiB, ratio {memory[i] / memory[0]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -93,6 +93,22 @@ def choices() -> Iterator[tuple[str, Tables, Ranges, float]]:
     yield "per step, mse, ends count once", Tables.PER_STEP, Ranges.MSE, 1.0
 
 
+def widening(trial: Trial, end: float) -> float:
+    """Steps' own step sizes at W8A6 over the one of all steps, their mean; of the median layer."""
+    own, one = (
+        trial.states(Bits(8, 6), tables, Ranges.MSE, end) for tables in (Tables.PER_STEP, Tables.SINGLE)
+    )
+    ratios = [own[n].activation_step.mean() / one[n].activation_step for n in own if not is_text_fed(n)]
+    return float(torch.cat(ratios).median())
+
+
+def spreads(trial: Trial) -> Tensor:
+    """The widest step's step size at W8A8 over the narrowest's, by layer."""
+    states = trial.states(Bits(8, 8), Tables.PER_STEP, Ranges.MSE, END_OF_STEP)
+    steps = [state.activation_step for name, state in states.items() if not is_text_fed(name)]
+    return torch.stack([step.max() / step.min() for step in steps])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,6 +124,10 @@ def main() -> None:
     for name, *choice in choices():
         cells = [trial.sqnr(trial.states(Bits(8, width), *choice)) for width in widths]
         print(f"| {name} | {' | '.join(f'{a:.2f} ({b:.2f})' for a, b in cells)} |", flush=True)
+    for end in (1.0, END_OF_STEP):
+        print(f"own step sizes over the one of all steps, ends counting {end:g}: {widening(trial, end):.2f}")
+    middle, most = spreads(trial).quantile(torch.tensor([0.5, 0.9])).tolist()
+    print(f"widest step over narrowest: {middle:.2f} in the median layer, {most:.2f} at 90%")
 
 
 if __name__ == "__main__":

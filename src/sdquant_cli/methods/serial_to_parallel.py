@@ -8,7 +8,7 @@ L_sen + the inter-layer distillation of the paper's later revision.
 The paper leaves open the optimizer, the rates, the form of L_sen over layers and whether the
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
 relative one for step sizes; the mean over layers, each over its floating-point energy; both branches; 8 bits
-for the first and the last layer where no ranking decides, as Q-Diffusion and others have it.
+for the first and the last layer where no ranking decides, as QDrop, EfficientDM and EDA-DM have it.
 """
 
 from torch import Tensor

@@ -165,7 +165,7 @@ def _row(
 
 
 def _check_files(request: LeaderboardRequest, events: Events) -> None:
-    """Raise what the last row or page would stumble over, before the first is made."""
+    """Raise what the last row or page would stumble over, before the first is made; tell of few prompts."""
     use_device(request.device)
     model, _ = new_setting(request)
     read_prompts(request.prompts)
