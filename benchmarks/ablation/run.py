@@ -15,13 +15,18 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.methods import serial_to_parallel
+from sdquant_cli.methods.items import Batch, shuffled
 from sdquant_cli.methods.published import METHODS
+from sdquant_cli.methods.recipe import Material
 from sdquant_cli.metrics.distribution import frechet
 from sdquant_cli.metrics.scores import bootstrap_interval
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
@@ -65,6 +70,8 @@ BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
 RTN = {"method": "rtn", "bits": "w4a8"}
 FEW = (("heldout", 128),)
+CHOOSING = (("validation", 64),)
+SHARES = {"conditional alone": 0.0, "1/4 unconditional": 0.25, "1/2 unconditional, unpaired": 0.5}
 SCHEDULES = {
     "pndm-25": {"scheduler": "pndm", "steps": 25},
     "unipc-10": {"scheduler": "unipc", "steps": 10},
@@ -128,7 +135,53 @@ def rows() -> list[Row]:
     moonshot = [
         Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000}, beside="all")
     ]
-    return [*rounded, *components, *bits, *schedules, *data, *moonshot, *_pairs()]
+    return [*rounded, *components, *_choices(), *bits, *schedules, *data, *moonshot, *_pairs()]
+
+
+def _choices() -> list[Row]:
+    """What the defaults of training were chosen by: short runs, and pictures of a validation split."""
+    flags: dict[str, dict[str, Any]] = {
+        "averaging 0.99": {"averaging": 0.99},
+        "freezing 0.02": {"freezing": 0.02},
+        **{share: {"method": share} for share in SHARES},
+        "weights at 5e-5": {"weight_rate": 5e-5},
+        "weights at 5e-4": {"weight_rate": 5e-4},
+        "step sizes at 1e-4": {"step_rate": 1e-4},
+        "L_sen 0.3": {"sensitive_weight": 0.3},
+        "blocks 3": {"block_weight": 3.0},
+        "guided 1": {"guided_weight": 1.0},
+    }
+    common = {"bits": "w4a8", **COMPONENTS, "iterations": 400}
+    chosen = Row("the defaults", "choices", common, {"limit": 192}, CHOOSING)
+    others = [
+        replace(chosen, name=name, calibrate={**common, **changed}, beside=chosen.name)
+        for name, changed in flags.items()
+    ]
+    return [chosen, *others]
+
+
+class Share:
+    """Stored latents at mixed timesteps, as the default method has them, but each once: a share of the
+    items of a batch is unconditional."""
+
+    def __init__(self, share: float, material: Material) -> None:
+        self._share, self._material = share, material
+
+    def batch(self, iteration: int) -> Batch:
+        m = self._material
+        latent = shuffled(len(m.items), 2 * m.batch_size, iteration, m.seed)
+        given = torch.arange(len(latent)) >= round(self._share * len(latent))
+        return m.items.some(latent + len(m.items) * given, m.device)
+
+    def learn(self, prediction: torch.Tensor) -> None:
+        """Nothing: the latents are there already."""
+
+
+def add_shares() -> None:
+    """Make methods of them, the default one but for its batches."""
+    own = serial_to_parallel.RECIPE
+    for name, share in SHARES.items():
+        METHODS[name] = replace(own, name=name, source=partial(Share, share))
 
 
 def _pairs() -> list[Row]:
@@ -309,6 +362,7 @@ def main(
     parser.add_argument("--rows", nargs="+", help="only these, by name")
     parser.add_argument("--store", default=str(STORE))
     asked, table_of = parser.parse_args(argv), table_of or rows()
+    add_shares()
     if unknown := set(asked.rows or ()) - {row.name for row in table_of}:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     path = pages / "ablation.json"
