@@ -206,6 +206,21 @@ def test_what_it_took_goes_on_from_the_last_checkpoint(store):
     assert took.peak_memory in (9_000_000_000_000, None)
 
 
+def test_one_process_at_a_time_makes_an_artifact(store):
+    script = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    folder = store.begin(SPEC, {}, ARRAYS, 3).scratch  # nobody holds this draft any more
+    lock = str(folder / "lock")
+    with subprocess.Popen([sys.executable, "-c", script, lock], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        with pytest.raises(EnvironmentProblem, match=f"latents/{folder.name}: another process is making it"):
+            store.begin(SPEC, {}, ARRAYS, 3)
+        other.stdin.close()
+    assert make(store).ref.key == folder.name
+
+
 def test_a_glance_finds_what_is_there_and_changes_nothing(store, tmp_path):
     artifact = make(store)
     glance = Glance(store.url)

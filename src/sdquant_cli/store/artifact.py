@@ -10,14 +10,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ..errors import DamagedArtifact, NewerFormat
+from ..errors import DamagedArtifact, EnvironmentProblem, NewerFormat
 from ..manifests import (
     FORMAT,
     MANIFESTS,
@@ -33,7 +33,7 @@ from ..manifests import (
 from ..meter import Meter
 from ..types import Kind
 from . import arrays as zarr_arrays
-from .objects import Objects
+from .objects import Objects, plain_errors
 
 
 def folder(kind: Kind, key: str) -> str:
@@ -153,7 +153,10 @@ def content_digest(items: list[StoredObject]) -> str:
 
 
 class Draft:
-    """An artifact being made. Write each missing unit, then publish."""
+    """An artifact being made, by one process at a time. Write each missing unit, then publish.
+
+    Raises EnvironmentProblem while another process of this machine has the same draft in hand.
+    """
 
     def __init__(
         self,
@@ -168,9 +171,26 @@ class Draft:
         self._layout = layout
         self.units = units
         self.path = folder(spec.kind, key)
-        self.meter = Meter(self._scratch / "cost.json")
+        root = objects.local or Path(".sdquant-scratch").absolute()
+        self.scratch = root / "scratch" / spec.kind / key  # checkpoints; gone once it is published
+        self._lock = self._claimed()
+        self.meter = Meter(self.scratch / "cost.json")
         objects.create(f"{self.path}/spec.json", spec.model_dump_json(indent=1).encode())
         zarr_arrays.create_group(objects, self.path, layout)
+
+    def _claimed(self) -> FileLock:
+        """Held until the draft is published or its process ends."""
+        with plain_errors(str(self.scratch)):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.scratch / "lock", is_singleton=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise EnvironmentProblem(
+                    f"{self._objects.url}/{self.path}: another process is making it; wait for that, then run "
+                    f"the same command again"
+                ) from None
+        return lock
 
     def _receipt_path(self, unit: int) -> str:
         return f"{self.path}/units/{unit:06d}.json"
@@ -231,17 +251,6 @@ class Draft:
             raise DamagedArtifact(f"{self._objects.url}/{self.path}/{path} vanished while it was written")
         return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
-    @property
-    def _scratch(self) -> Path:
-        root = self._objects.local or Path(".sdquant-scratch").absolute()
-        return root / "scratch" / self._spec.kind / self._key
-
-    @cached_property
-    def scratch(self) -> Path:
-        """A local folder for checkpoints, beside the artifact; gone once it is published."""
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        return self._scratch
-
     def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
         """Create the manifest: from here on the artifact exists."""
         receipts = self.receipts()
@@ -267,6 +276,6 @@ class Draft:
         self._objects.create(f"{self.path}/manifest.json", manifest.model_dump_json(indent=1).encode())
         artifact = Artifact(self._objects, manifest)
         artifact.check_sizes()
-        if "scratch" in self.__dict__:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.release(force=True)
         return artifact
