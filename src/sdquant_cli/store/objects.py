@@ -26,6 +26,7 @@ def plain_errors(where: str) -> Iterator[None]:
             ("No space left", "the disk is full"),
             ("Read-only file system", "it is read-only"),
             ("ermission denied", "permission is denied"),
+            ("NoSuchBucket", "there is no such bucket"),
         ):
             if sign in text:
                 raise EnvironmentProblem(
