@@ -71,6 +71,7 @@ LONG = {"bits": "w4a8", "iterations": 2000}
 RTN = {"method": "rtn", "bits": "w4a8"}
 FEW = (("heldout", 128),)
 CHOOSING = (("validation", 64),)
+SERIAL = (2e-4, 5e-5, 1e-5)  # rates
 SHARES = {"conditional alone": 0.0, "1/4 unconditional": 0.25, "1/2 unconditional, unpaired": 0.5}
 SCHEDULES = {
     "pndm-25": {"scheduler": "pndm", "steps": 25},
@@ -150,6 +151,8 @@ def _choices() -> list[Row]:
         "L_sen 0.3": {"sensitive_weight": 0.3},
         "blocks 3": {"block_weight": 3.0},
         "guided 1": {"guided_weight": 1.0},
+        # rates that suit mixed steps need not suit batches of one step
+        **{f"serial, weights at {rate:.0e}": {"method": "serial", "weight_rate": rate} for rate in SERIAL},
     }
     common = {"bits": "w4a8", **COMPONENTS, "iterations": 400}
     chosen = Row("the defaults", "choices", common, {"limit": 192}, CHOOSING)
