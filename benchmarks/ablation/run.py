@@ -118,6 +118,10 @@ def rows() -> list[Row]:
             ("serial-to-parallel", {**COMPONENTS, "iterations": 1000}),
         )
     ]
+    # where activations are narrow, a table per step should be worth the most
+    narrow = next(row for row in bits if row.name == "serial-to-parallel w4a4")
+    single = {**narrow.calibrate, **SINGLE}
+    bits.append(replace(narrow, name=f"{narrow.name}, single table", calibrate=single, beside=narrow.name))
     schedules = [
         Row(f"{name} {schedule}", "schedules", flags, setting, FEW)
         for schedule, setting in SCHEDULES.items()
