@@ -68,10 +68,11 @@ COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculate
 SINGLE = {"tables": "single"}
 BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
+SHORT = {"bits": "w4a8", "iterations": 1000, "mixed": True}
 RTN = {"method": "rtn", "bits": "w4a8"}
 FEW = (("heldout", 128),)
 CHOOSING = (("validation", 64),)
-SERIAL = (2e-4, 5e-5, 1e-5)  # rates
+SERIAL = ((2e-4, 1e-3), (5e-5, 1e-3), (1e-5, 1e-3), (1e-5, 1e-4), (2e-6, 1e-4))  # of weights, of step sizes
 SHARES = {"conditional alone": 0.0, "1/4 unconditional": 0.25, "1/2 unconditional, unpaired": 0.5}
 SCHEDULES = {
     "pndm-25": {"scheduler": "pndm", "steps": 25},
@@ -125,13 +126,13 @@ def rows() -> list[Row]:
     schedules = [
         Row(f"{name} {schedule}", "schedules", flags, setting, FEW)
         for schedule, setting in SCHEDULES.items()
-        for name, flags in (("rtn", RTN), ("all", {**LONG, **COMPONENTS}))
+        for name, flags in (("rtn", RTN), ("serial-to-parallel", SHORT))
     ]
     data = [
         Row(
             f"{prompts} prompts x {per}",
             "data",
-            {**LONG, **COMPONENTS},
+            SHORT,
             {"limit": prompts, "per_prompt": per},
             FEW,
         )
@@ -156,7 +157,16 @@ def _choices() -> list[Row]:
         "blocks 3": {"block_weight": 3.0},
         "guided 1": {"guided_weight": 1.0},
         # rates that suit mixed steps need not suit batches of one step
-        **{f"serial, weights at {rate:.0e}": {"method": "serial", "weight_rate": rate} for rate in SERIAL},
+        **{
+            f"serial, rates {weights:.0e} and {steps:.0e}": {
+                "method": "serial",
+                "weight_rate": weights,
+                "step_rate": steps,
+            }
+            for weights, steps in SERIAL
+        },
+        "parallel": {"method": "parallel"},
+        "parallel, weights at 5e-5": {"method": "parallel", "weight_rate": 5e-5},
     }
     common = {"bits": "w4a8", **COMPONENTS, "iterations": 400}
     chosen = Row("the defaults", "choices", common, {"limit": 192}, CHOOSING)

@@ -9,7 +9,6 @@ from ..methods.recipe import Recipe
 from ..types import Dtype, Relax, Tables, Train
 from .requests import CalibrateRequest
 
-WEIGHT_RATE, STEP_RATE = 2e-4, 1e-3
 RANK = 32
 
 _OF_TRAINED = ("iterations", "forwards", "weight_rate", "step_rate")
@@ -117,7 +116,7 @@ def spec_of(
         batch_size=batch,
         seed=request.seed,
         loss=_losses(request, recipe, ranked=ranked) if trained else None,
-        train=_training(request) if trained else None,
+        train=_training(request, recipe) if trained else None,
         pictures=pictures,
         reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
         split_shortcuts=split if split or recipe.split_shortcuts else None,
@@ -149,13 +148,13 @@ def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossS
     )
 
 
-def _training(request: CalibrateRequest) -> TrainSpec:
+def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
     what = request.train or Train.WEIGHTS_AND_STEPS
     return TrainSpec(
         what=what,
         rank=(request.rank or RANK) if what is Train.LOW_RANK else None,
-        weight_rate=request.weight_rate or WEIGHT_RATE,
-        step_rate=request.step_rate or STEP_RATE,
+        weight_rate=request.weight_rate or recipe.weight_rate,
+        step_rate=request.step_rate or recipe.step_rate,
         accumulate=request.accumulate or 1,
         averaging=request.averaging or 0.0,
         freezing=request.freezing or 0.0,
