@@ -154,6 +154,14 @@ def test_a_spec_says_what_was_chosen_and_rtn_trains_nothing():
     assert (spec.train, spec.loss, spec.iterations) == (None, None, 0)
 
 
+def test_rates_are_the_recipes_unless_the_request_names_them():
+    for method in ("serial", "parallel"):
+        recipe, request = METHODS[method], CalibrateRequest(method=method, step_rate=0.5)
+        train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
+        assert (train.weight_rate, train.step_rate) == (recipe.weight_rate, 0.5)
+    assert METHODS["serial"].weight_rate < METHODS["parallel"].weight_rate
+
+
 @pytest.mark.parametrize(
     ("fields", "iterations"),
     [

@@ -72,13 +72,14 @@ def calibrate(
     ] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="Of --train low-rank; 32 by default.")] = None,
     weight_rate: Annotated[
-        float | None, typer.Option("--weight-rate", help="Learning rate of weights.")
+        float | None,
+        typer.Option("--weight-rate", help="Learning rate of weights; the method's own by default."),
     ] = None,
     step_rate: Annotated[
         float | None,
         typer.Option(
             "--step-rate",
-            help="Learning rate of step sizes: relative; absolute where blocks are reconstructed.",
+            help="Of step sizes: relative; absolute where blocks are reconstructed.",
         ),
     ] = None,
     sensitive_weight: Annotated[

@@ -4,7 +4,8 @@ Fresh prompts and noise in every round; the floating-point model walks its traje
 timestep to the last, and each call is one update. So a batch holds one timestep, and updates follow
 the order of sampling: the oscillation that section 4.1 of the paper describes.
 
-EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget.
+EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget. Its
+rates are this method's own: the faster ones that suit mixed timesteps oscillate here.
 """
 
 import torch
@@ -78,4 +79,6 @@ RECIPE = Recipe(
     name="serial",
     cites="He et al. 2023, EfficientDM; Li, Deng et al. 2024, section 4.1 and table 7 (Base)",
     source=Trajectories,
+    weight_rate=1e-5,
+    step_rate=1e-4,
 )
