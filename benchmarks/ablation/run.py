@@ -119,10 +119,13 @@ def rows() -> list[Row]:
             ("serial-to-parallel", {**COMPONENTS, "iterations": 1000}),
         )
     ]
-    # where activations are narrow, a table per step should be worth the most
-    narrow = next(row for row in bits if row.name == "serial-to-parallel w4a4")
-    single = {**narrow.calibrate, **SINGLE}
-    bits.append(replace(narrow, name=f"{narrow.name}, single table", calibrate=single, beside=narrow.name))
+    # a table per step should be worth the more, the fewer bits activations have
+    twins = ("rtn w8a8", "rtn w4a6", "rtn w4a4", "serial-to-parallel w4a4")
+    bits += [
+        replace(row, name=f"{row.name}, single table", calibrate={**row.calibrate, **SINGLE}, beside=row.name)
+        for row in bits
+        if row.name in twins
+    ]
     schedules = [
         Row(f"{name} {schedule}", "schedules", flags, setting, FEW)
         for schedule, setting in SCHEDULES.items()
@@ -153,9 +156,9 @@ def _choices() -> list[Row]:
         "weights at 5e-5": {"weight_rate": 5e-5},
         "weights at 5e-4": {"weight_rate": 5e-4},
         "step sizes at 1e-4": {"step_rate": 1e-4},
-        "L_sen 0.3": {"sensitive_weight": 0.3},
-        "blocks 3": {"block_weight": 3.0},
         "guided 1": {"guided_weight": 1.0},
+        "single table": SINGLE,
+        "single table, step sizes at 1e-4": {**SINGLE, "step_rate": 1e-4},
         # rates that suit mixed steps need not suit batches of one step
         **{
             f"serial, rates {weights:.0e} and {steps:.0e}": {
