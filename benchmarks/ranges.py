@@ -2,9 +2,10 @@
 
     uv run python benchmarks/ranges.py          # prints the table of docs/benchmarks/ranges.md
 
-Quantizers are found on most calibration latents of the ablation and tried on the others: inputs of all layers
-at 8, 6 and 4 bits with weights at 8, and at 8 with weights at 4. One table for all steps against one per step,
-each by every search; for a step's own search, also with its ends counting once each, as any value that was kept.
+Quantizers are found on most calibration latents of the ablation and tried on the others: inputs of all
+layers at 8, 6 and 4 bits with weights at 8, and at 8 with weights at 4. One table for all steps against one
+per step, each by every search; for a step's own search, also with its ends counting once each, as any value
+that was kept.
 """
 
 import argparse
