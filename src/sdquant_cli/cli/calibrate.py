@@ -27,7 +27,10 @@ def calibrate(
     ] = None,
     tables: Annotated[
         Tables | None,
-        typer.Option("--tables", help="Activation quantizers: one per layer and step, or one per layer."),
+        typer.Option(
+            "--tables",
+            help="Activation quantizers: per layer and step (progressive: one after another), or per layer.",
+        ),
     ] = None,
     ranges: Annotated[
         Ranges | None,
