@@ -82,7 +82,7 @@ def calibrate(
         float | None,
         typer.Option(
             "--step-rate",
-            help="Of step sizes: relative; absolute where blocks are reconstructed.",
+            help="Learning rate of step sizes: relative; absolute where blocks are reconstructed.",
         ),
     ] = None,
     sensitive_weight: Annotated[

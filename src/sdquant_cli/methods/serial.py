@@ -4,8 +4,8 @@ Fresh prompts and noise in every round; the floating-point model walks its traje
 timestep to the last, and each call is one update. So a batch holds one timestep, and updates follow
 the order of sampling: the oscillation that section 4.1 of the paper describes.
 
-EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget. Its
-rates are this method's own: the faster ones that suit mixed timesteps oscillate here.
+EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget. The
+rates are slower than theirs, which suit batches of mixed timesteps and draw far worse pictures here.
 """
 
 import torch
