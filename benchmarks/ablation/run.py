@@ -68,7 +68,7 @@ COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculate
 SINGLE = {"tables": "single"}
 BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
-SHORT = {"bits": "w4a8", "iterations": 1000, "mixed": True}
+SHORT = {**COMPONENTS, "bits": "w4a8", "iterations": 1000}
 RTN = {"method": "rtn", "bits": "w4a8"}
 FEW = (("heldout", 128),)
 CHOOSING = (("validation", 64),)
@@ -111,12 +111,12 @@ def rows() -> list[Row]:
         part("without block distillation", block_weight=0.0),
     ]
     bits = [
-        Row(f"{method} {width}", "bits", {"method": method, "bits": width, **more}, drawn=FEW)
+        Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW)
         for width in ("w8a8", "w4a8", "w4a6", "w4a4", "w3a8")
         for method, more in (
             ("rtn", {}),
-            ("serial", {**COMPONENTS, "iterations": 1000}),
-            ("serial-to-parallel", {**COMPONENTS, "iterations": 1000}),
+            ("serial", SHORT),
+            ("serial-to-parallel", SHORT),
         )
     ]
     # a table per step should be worth the more, the fewer bits activations have
