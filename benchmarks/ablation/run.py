@@ -248,11 +248,11 @@ def compare(table_of: Sequence[Row], results: dict[str, list[dict[str, Any]]], s
                     result["beside"] = difference(*pair)
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
-    """Of values of the same pictures, as many as both have: the mean difference, its 95% interval."""
+def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Of values of the same pictures: how many both have, the mean difference, its 95% interval."""
     count = min(len(ours), len(theirs))
     values = ours[:count] - theirs[:count]
-    return [float(values.mean()), *bootstrap_interval(values)]
+    return {"count": count, "psnr": [float(values.mean()), *bootstrap_interval(values)]}
 
 
 def features(images: Artifact, store: Store) -> np.ndarray:
@@ -337,14 +337,16 @@ def _table(done: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -> lis
             own = [r for r in results[row.name] if r["prompts"] == prompts]
             for count in own[0]["metrics"] if own else ():
                 cells = [_cell([r["metrics"][count][name] for r in own]) for name in METRICS]
-                cells.append(_beside(row, own[0]["beside"]))
+                cells.append(_beside(row, own[0]["beside"], int(count)))
                 lines.append(f"| {row.name} | {prompts} | {count} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
 
-def _beside(row: Row, found: Sequence[float] | None) -> str:
-    """How far from another row, picture by picture."""
-    return "{:+.2f} [{:+.2f}, {:+.2f}] ".format(*found) + str(row.beside) if found else ""
+def _beside(row: Row, found: dict[str, Any] | None, count: int) -> str:
+    """How far from another row, picture by picture, on the line of the pictures that both have."""
+    if found is None or found["count"] != count:
+        return ""
+    return "{:+.2f} [{:+.2f}, {:+.2f}] ".format(*found["psnr"]) + str(row.beside)
 
 
 def _cell(values: Sequence[float]) -> str:
