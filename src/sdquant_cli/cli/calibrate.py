@@ -132,7 +132,7 @@ def calibrate(
     width: o.WidthOption = None,
     seed: o.SeedOption = 0,
     preset: o.PresetOption = None,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

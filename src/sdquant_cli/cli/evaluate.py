@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     weights_dir: o.WeightsOption = None,
     download: o.DownloadOption = False,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

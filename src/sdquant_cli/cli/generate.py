@@ -38,7 +38,7 @@ def generate(
     seed: o.SeedOption = 0,
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

@@ -52,7 +52,7 @@ def leaderboard(
     width: o.WidthOption = None,
     dtype: o.DtypeOption = None,
     weights_dir: o.WeightsOption = None,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

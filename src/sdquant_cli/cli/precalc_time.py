@@ -6,7 +6,7 @@ from . import options as o
 def precalc_time(
     scheduler: o.SchedulerOption = None,
     steps: o.StepsOption = None,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

@@ -45,7 +45,7 @@ def sample(
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
     preset: o.PresetOption = None,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

@@ -18,7 +18,7 @@ def sensitivity(
     ] = "w4a8",
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
-    device: o.DeviceOption = "cpu",
+    device: o.DeviceOption = "auto",
     store: o.StoreOption = o.DEFAULT_STORE,
     dry_run: o.DryRunOption = False,
     json: o.JsonOption = False,

@@ -59,6 +59,6 @@ def predict(network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> 
     elif told.pooled is not None:
         more["pooled_projections"] = told.pooled
     predicted: Tensor = network(
-        x.to(dtype), timestep=timestep.reshape(-1), encoder_hidden_states=told.tokens, **more
+        x.to(dtype), timestep=timestep.reshape(-1).to(x.device), encoder_hidden_states=told.tokens, **more
     ).sample
     return predicted.float()

@@ -63,6 +63,11 @@ class _Work:
         return Bits.parse(self.spec.bits)
 
     @property
+    def device(self) -> torch.device:
+        """Raises EnvironmentProblem where there is none."""
+        return use_device(self.request.device)
+
+    @property
     def losses(self) -> str:
         """The losses that count, by name."""
         if self.spec.reconstruct:
@@ -111,15 +116,14 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
     work = _prepare(request, store, events)
     latents, ranking, spec = work.latents, work.ranking, work.spec
     setting = latents.spec.setting
-    use_device(request.device)  # refuses before anything is computed
-    model = work.model
+    device, model = work.device, work.model
     check_budget(request, model)
     table = for_setting(model, setting, store)
     inputs = {"latents": latents, "time-table": table} | ({"sensitivity": ranking} if ranking else {})
     if request.time_path is TimePath.QUANTIZED:
         inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
     if work.recipe.needs_pictures and spec.train and not request.images:
-        inputs["pictures"] = drawn_pictures(latents, store, request.seed, request.device, events)
+        inputs["pictures"] = drawn_pictures(latents, store, request.seed, device, events)
     draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
@@ -155,7 +159,7 @@ def _calibrated(
 ) -> _Done:
     spec, request, model = work.spec, work.request, work.model
     setting, done = work.latents.spec.setting, _Done()
-    device = use_device(request.device)
+    device = work.device
     items = load_items(store, work.latents, table)
     dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
     on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
@@ -178,9 +182,9 @@ def _calibrated(
     if spec.train:
         pictures = None
         if request.images:
-            pictures = pictures_of_folder(request.images, work.latents, store, request.device, events)
+            pictures = pictures_of_folder(request.images, work.latents, store, device, events)
         elif "pictures" in inputs:
-            pictures = pictures_of_artifact(inputs["pictures"], store, request.device)
+            pictures = pictures_of_artifact(inputs["pictures"], store, device)
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         material = _material(work, teacher, items, pictures, device)

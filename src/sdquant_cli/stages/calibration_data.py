@@ -66,7 +66,7 @@ def pictures_digest(folder: Path) -> str:
 
 
 def pictures_of_folder(
-    folder: Path, latents: Artifact, store: Store, device: str, events: Events
+    folder: Path, latents: Artifact, store: Store, device: torch.device, events: Events
 ) -> Pictures:
     """Pictures of a folder, each with its caption in a text file of its name, cut to the setting's size."""
     from PIL import Image, ImageOps
@@ -77,7 +77,7 @@ def pictures_of_folder(
     captions = tuple(caption.read_text(encoding="utf-8").strip() for _, caption in pairs)
     file = PromptFile(path=folder, prompts=captions, blank=0, duplicates=len(captions) - len(set(captions)))
     prompts = store_prompts(store, file, events)
-    embeds = store_embeddings(store, model, prompts, torch.device(device), events)
+    embeds = store_embeddings(store, model, prompts, device, events)
     return _pictures(np.stack(drawn), embeds, setting, device)
 
 
@@ -94,23 +94,25 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def drawn_pictures(latents: Artifact, store: Store, seed: int, device: str, events: Events) -> Artifact:
+def drawn_pictures(
+    latents: Artifact, store: Store, seed: int, device: torch.device, events: Events
+) -> Artifact:
     """The floating-point model's own pictures of the calibration prompts, made where they are absent."""
     prompts, embeds = (store.follow(latents.manifest.inputs[role]) for role in ("prompts", "text-embeds"))
     spec = ImagesSpec(setting=latents.spec.setting, engine=Execution.FP, seed=seed, micro_batch=MICRO_BATCH)
     tags = ("latest-calibration",)
-    return draw(spec, prompts, embeds, None, store, torch.device(device), events, tags=tags)
+    return draw(spec, prompts, embeds, None, store, device, events, tags=tags)
 
 
-def pictures_of_artifact(images: Artifact, store: Store, device: str) -> Pictures:
+def pictures_of_artifact(images: Artifact, store: Store, device: torch.device) -> Pictures:
     """Stored pictures with the text they were drawn from."""
     embeds = store.follow(images.manifest.inputs["text-embeds"])
     return _pictures(images.read("image"), embeds, images.spec.setting, device)
 
 
-def _pictures(drawn: np.ndarray, embeds: Artifact, setting: Setting, device: str) -> Pictures:
+def _pictures(drawn: np.ndarray, embeds: Artifact, setting: Setting, device: torch.device) -> Pictures:
     model = open_model(setting)
-    vae = model.vae(device)
+    vae = model.vae(str(device))
     parts = [
         torch.from_numpy(drawn[i : i + MICRO_BATCH]).to(device) for i in range(0, len(drawn), MICRO_BATCH)
     ]

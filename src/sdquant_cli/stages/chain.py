@@ -31,6 +31,8 @@ def use_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise EnvironmentProblem(f"--device {name}: {str(error).splitlines()[0]}") from None
+    torch.backends.cudnn.allow_tf32 = False  # of a GPU: fp32 products keep 23 bits in convolutions too
+    torch.backends.cudnn.deterministic = True
     return device
 
 

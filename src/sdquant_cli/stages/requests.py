@@ -35,7 +35,7 @@ class Request(BaseModel):
     """Base: strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    device: str = "cpu"
+    device: str = "auto"
 
 
 class SettingRequest(Request):

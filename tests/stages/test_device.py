@@ -1,0 +1,82 @@
+"""Every stage on another device than the CPU."""
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from tests.conftest import PROMPTS
+from tests.elsewhere import DEVICE, elsewhere
+
+TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
+ON = ("--device", DEVICE)
+DRAW = ("generate", "--prompts", HELDOUT, "--limit", 2, *ON)
+
+
+@pytest.fixture
+def chain(sdquant, tiny):
+    """Latents of a tiny pipeline, drawn on that device."""
+
+    def begun(name):
+        sdquant("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--model", tiny(name), *ON)
+        return sdquant
+
+    with elsewhere():
+        yield begun
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with elsewhere():
+        there = torch.ones(2, 3).to(DEVICE)
+        for wrong in (
+            lambda: there + torch.ones(3),
+            there.numpy,
+            lambda: torch.randn(2, generator=torch.Generator(), device=DEVICE),
+        ):
+            with pytest.raises(RuntimeError):
+                wrong()
+        assert (there + 1).sum().item() == 12
+        assert (there + 1).cpu().numpy().sum() == 12
+
+
+def test_the_chain(chain):
+    sdquant = chain("sd-v1-4")
+    sdquant("precalc-time", *ON)
+    sdquant("sensitivity", *ON)
+    sdquant("calibrate", "--mixed", "--iterations", 2, "--batch-size", 2, *ON)
+    for engine in ("simulated", "auto"):
+        sdquant(*DRAW, "--engine", engine)
+    sdquant("evaluate", "--drift", "--drift-prompts", 1, *ON)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--method", "serial", "--correction"),
+        ("--method", "parallel", "--attention-bits", 8),
+        ("--amp", "--checkpointing", "--teacher-dtype", "bf16", "--train", "low-rank"),
+        ("--method", "pqd", "--split-shortcuts"),
+        ("--method", "pcr"),
+    ],
+)
+def test_other_ways_to_calibrate(chain, how):
+    sdquant = chain("sd-v1-4")
+    sdquant("calibrate", "--iterations", 1, "--batch-size", 2, *how, *ON)
+    sdquant(*DRAW)
+
+
+def test_an_exported_pipeline(chain, tmp_path):
+    sdquant = chain("sd-v1-4")
+    sdquant("calibrate", "--method", "rtn", *ON)
+    sdquant("export", "--output", tmp_path / "packed")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "packed").to(DEVICE)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = pipeline("a red circle", num_inference_steps=2, output_type="latent").images
+    assert latents.device.type == DEVICE
+    assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3-medium"])
+def test_other_families(chain, name):
+    sdquant = chain(name)
+    sdquant("calibrate", "--iterations", 1, "--batch-size", 2, *ON)
+    sdquant(*DRAW)
