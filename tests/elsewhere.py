@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = "lazy"  # one that torch knows by name, and whose backward pass runs on the thread that asks for it
-MIXING = ("aten._to_copy", "aten.copy_", "aten.index.", "aten.index_put")  # take a CPU's tensors as well
 
 
 class Elsewhere(Tensor):
@@ -75,10 +74,20 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _refuse(op: Any, given: list[Tensor], generators: list[torch.Generator], goes: bool) -> None:
     if goes and generators:
         raise RuntimeError(f"{op}: a generator of the {generators[0].device} for a tensor on {DEVICE}")
+    strangers = [x for x in _bound(op, given) if x.dim() and not isinstance(x, Elsewhere)]
     there = any(isinstance(tensor, Elsewhere) for tensor in given)
-    strangers = [x for x in given if x.dim() and not isinstance(x, Elsewhere)]
-    if there and strangers and not str(op).startswith(MIXING):
+    if there and strangers:
         raise RuntimeError(f"{op}: operands on {DEVICE} and on the CPU, {tuple(strangers[0].shape)}")
+
+
+def _bound(op: Any, given: list[Tensor]) -> list[Tensor]:
+    """The operands that must be where the others are."""
+    name = str(op)
+    if name.startswith(("aten._to_copy", "aten.copy_")):
+        return []
+    if name.startswith("aten.index."):  # indices may be on the CPU
+        return given[:1]
+    return [given[0], given[-1]] if name.startswith("aten.index_put") else given
 
 
 @contextmanager

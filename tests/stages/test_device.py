@@ -29,12 +29,14 @@ def test_what_a_gpu_refuses_is_refused():
         there = torch.ones(2, 3).to(DEVICE)
         for wrong in (
             lambda: there + torch.ones(3),
+            lambda: torch.ones(3)[there[0].long()],
             there.numpy,
             lambda: torch.randn(2, generator=torch.Generator(), device=DEVICE),
         ):
             with pytest.raises(RuntimeError):
                 wrong()
         assert (there + 1).sum().item() == 12
+        assert there[torch.tensor([0])].shape == (1, 3)
         assert (there + 1).cpu().numpy().sum() == 12
 
 
