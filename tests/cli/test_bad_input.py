@@ -42,6 +42,7 @@ def one_line(result) -> str:
         (("sample", "--prompts", TRAIN, "--limit", "0"), 2, "--limit 0"),
         (("sample", "--prompts", TRAIN, "--model", "/absent"), 2, "/absent"),
         (("sample", "--prompts", TRAIN, "--limit", "1", "--device", "cuda:7"), 5, "--device cuda:7"),
+        (("sample", "--prompts", TRAIN, "--limit", "1", "--device", "meta"), 5, "--device meta"),
         (("precalc-time",), 3, "sdquant sample"),
         (("sensitivity",), 3, "sdquant sample"),
         (("calibrate",), 3, "sdquant sample"),

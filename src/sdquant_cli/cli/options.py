@@ -15,7 +15,7 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto: cuda where there is one.")
+    str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto: cuda where there is one.")
 ]
 ModelOption = Annotated[
     str | None,

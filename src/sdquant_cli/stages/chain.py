@@ -23,14 +23,14 @@ class Plan:
 
 
 def use_device(name: str) -> torch.device:
-    """The torch device of `--device`; raises EnvironmentProblem where there is none."""
+    """The torch device of `--device`; raises EnvironmentProblem where there is none that has float64."""
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        device = torch.device(
-            "cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name
-        )
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise EnvironmentProblem(f"--device {name}: {str(error).splitlines()[0]}") from None
+        device = torch.device(kind)
+        torch.zeros(1, device=device, dtype=torch.float64).item()  # sums need it; Apple's GPUs have none
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise EnvironmentProblem(f"--device {name}: {reason}; try cpu, cuda, cuda:1 or auto") from None
     torch.backends.cudnn.allow_tf32 = False  # of a GPU: fp32 products keep 23 bits in convolutions too
     torch.backends.cudnn.deterministic = True
     return device
