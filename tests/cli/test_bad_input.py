@@ -43,6 +43,7 @@ def one_line(result) -> str:
         (("sample", "--prompts", TRAIN, "--model", "/absent"), 2, "/absent"),
         (("sample", "--prompts", TRAIN, "--limit", "1", "--device", "cuda:7"), 5, "--device cuda:7"),
         (("sample", "--prompts", TRAIN, "--limit", "1", "--device", "meta"), 5, "--device meta"),
+        ((*SMALL, "--height", 2**24, "--width", 2**24), 5, "out of memory"),
         (("precalc-time",), 3, "sdquant sample"),
         (("sensitivity",), 3, "sdquant sample"),
         (("calibrate",), 3, "sdquant sample"),

@@ -9,6 +9,10 @@ from typer.core import TyperGroup
 from ..errors import EnvironmentProblem, SdquantError
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = (
+    "out of memory; try a smaller --micro-batch or size of picture and, in calibrate, a smaller --batch-size "
+    "with --accumulate, --checkpointing, --teacher-dtype bf16 or --train steps; --dry-run tells how much"
+)
 
 
 class Group(TyperGroup):
@@ -28,6 +32,17 @@ class Group(TyperGroup):
         except OSError as error:
             _complain(f"{error.filename or 'system'}: {error.strerror or error}")
             raise typer.Exit(EnvironmentProblem.exit_code) from None
+        except (RuntimeError, MemoryError) as error:
+            if not _is_of_memory(error):
+                raise
+            _complain(OUT_OF_MEMORY)
+            raise typer.Exit(EnvironmentProblem.exit_code) from None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch has no type for that on a CPU, and is not imported here."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return of_torch or isinstance(error, MemoryError)
 
 
 def _complain(message: str) -> None:
