@@ -52,13 +52,15 @@ class _Factories(TorchDispatchMode):
 
 
 def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves = tree_leaves((args, kwargs))
+    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     there = any(isinstance(tensor, Elsewhere) for tensor in given)
     wanted = kwargs.get("device")
     goes = there if wanted is None else torch.device(wanted).type == DEVICE
-    _refuse(
-        op, given, [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Generator)], goes
-    )
+    if goes and any(isinstance(leaf, torch.Generator) for leaf in leaves):
+        raise RuntimeError(f"{op}: a generator of the CPU for a tensor on {DEVICE}")
+    if there and any(x.dim() and not isinstance(x, Elsewhere) for x in _bound(op, given)):
+        raise RuntimeError(f"{op}: operands on {DEVICE} and on the CPU")
     held_args, held_kwargs = tree_map_only(Elsewhere, lambda tensor: tensor.held, (args, dict(kwargs)))
     if goes and wanted is not None:
         held_kwargs["device"] = torch.device("cpu")
@@ -69,15 +71,6 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return result
     result = tree_map_only(Tensor, Elsewhere, result)
     return return_and_correct_aliasing(op, args, kwargs, result) if there else result
-
-
-def _refuse(op: Any, given: list[Tensor], generators: list[torch.Generator], goes: bool) -> None:
-    if goes and generators:
-        raise RuntimeError(f"{op}: a generator of the {generators[0].device} for a tensor on {DEVICE}")
-    strangers = [x for x in _bound(op, given) if x.dim() and not isinstance(x, Elsewhere)]
-    there = any(isinstance(tensor, Elsewhere) for tensor in given)
-    if there and strangers:
-        raise RuntimeError(f"{op}: operands on {DEVICE} and on the CPU, {tuple(strangers[0].shape)}")
 
 
 def _bound(op: Any, given: list[Tensor]) -> list[Tensor]:
