@@ -112,12 +112,12 @@ def rows() -> list[Row]:
         part("without either", sensitive_weight=0.0, block_weight=0.0),  # L_out alone
     ]
     bits = [
-        Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW)
+        Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW, beside=beside)
         for width in ("w8a8", "w4a8", "w4a6", "w4a4", "w3a8")
-        for method, more in (
-            ("rtn", {}),
-            ("serial", SHORT),
-            ("serial-to-parallel", SHORT),
+        for method, more, beside in (
+            ("rtn", {}, None),
+            ("serial", SHORT, None),
+            ("serial-to-parallel", SHORT, f"serial {width}"),
         )
     ]
     # a table per step should be worth the more, the fewer bits activations have
