@@ -1,14 +1,16 @@
 """Every stage on another device than the CPU."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tests.conftest import PROMPTS
+from tests.conftest import PROMPTS, Sdquant
 from tests.elsewhere import DEVICE, elsewhere
 
 TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
 ON = ("--device", DEVICE)
+SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--model")
 DRAW = ("generate", "--prompts", HELDOUT, "--limit", 2, *ON)
 
 
@@ -17,7 +19,7 @@ def chain(sdquant, tiny):
     """Latents of a tiny pipeline, drawn on that device."""
 
     def begun(name):
-        sdquant("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--model", tiny(name), *ON)
+        sdquant(*SAMPLE, tiny(name), *ON)
         return sdquant
 
     with elsewhere():
@@ -40,6 +42,14 @@ def test_what_a_gpu_refuses_is_refused():
         assert (there + 1).cpu().numpy().sum() == 12
 
 
+def test_latents_are_those_of_the_cpu(chain, tiny, tmp_path):
+    here = Sdquant(tmp_path / "here")
+    here(*SAMPLE, tiny("sd-v1-4"))
+    there = chain("sd-v1-4")
+    drawn = [store.opened().resolve("latents").read("x") for store in (here, there)]
+    np.testing.assert_allclose(*drawn, atol=2e-3, rtol=2e-3)  # stored in fp16
+
+
 def test_the_chain(chain):
     sdquant = chain("sd-v1-4")
     sdquant("precalc-time", *ON)
@@ -48,6 +58,7 @@ def test_the_chain(chain):
     for engine in ("simulated", "auto"):
         sdquant(*DRAW, "--engine", engine)
     sdquant("evaluate", "--drift", "--drift-prompts", 1, *ON)
+    assert np.isfinite(sdquant.opened().resolve("metrics").read("psnr")).all()
 
 
 @pytest.mark.parametrize(
