@@ -120,6 +120,17 @@ def rows() -> list[Row]:
             ("serial-to-parallel", SHORT, f"serial {width}"),
         )
     ]
+    # of what `--mixed` gives, how much takes no training?
+    bits += [
+        replace(
+            row,
+            name=f"{row.name}, mixed",
+            calibrate={**row.calibrate, **COMPONENTS},
+            beside=row.name.replace("rtn", "serial-to-parallel"),
+        )
+        for row in bits
+        if row.calibrate["method"] == "rtn"
+    ]
     # a table per step should be worth the more, the fewer bits activations have
     twins = ("rtn w8a8", "rtn w4a6", "rtn w4a4", "serial-to-parallel w4a4")
     bits += [
