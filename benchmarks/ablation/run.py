@@ -109,7 +109,7 @@ def rows() -> list[Row]:
         part("without L_sen", sensitive_weight=0.0),
         part("without range search", ranges="min-max"),
         part("without block distillation", block_weight=0.0),
-        part("without either", sensitive_weight=0.0, block_weight=0.0),  # L_out alone
+        part("without L_sen and block distillation", sensitive_weight=0.0, block_weight=0.0),
     ]
     bits = [
         Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW, beside=beside)

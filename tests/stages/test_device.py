@@ -93,3 +93,4 @@ def test_other_families(chain, name):
     sdquant = chain(name)
     sdquant("calibrate", "--iterations", 1, "--batch-size", 2, *ON)
     sdquant(*DRAW)
+    assert len(sdquant.opened().resolve("images").read("image")) == 2
