@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from sdquant_cli.quant.rows import Rows
 from tests.conftest import PROMPTS, Sdquant
 from tests.elsewhere import DEVICE, elsewhere
 
@@ -42,6 +43,14 @@ def test_what_a_gpu_refuses_is_refused():
         assert (there + 1).cpu().numpy().sum() == 12
 
 
+def test_rows_are_taken_to_the_device_once_for_all_layers():
+    rows = Rows([3.0, 1.0])
+    with elsewhere():
+        rows.set(torch.tensor([1.0, 3.0]).to(DEVICE))
+        assert rows.current(2).device.type == DEVICE
+        assert rows.current(2).tolist() == [1, 0]
+
+
 def test_latents_are_those_of_the_cpu(chain, tiny, tmp_path):
     here = Sdquant(tmp_path / "here")
     here(*SAMPLE, tiny("sd-v1-4"))
@@ -65,7 +74,7 @@ def test_the_chain(chain):
     "how",
     [
         ("--method", "serial", "--correction"),
-        ("--method", "parallel", "--attention-bits", 8),
+        ("--method", "parallel", "--attention-bits", 8, "--relax", "last"),
         ("--amp", "--checkpointing", "--teacher-dtype", "bf16", "--train", "low-rank"),
         ("--method", "pqd", "--split-shortcuts"),
         ("--method", "pcr"),

@@ -27,7 +27,7 @@ class Correction:
     def apply(self, prediction: Tensor, row: Tensor) -> Tensor:
         """(eps_q - b) / (1 + k) (PTQD): predictions (N,C,...) at rows (N) or (1), in their own dtype."""
         shape = (len(row), -1, *[1] * (prediction.dim() - 2))
-        bias, slope = (part[row].view(shape).to(prediction.device) for part in (self.bias, self.slope))
+        bias, slope = (part.to(prediction.device)[row].view(shape) for part in (self.bias, self.slope))
         return ((prediction.float() - bias) / (1 + slope)).to(prediction.dtype)
 
 

@@ -70,7 +70,7 @@ class RoundsInput(nn.Module):
         y = fake_quantize(x, *self._steps(x, grid or self.activation_grid))
         if grid is None:  # items at steps of both kinds
             assert self.relaxed is not None
-            wide = self.relaxed.rows[self.rows.current(len(x))].to(x.device)
+            wide = self.relaxed.rows.to(x.device)[self.rows.current(len(x))]
             wider = fake_quantize(x, *self._steps(x, self.relaxed.grid))
             y = torch.where(wide.view(-1, *[1] * (x.dim() - 1)), wider, y)
         return y if self.drop is None else self.drop(x, y)

@@ -39,7 +39,7 @@ class Rows:
         return row
 
     def current(self, items: int) -> Tensor:
-        """Rows (items,) of the batch in hand, or (1,) where all items share one."""
+        """Rows (items,) of the batch in hand, or (1,) where all items share one; where its timesteps are."""
         if self._current is None or len(self._current) not in (1, items):
             raise RuntimeError("rows are set by calling the network that follows them")
         return self._current
@@ -50,9 +50,10 @@ class Rows:
 
     def set(self, timestep: Tensor) -> None:
         """Items at these timesteps (N) are in hand, or all at one."""
-        self._current = self.find(timestep)
-        first = int(self._current[0])
-        self.shared = first if bool((self._current == first).all()) else None
+        found = self.find(timestep)
+        self._current = found.to(timestep.device)  # here once, not in every layer
+        first = int(found[0])
+        self.shared = first if bool((found == first).all()) else None
 
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.set(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]))
