@@ -139,9 +139,9 @@ def rows() -> list[Row]:
         if row.name in twins
     ]
     schedules = [
-        Row(f"{name} {schedule}", "schedules", flags, setting, FEW)
+        Row(f"{name} {schedule}", "schedules", flags, setting, FEW, beside=beside)
         for schedule, setting in SCHEDULES.items()
-        for name, flags in (("rtn", RTN), ("serial-to-parallel", SHORT))
+        for name, flags, beside in (("rtn", RTN, None), ("serial-to-parallel", SHORT, f"rtn {schedule}"))
     ]
     data = [
         Row(
