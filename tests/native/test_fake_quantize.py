@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sdquant_cli.native import fake_quantize as native
 from sdquant_cli.native.build import load
+from sdquant_cli.quant.drop import Draw
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounding import (
     plain_gradients,
@@ -21,6 +22,7 @@ from sdquant_cli.quant.rounding import (
 )
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
+DRAWS = st.sampled_from([None, Draw(0, 1 << 30), Draw(2**32 - 1, 2**32 - 1), Draw(12345, 1 << 31)])
 SHAPES = st.sampled_from([(1, 1), (3, 5), (2, 7, 3), (4, 3, 5, 6), (2, 9001), (5, 1), (1, 20000), (17,)])
 
 
@@ -36,20 +38,20 @@ def parameters(shape, *, single, seed):
 
 
 @needs_kernel
-@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999))
-def test_values_are_equal_to_the_bit(shape, bits, signed, single, seed):
+@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999), DRAWS)
+def test_values_are_equal_to_the_bit(shape, bits, signed, single, seed, draw):
     x, _, step, zero = parameters(shape, single=single, seed=seed)
     zero, grid = zero * (not signed), Grid(bits, signed)
-    assert torch.equal(round_values(x, step, zero, grid), plain_values(x, step, zero, grid))
+    assert torch.equal(round_values(x, step, zero, grid, draw), plain_values(x, step, zero, grid, draw))
 
 
 @needs_kernel
-@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999))
-def test_gradients_are_equal_but_for_the_order_of_sums(shape, bits, signed, single, seed):
+@given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999), DRAWS)
+def test_gradients_are_equal_but_for_the_order_of_sums(shape, bits, signed, single, seed, draw):
     x, up, step, zero = parameters(shape, single=single, seed=seed)
     zero, grid = zero * (not signed), Grid(bits, signed)
-    to_x, to_step = round_gradients(x, up, step, zero, grid, to_step=True)
-    exact, by_step = plain_gradients(x, up, step, zero, grid, to_step=True)
+    to_x, to_step = round_gradients(x, up, step, zero, grid, draw, to_step=True)
+    exact, by_step = plain_gradients(x, up, step, zero, grid, draw, to_step=True)
     assert torch.equal(to_x, exact)
     assert to_step.shape == step.shape
     torch.testing.assert_close(to_step, by_step, rtol=2e-4, atol=2e-3)
@@ -66,6 +68,13 @@ def test_a_channels_last_tensor_keeps_its_layout():
     expected = plain_gradients(x, up, step, zero, grid, to_step=True)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1])
+
+
+def test_which_values_are_left_does_not_hang_on_the_layout():
+    x, _, step, zero = parameters((3, 4, 5, 6), single=False, seed=0)
+    grid, draw = Grid(4, signed=False), Draw(1, 1 << 31)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(round_values(last, step, zero, grid, draw), round_values(x, step, zero, grid, draw))
 
 
 @needs_kernel

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sdquant_cli.quant.adaround import BETA, SoftRounding, alpha_of, beta_at, indecision, up_share
-from sdquant_cli.quant.drop import Drop
+from sdquant_cli.quant.drop import Draw, Drop
 from sdquant_cli.quant.grid import Grid
+from sdquant_cli.quant.rounding import fake_quantize
 
 GRID = Grid(4, signed=True)
 
@@ -63,10 +64,43 @@ def test_soft_rounding_passes_gradients_to_what_decides():
     assert torch.allclose(rounding.alpha.grad, 0.5 * 1.2 * sigmoid * (1 - sigmoid), atol=1e-5)
 
 
-def test_drop_leaves_about_its_share_as_it_is():
-    x, rounded = torch.ones(100, 100), torch.zeros(100, 100)
-    mixed = Drop(0.3, torch.Generator().manual_seed(0))(x, rounded)
-    assert set(mixed.unique().tolist()) == {0.0, 1.0}
-    assert float(mixed.mean()) == pytest.approx(0.3, abs=0.02)
+def hashed(number):
+    """lowbias32 (Wellons 2018), in Python's integers."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        number = (number ^ number >> shift) * factor % 2**32
+    return number ^ number >> 16
+
+
+def test_drop_leaves_its_share_by_place_and_seed():
+    x = torch.zeros(100, 100)
+    draw = Drop(0.3, torch.Generator().manual_seed(0)).draw()
+    left = draw.left(x)
+    assert left.shape == x.shape
+    assert left.float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert left.view(-1)[:500].tolist() == [hashed(i ^ draw.seed) < draw.bound for i in range(500)]
+
+
+def test_each_draw_is_another_and_the_generator_decides_which():
+    x, drops = torch.zeros(1000), [Drop(0.5, torch.Generator().manual_seed(7)) for _ in range(2)]
+    first, second = ([drop.draw().left(x) for _ in range(2)] for drop in drops)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    agree = (first[0] == first[1]).float().mean().item()
+    assert agree == pytest.approx(0.5, abs=0.06)  # as independent ones do
+
+
+def test_what_is_left_takes_no_part_in_the_gradient_of_the_step_size():
+    x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    step, draw = torch.full((1, 1), 0.3, requires_grad=True), Draw(5, 1 << 31)
+    left, grid = draw.left(x), Grid(3, signed=True)
+    y = fake_quantize(x, step, torch.zeros(1, 1), grid, draw)
+    y.sum().backward()
+    assert torch.equal(y[left], x[left])
+    assert (x.grad[left] == 1).all()
+    alone = torch.full((1, 1), 0.3, requires_grad=True)
+    fake_quantize(x.detach()[~left][None], alone, torch.zeros(1, 1), grid).sum().backward()
+    torch.testing.assert_close(step.grad, alone.grad)
+
+
+def test_all_of_an_input_can_be_left():
     assert Drop(1.0).all
     assert not Drop(0.99).all

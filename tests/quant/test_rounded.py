@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sdquant_cli.quant.drop import Draw
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounded import Convolution, Steps, rounded_layer
 from sdquant_cli.quant.rounding import fake_quantize
@@ -16,7 +17,8 @@ GROUPED = ((5, 6, 9, 9), (4, 3, 3, 3), Convolution((1, 1), (0, 0), (2, 2), 2))
 
 @pytest.mark.parametrize(("shape", "weight_shape", "convolution"), [LINEAR, CONVOLUTION, GROUPED])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, convolution, rows):
+@pytest.mark.parametrize("draw", [None, Draw(3, 1 << 31)])
+def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, convolution, rows, draw):
     g = torch.Generator().manual_seed(0)
 
     def inputs():
@@ -37,12 +39,12 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
         a["x"],
         a["weight"],
         a["bias"],
-        Steps(a["step"], zero, grid),
+        Steps(a["step"], zero, grid, draw),
         a["weight_step"],
         weight_grid,
         convolution,
     )
-    x = fake_quantize(b["x"], b["step"], zero, grid)
+    x = fake_quantize(b["x"], b["step"], zero, grid, draw)
     by_channel = b["weight_step"].view(-1, *[1] * (len(weight_shape) - 1))
     weight = fake_quantize(b["weight"], by_channel, torch.zeros(()), weight_grid)
     expected = (

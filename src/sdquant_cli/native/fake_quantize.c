@@ -3,6 +3,8 @@
  * x is (rows, inner). A row has its own step size and zero-point (stride 1), or all share one (stride 0).
  * The arithmetic is that of quant/rounding.py, operation for operation; compile without contraction and
  * without -ffast-math. Sums run over fixed blocks, so results do not depend on the number of threads.
+ *
+ * Values whose hashed place is below `bound` are left as they are (quant/drop.py); 0: none are.
  */
 #include <math.h>
 #include <stdint.h>
@@ -13,9 +15,53 @@ static const int64_t WORTH_THREADS = 16384; /* elements below which starting thr
 
 static int64_t blocks_of(int64_t inner) { return (inner + BLOCK - 1) / BLOCK; }
 
+/* Wellons 2018, lowbias32. */
+static inline uint32_t hash(uint32_t h)
+{
+    h = (h ^ h >> 16) * 0x7feb352du;
+    h = (h ^ h >> 15) * 0x846ca68bu;
+    return h ^ h >> 16;
+}
+
+/* `bound` is a constant 0 where nothing is left: the loops below are compiled once with the hash, once without. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void values(const float *in, float *out, int64_t count, float s, float z, float low, float high,
+                   uint32_t place, uint32_t seed, uint32_t bound)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float code = rintf(in[i] / s) + z;
+        code = code < low ? low : code;
+        code = code > high ? high : code;
+        const float y = (code - z) * s;
+        out[i] = bound && hash((place + (uint32_t)i) ^ seed) < bound ? in[i] : y;
+    }
+}
+
+INLINE float gradients(const float *in, const float *g, float *out, int64_t count, float s, float z, float low,
+                       float high, uint32_t place, uint32_t seed, uint32_t bound)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++) {
+        const float scaled = in[i] / s, rounded = rintf(scaled);
+        float code = rounded + z;
+        code = code < low ? low : code;
+        code = code > high ? high : code;
+        code -= z;
+        const int left = bound && hash((place + (uint32_t)i) ^ seed) < bound;
+        const float slope = code == rounded ? rounded - scaled : code;
+        out[i] = left || code == rounded ? g[i] : 0.0f;
+        sum += left ? 0.0f : g[i] * slope;
+    }
+    return sum;
+}
+
 /* y = (clip(round(x / s) + z, low, high) - z) * s */
 void fake_quantize(const float *x, float *y, int64_t rows, int64_t inner, const float *step,
-                   const float *zero, int64_t step_stride, int64_t zero_stride, float low, float high)
+                   const float *zero, int64_t step_stride, int64_t zero_stride, float low, float high,
+                   uint32_t seed, uint32_t bound)
 {
     const int64_t blocks = blocks_of(inner), tasks = rows * blocks;
 #pragma omp parallel for schedule(static) if (rows * inner > WORTH_THREADS)
@@ -23,22 +69,18 @@ void fake_quantize(const float *x, float *y, int64_t rows, int64_t inner, const 
         const int64_t row = task / blocks, start = task % blocks * BLOCK;
         const int64_t count = inner - start < BLOCK ? inner - start : BLOCK;
         const float s = step[row * step_stride], z = zero[row * zero_stride];
-        const float *in = x + row * inner + start;
-        float *out = y + row * inner + start;
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) {
-            float code = rintf(in[i] / s) + z;
-            code = code < low ? low : code;
-            code = code > high ? high : code;
-            out[i] = (code - z) * s;
-        }
+        const int64_t at = row * inner + start;
+        if (bound)
+            values(x + at, y + at, count, s, z, low, high, at, seed, bound);
+        else
+            values(x + at, y + at, count, s, z, low, high, 0, 0, 0);
     }
 }
 
 /* Given up = dL/dy: dL/dx, and dL/ds summed over each row (skipped where to_step is null). */
 void fake_quantize_backward(const float *x, const float *up, float *to_x, float *to_step, int64_t rows,
                             int64_t inner, const float *step, const float *zero, int64_t step_stride,
-                            int64_t zero_stride, float low, float high)
+                            int64_t zero_stride, float low, float high, uint32_t seed, uint32_t bound)
 {
     const int64_t blocks = blocks_of(inner), tasks = rows * blocks;
     float *partial = to_step ? malloc((tasks ? tasks : 1) * sizeof(float)) : NULL;
@@ -47,20 +89,9 @@ void fake_quantize_backward(const float *x, const float *up, float *to_x, float 
         const int64_t row = task / blocks, start = task % blocks * BLOCK;
         const int64_t count = inner - start < BLOCK ? inner - start : BLOCK;
         const float s = step[row * step_stride], z = zero[row * zero_stride];
-        const float *in = x + row * inner + start, *g = up + row * inner + start;
-        float *out = to_x + row * inner + start;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < count; i++) {
-            const float scaled = in[i] / s, rounded = rintf(scaled);
-            float code = rounded + z;
-            code = code < low ? low : code;
-            code = code > high ? high : code;
-            code -= z;
-            const float slope = code == rounded ? rounded - scaled : code;
-            out[i] = code == rounded ? g[i] : 0.0f;
-            sum += g[i] * slope;
-        }
+        const int64_t at = row * inner + start;
+        const float sum = bound ? gradients(x + at, up + at, to_x + at, count, s, z, low, high, at, seed, bound)
+                                : gradients(x + at, up + at, to_x + at, count, s, z, low, high, 0, 0, 0);
         if (partial)
             partial[task] = sum;
     }

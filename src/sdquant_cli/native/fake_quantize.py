@@ -6,8 +6,8 @@ from typing import Any
 
 from .build import load
 
-_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_SHAPE: list[Any] = [_INT, _INT, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT]
+_POINTER, _INT, _FLOAT, _WORD = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32
+_SHAPE: list[Any] = [_INT, _INT, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _WORD, _WORD]
 
 
 @cache
@@ -28,7 +28,7 @@ def available() -> bool:
 
 
 def forward(x: int, y: int, *shape: float) -> None:
-    """y from x; `shape` is rows, inner, step, zero, step stride, zero stride, low, high."""
+    """y from x; `shape` is rows, inner, step, zero, their strides, low, high, seed and bound of a draw."""
     library = _library()
     assert library is not None
     library.fake_quantize(x, y, *shape)

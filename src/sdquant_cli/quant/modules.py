@@ -64,16 +64,21 @@ class RoundsInput(nn.Module):
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """x rounded by each item's row, but for what is dropped."""
-        if self.drop is not None and self.drop.all:
+        if self._all_dropped:
             return x
         grid = self._only_grid()
-        y = fake_quantize(x, *self._steps(x, grid or self.activation_grid))
+        steps = self._steps(x, grid or self.activation_grid)
+        y = fake_quantize(x, *steps)
         if grid is None:  # items at steps of both kinds
             assert self.relaxed is not None
             wide = self.relaxed.rows.to(x.device)[self.rows.current(len(x))]
-            wider = fake_quantize(x, *self._steps(x, self.relaxed.grid))
+            wider = fake_quantize(x, *steps._replace(grid=self.relaxed.grid))
             y = torch.where(wide.view(-1, *[1] * (x.dim() - 1)), wider, y)
-        return y if self.drop is None else self.drop(x, y)
+        return y
+
+    @property
+    def _all_dropped(self) -> bool:
+        return self.drop is not None and self.drop.all
 
     def grid_of(self, row: int) -> Grid:
         """Of inputs at a row."""
@@ -82,7 +87,7 @@ class RoundsInput(nn.Module):
         return self.activation_grid
 
     def _steps(self, x: Tensor, grid: Grid) -> Steps:
-        """Of each item's row, to round x by."""
+        """Of each item's row, to round x by; with a new draw while inputs are dropped."""
         step: Tensor = self.activation_step
         zero = self.activation_zero
         if len(step) > 1:
@@ -90,7 +95,8 @@ class RoundsInput(nn.Module):
             step, zero = step[row], zero[row]
         shape = (-1, *[1] * (x.dim() - 1))
         dtype = x.dtype if autocast_dtype(x) is None else torch.float32
-        return Steps(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid)
+        draw = None if self.drop is None else self.drop.draw()
+        return Steps(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid, draw)
 
     def _only_grid(self) -> Grid | None:
         """The grid of the inputs of all items in hand, if it is the same."""
@@ -132,7 +138,7 @@ class _Quantized(RoundsInput):
     def rounded(self, x: Tensor, convolution: Convolution | None) -> Tensor:
         """The layer's output on rounded weight and on x rounded by each item's row."""
         weight_step = None if self.weights_on_grid else self.weight_step
-        if self.drop is None and (grid := self._only_grid()) is not None:
+        if not self._all_dropped and (grid := self._only_grid()) is not None:
             steps = self._steps(x, grid)
             return rounded_layer(
                 x, self.full_weight(), self.bias, steps, weight_step, self.weight_grid, convolution

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .drop import Draw
 from .grid import Grid
 from .rounding import round_gradients, round_values
 
@@ -27,11 +28,12 @@ class Convolution(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Step sizes and zero-points of an input, broadcastable to it, and their grid."""
+    """Step sizes and zero-points of an input, broadcastable to it, and their grid; what is left unrounded."""
 
     step: Tensor
     zero: Tensor
     grid: Grid
+    draw: Draw | None = None
 
 
 def rounded_layer(
@@ -51,7 +53,7 @@ def rounded_layer(
     """
     if weight_step is not None:
         weight_step = weight_step.view(-1, *[1] * (weight.dim() - 1))
-    how = ((steps.grid, weight_grid), autocast_dtype(x) or steps.step.dtype, convolution)
+    how = ((steps.grid, weight_grid), steps.draw, autocast_dtype(x) or steps.step.dtype, convolution)
     result: Tensor = _RoundedLayer.apply(x, weight, bias, steps.step, weight_step, steps.zero, *how)
     return result
 
@@ -68,7 +70,7 @@ def _operands(
 ) -> tuple[Tensor, Tensor]:
     """Rounded input and weight in the format of products."""
     grid, weight_grid = ctx.grids
-    x = round_values(x.to(step.dtype), step, zero, grid)
+    x = round_values(x.to(step.dtype), step, zero, grid, ctx.draw)
     if weight_step is not None:
         weight = round_values(weight, weight_step, _NO_ZERO.to(weight.device), weight_grid)
     return x.to(ctx.product), weight.to(ctx.product)
@@ -77,7 +79,8 @@ def _operands(
 class _RoundedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, weight, bias, step, weight_step, zero, ctx.grids, ctx.product, ctx.convolution = inputs
+        x, weight, bias, step, weight_step, zero, *how = inputs
+        ctx.grids, ctx.draw, ctx.product, ctx.convolution = how
         ctx.save_for_backward(x, weight, step, weight_step, zero)
         ctx.bias_shape = None if bias is None else list(bias.shape)
         rounded, weight = _operands(ctx, x, weight, step, weight_step, zero)
@@ -97,7 +100,7 @@ class _RoundedLayer(torch.autograd.Function):
         by_step = by_weight_step = None
         if by_input is not None:
             by_input, by_step = round_gradients(
-                x.to(step.dtype), by_input.to(step.dtype), step, zero, grid, to_step=need_step
+                x.to(step.dtype), by_input.to(step.dtype), step, zero, grid, ctx.draw, to_step=need_step
             )
         if by_weight is not None and weight_step is not None:
             by_weight, by_weight_step = round_gradients(
@@ -108,7 +111,7 @@ class _RoundedLayer(torch.autograd.Function):
                 weight_grid,
                 to_step=need_weight_step,
             )
-        return by_input, by_weight, by_bias, by_step, by_weight_step, None, None, None, None
+        return by_input, by_weight, by_bias, by_step, by_weight_step, None, None, None, None, None
 
 
 def _layer_gradients(

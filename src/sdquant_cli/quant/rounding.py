@@ -2,7 +2,7 @@
 
 Gradients of y = (clip(round(x / s) + z, low, high) - z) * s, with zero-points fixed:
 dy/dx = 1 inside the range, else 0;  dy/ds = round(x / s) - x / s inside, else clipped code - z
-(Esser et al. 2020, "Learned Step Size Quantization", eq. 3).
+(Esser et al. 2020, "Learned Step Size Quantization", eq. 3). Values that a draw leaves are y = x.
 
 `round_values` and `round_gradients` are one pass each where the native kernel takes the tensors, and
 plain torch elsewhere; the plain functions are the kernel's specification.
@@ -14,16 +14,25 @@ import torch
 from torch import Tensor
 
 from ..native import fake_quantize as native
+from .drop import Draw
 from .grid import Grid
 
 
-def plain_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+def plain_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
     """y; step and zero-point broadcast against x."""
-    return (torch.round(x / step).add_(zero)).clamp_(grid.low, grid.high).sub_(zero).mul_(step)
+    y = (torch.round(x / step).add_(zero)).clamp_(grid.low, grid.high).sub_(zero).mul_(step)
+    return y if draw is None else torch.where(draw.left(x), x, y)
 
 
 def plain_gradients(
-    x: Tensor, up: Tensor, step: Tensor, zero: Tensor, grid: Grid, *, to_step: bool
+    x: Tensor,
+    up: Tensor,
+    step: Tensor,
+    zero: Tensor,
+    grid: Grid,
+    draw: Draw | None = None,
+    *,
+    to_step: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """dL/dx (x's shape) and dL/ds (step's shape) from up = dL/dy."""
     scaled = x / step
@@ -33,7 +42,11 @@ def plain_gradients(
     by_step = None
     if to_step:
         slope = torch.where(inside, rounded.sub_(scaled), codes)
+        if draw is not None:
+            slope.masked_fill_(draw.left(x), 0)
         by_step = slope.mul_(up).sum_to_size(step.shape)
+    if draw is not None:
+        inside |= draw.left(x)
     return torch.where(inside, up, 0), by_step
 
 
@@ -48,41 +61,49 @@ def _by_row(parameter: Tensor, x: Tensor) -> bool:
     return alone and parameter.numel() in (1, rows) and parameter.dtype == torch.float32
 
 
-def _fits(x: Tensor, step: Tensor, zero: Tensor) -> bool:
+def _fits(x: Tensor, step: Tensor, zero: Tensor, draw: Draw | None = None) -> bool:
     """Whether the native kernel takes these tensors."""
     return (
         x.device.type == step.device.type == zero.device.type == "cpu"
         and x.dtype == torch.float32
         and x.dim() > 0
         and x.numel() > 0
-        and _dense(x)
+        and (_dense(x) if draw is None else x.is_contiguous())
         and _by_row(step, x)
         and _by_row(zero, x)
         and native.available()
     )
 
 
-def _shape(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> tuple[float, ...]:
+def _shape(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None) -> tuple[float, ...]:
     rows = len(x)
     strides = (int(step.numel() > 1), int(zero.numel() > 1))
-    return (rows, x.numel() // rows, step.data_ptr(), zero.data_ptr(), *strides, grid.low, grid.high)
+    memory = (rows, x.numel() // rows, step.data_ptr(), zero.data_ptr(), *strides)
+    return (*memory, grid.low, grid.high, *(draw or (0, 0)))
 
 
-def round_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+def round_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
     """As `plain_values`, without a graph."""
-    if not _fits(x, step, zero):
-        return plain_values(x, step, zero, grid)
+    if not _fits(x, step, zero, draw):
+        return plain_values(x, step, zero, grid, draw)
     step, zero, y = step.contiguous(), zero.contiguous(), torch.empty_like(x)
-    native.forward(x.data_ptr(), y.data_ptr(), *_shape(x, step, zero, grid))
+    native.forward(x.data_ptr(), y.data_ptr(), *_shape(x, step, zero, grid, draw))
     return y
 
 
 def round_gradients(
-    x: Tensor, up: Tensor, step: Tensor, zero: Tensor, grid: Grid, *, to_step: bool
+    x: Tensor,
+    up: Tensor,
+    step: Tensor,
+    zero: Tensor,
+    grid: Grid,
+    draw: Draw | None = None,
+    *,
+    to_step: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """As `plain_gradients`, without a graph."""
-    if not _fits(x, step, zero) or up.dtype != x.dtype:
-        return plain_gradients(x, up, step, zero, grid, to_step=to_step)
+    if not _fits(x, step, zero, draw) or up.dtype != x.dtype:
+        return plain_gradients(x, up, step, zero, grid, draw, to_step=to_step)
     step, zero, to_x = step.contiguous(), zero.contiguous(), torch.empty_like(x)
     if up.stride() != x.stride():
         up = torch.empty_like(x).copy_(up)
@@ -92,7 +113,7 @@ def round_gradients(
         up.data_ptr(),
         to_x.data_ptr(),
         None if by_row is None else by_row.data_ptr(),
-        *_shape(x, step, zero, grid),
+        *_shape(x, step, zero, grid, draw),
     )
     if by_row is None:
         return to_x, None
@@ -112,24 +133,24 @@ def rounding_error(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None) -> Tensor:
         ctx.save_for_backward(x, step, zero)
-        ctx.grid = grid
-        return round_values(x, step, zero, grid)
+        ctx.how = grid, draw
+        return round_values(x, step, zero, grid, draw)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         x, step, zero = ctx.saved_tensors
         to_x, to_step = round_gradients(
-            x, gradients[0], step, zero, ctx.grid, to_step=ctx.needs_input_grad[1]
+            x, gradients[0], step, zero, *ctx.how, to_step=ctx.needs_input_grad[1]
         )
-        return to_x if ctx.needs_input_grad[0] else None, to_step, None, None
+        return to_x if ctx.needs_input_grad[0] else None, to_step, None, None, None
 
 
-def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
     """x rounded to the grid of step `step` and zero-point `zero` (both broadcast), differentiable.
 
-    x is rounded in the format of its step size.
+    x is rounded in the format of its step size. A draw leaves some of its values as they are.
     """
-    result: Tensor = _FakeQuantize.apply(x.to(step.dtype), step, zero, grid)
+    result: Tensor = _FakeQuantize.apply(x.to(step.dtype), step, zero, grid, draw)
     return result
