@@ -143,6 +143,7 @@ def rows() -> list[Row]:
         for schedule, setting in SCHEDULES.items()
         for name, flags, beside in (("rtn", RTN, None), ("serial-to-parallel", SHORT, f"rtn {schedule}"))
     ]
+    # at equal latents: all steps of few prompts against few steps of many
     data = [
         Row(
             f"{prompts} prompts x {per}",
@@ -150,8 +151,13 @@ def rows() -> list[Row]:
             SHORT,
             {"limit": prompts, "per_prompt": per},
             FEW,
+            beside=beside,
         )
-        for prompts, per in ((5, 50), (250, 1), (40, 50), (250, 8))
+        for prompts, per, beside in (
+            (5, 50, None),
+            (250, 1, "5 prompts x 50"),
+            (40, 50, "serial-to-parallel w4a8"),  # whose latents are 8 of each of 256 prompts
+        )
     ]
     moonshot = [
         Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000}, beside="all")
