@@ -38,16 +38,14 @@ def plain_gradients(
     scaled = x / step
     rounded = torch.round(scaled)
     codes = (rounded + zero).clamp_(grid.low, grid.high).sub_(zero)
-    inside = codes == rounded
-    by_step = None
+    inside, by_step = codes == rounded, None
+    left = None if draw is None else draw.left(x)
     if to_step:
         slope = torch.where(inside, rounded.sub_(scaled), codes)
-        if draw is not None:
-            slope.masked_fill_(draw.left(x), 0)
+        if left is not None:
+            slope.masked_fill_(left, 0)
         by_step = slope.mul_(up).sum_to_size(step.shape)
-    if draw is not None:
-        inside |= draw.left(x)
-    return torch.where(inside, up, 0), by_step
+    return torch.where(inside if left is None else inside | left, up, 0), by_step
 
 
 def _dense(x: Tensor) -> bool:
