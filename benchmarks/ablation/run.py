@@ -159,8 +159,15 @@ def rows() -> list[Row]:
             (40, 50, "serial-to-parallel w4a8"),  # whose latents are 8 of each of 256 prompts
         )
     ]
+    # as good as W8A8? Longer training, and what may keep it from learning its prompts by heart
+    many = {"prompts": PROMPTS / "shapes-many.txt"}
     moonshot = [
-        Row("all, 10,000 iterations", "moonshot", {**LONG, **COMPONENTS, "iterations": 10_000}, beside="all")
+        Row(name, "moonshot", {**LONG, **COMPONENTS, **flags}, sampled, beside="without L_sen")
+        for name, flags, sampled in (
+            ("all, 10,000 iterations", {"iterations": 10_000}, {}),
+            ("all, 2,048 prompts", {}, many),
+            ("all, 2,048 prompts, 6,000 iterations", {"iterations": 6000}, many),
+        )
     ]
     return [*rounded, *components, *_choices(), *bits, *schedules, *data, *moonshot, *_pairs()]
 

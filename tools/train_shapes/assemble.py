@@ -18,16 +18,21 @@ from .unet import SCHEDULER
 
 TARGET = Path("src/sdquant_cli/models/shapes")
 EXAMPLES = Path("examples/prompts")
-SETS = {"heldout": (101, 500), "unseen": (102, 500), "train": (103, 256)}  # seed and size
+SETS = {  # name in `examples/`: split, seed and size
+    "heldout": ("heldout", 101, 500),
+    "unseen": ("unseen", 102, 500),
+    "train": ("train", 103, 256),
+    "many": ("train", 104, 2048),
+}
 DEFAULT_PROMPTS = 64  # to draw where no prompts are named, and to calibrate the demo
 
 
 def write_prompts() -> None:
-    """The prompt files of `examples/`: held-out captions, unseen combinations, and training captions."""
+    """The prompt files of `examples/`: held-out captions, unseen combinations, and training captions, few and many."""
     EXAMPLES.mkdir(parents=True, exist_ok=True)
-    for split, (seed, count) in SETS.items():
+    for name, (split, seed, count) in SETS.items():
         captions = [scene.caption for scene in draw_scenes(count, split, seed)]
-        (EXAMPLES / f"shapes-{split}.txt").write_text("\n".join(captions) + "\n")
+        (EXAMPLES / f"shapes-{name}.txt").write_text("\n".join(captions) + "\n")
 
 
 def main() -> None:
