@@ -1,6 +1,7 @@
 """What is reconstructed at once, and shortcut convolutions in two."""
 
 import copy
+import itertools
 
 import torch
 
@@ -39,16 +40,31 @@ def test_units_know_their_arithmetic(embedded_unet):
     first = units[0]
     conv = embedded_unet.conv_in
     assert first.macs == 16 * 16 * conv.out_channels * 4 * 9
-    assert (first.root, first.before_root, first.in_root) == ("conv_in", 0, 0)
-    assert units[-1].before_root == sum(unit.macs for unit in units[:-1])
-    inside = next(unit for unit in units if unit.name == "mid_block.resnets.1")
-    assert inside.root == "mid_block"
-    earlier = units[: units.index(inside)]
-    assert inside.before_root + inside.in_root == sum(unit.macs for unit in earlier)
-    assert inside.in_root == sum(unit.macs for unit in earlier if unit.root == "mid_block")
-    lone = inside.rootless()
-    assert (lone.root, lone.in_root) == (inside.name, 0)
-    assert lone.before_root == inside.before_root + inside.in_root
+    assert (first.before, first.around) == (0, ())
+    for earlier, later in itertools.pairwise(units):
+        assert later.before == earlier.before + earlier.macs
+
+
+def test_units_know_what_is_around_them(embedded_unet):
+    units = units_of(embedded_unet, lambda: call(embedded_unet))
+    blocks = {unit.name: unit for unit in units}
+    resnet = blocks["up_blocks.1.resnets.2"]
+    assert [place.name for place in resnet.around] == ["up_blocks.1"]
+    assert resnet.around[0].before == blocks["up_blocks.1.resnets.0"].before
+    inside = blocks["up_blocks.1.attentions.2.transformer_blocks.0"]
+    assert [place.name for place in inside.around] == ["up_blocks.1", "up_blocks.1.attentions.2"]
+    assert inside.around[1].before == blocks["up_blocks.1.attentions.2.proj_in"].before
+    # the first unit of both pays for reaching both; the next ones start there
+    first, second = blocks["up_blocks.1.attentions.2.proj_in"], inside
+    assert resnet.reached == resnet.before - resnet.around[0].before + resnet.macs
+    assert first.reached == first.before - first.around[0].before + first.macs
+    assert second.reached == first.macs + second.macs
+    assert (
+        blocks["up_blocks.1.resnets.0"].reached
+        == resnet.around[0].before + blocks["up_blocks.1.resnets.0"].macs
+    )
+    # a module that holds one unit is no way to reach it
+    assert [place.name for place in blocks["down_blocks.0.downsamplers.0.conv"].around] == ["down_blocks.0"]
 
 
 def test_a_split_network_answers_as_the_whole_one(embedded_unet):

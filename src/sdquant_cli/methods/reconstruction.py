@@ -2,12 +2,14 @@
 
 What BRECQ, QDrop and the methods built on them share (Li et al. 2021; Wei et al. 2022):
 each unit is fitted on what the quantized part before it gives, towards the floating-point unit's answer.
-To reach a unit, what its root (a block of the UNet) is given is captured once, and the root alone is run.
+To reach a unit, what the modules around it (a block of the UNet, a transformer) are given is captured once,
+and the innermost alone is run.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from ..errors import SdquantError
 from ..manifests import ReconstructSpec, UnitFacts
 from ..models.condition import predict
 from ..models.noise import generator
-from ..models.units import Unit
+from ..models.units import Place, Unit
 from ..quant.drop import Drop
 from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
 from .captured import Captured, Room, stopping_at, to_device
@@ -50,8 +52,8 @@ class Reconstruction:
         self._parts = inputs_rounded_in(self.student)
         alone = self.spec.mixed_inputs >= 1  # units are given the floating-point network's inputs
         self._networks = (self.teacher,) if alone else (self.teacher, self.student)
-        self._root = ""
-        self._given: dict[int, Captured] = {}  # to the root, by network
+        self._entered: list[Place] = []  # modules around the unit, the outermost first
+        self._given: list[dict[int, Captured]] = []  # to each of them, by network
 
     def fit(self, unit: Unit, sweep: Sweep, place: int, total: int) -> UnitFacts:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
@@ -98,8 +100,7 @@ class Reconstruction:
         return fitting.distance(item)
 
     def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
-        reached = unit.in_root + unit.macs + (0 if unit.in_root else unit.before_root)
-        captures = len(self._networks) * 2 * len(self.items) * reached
+        captures = len(self._networks) * 2 * len(self.items) * unit.reached
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
         updates = sweep.iterations * min(2 * self.batch_size, 2 * len(self.items)) * passes * unit.macs
         self.forwards += (captures + updates) / total
@@ -146,29 +147,26 @@ class Reconstruction:
         item = batch.item
         see_output = None if outputs is None else lambda output: outputs.add(output, item)
         with stopping_at(network.get_submodule(name), lambda told: inputs.add(told, item), see_output):
-            if given := self._given.get(id(network)):
+            if self._entered:
                 self.hold(batch)
-                args, kwargs = to_device(given[item], self.device)
-                network.get_submodule(self._root)(*args, **kwargs)
+                args, kwargs = to_device(self._given[-1][id(network)][item], self.device)
+                network.get_submodule(self._entered[-1].name)(*args, **kwargs)
             else:
                 predict(network, batch.x, batch.timestep, batch.condition)
 
     @torch.no_grad()
     def _enter(self, unit: Unit) -> None:
-        """Capture what the unit's root is given in both networks, where that saves running what is before."""
-        if unit.root == self._root:
-            return
-        for given in self._given.values():
-            given.free()
-        self._root, self._given = unit.root, {}
-        if unit.root == unit.name:
-            return
-        found = {}
-        for network in self._networks:
-            found[id(network)] = given = self._captured()
-            for batch in all_batches(self.items, AT_ONCE, self.device):
-                self._capture(network, unit.root, batch, given)
-        self._given = found
+        """Capture what the modules around a unit are given, in both networks, where that is not done."""
+        while self._entered and self._entered[-1] not in unit.around:
+            self._entered.pop()
+            for given in self._given.pop().values():
+                given.free()
+        for place in unit.around[len(self._entered) :]:
+            found = {id(network): self._captured() for network in self._networks}
+            for network, batch in product(self._networks, all_batches(self.items, AT_ONCE, self.device)):
+                self._capture(network, place.name, batch, found[id(network)])
+            self._entered.append(place)
+            self._given.append(found)
 
     def _captured(self) -> Captured:
         return Captured(2 * len(self.items), self.room)

@@ -3,8 +3,10 @@
 Units come in the order in which the network runs them, which is not that of its modules.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +17,48 @@ BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A module of the network and the quantizable layers within, all by module path, in running order."""
+class Place:
+    """A module of the network, by its path, and where it is in a run."""
 
     name: str
+    before: int  # MACs of all layers that run before it
+
+
+@dataclass(frozen=True)
+class Unit(Place):
+    """A module and the quantizable layers within, all by module path, in running order."""
+
     layers: tuple[str, ...]
     macs: int  # of these layers, in the call that was traced
-    root: str  # the module that the network runs as one of its own steps: this one, or one around it
-    before_root: int  # MACs of all layers that run before the root
-    in_root: int  # and of those within it that run before the unit
+    around: tuple[Place, ...]  # modules that hold this unit and others, the outermost first
+
+    @property
+    def reached(self) -> int:
+        """MACs of a run from the module around it to its end; the first unit there pays for reaching that."""
+        starts = [0, *(place.before for place in self.around)]
+        entering = sum(inner - outer for outer, inner in pairwise(starts) if inner == self.before)
+        return entering + self.before - starts[-1] + self.macs
 
     def alone(self) -> "list[Unit]":
         """Its layers as units of their own."""
         share = self.macs // len(self.layers)  # near enough: it is for counting cost
         return [replace(self, name=name, layers=(name,), macs=share) for name in self.layers]
 
-    def rootless(self) -> "Unit":
-        """The same unit, reached from the network's own input."""
-        return replace(self, root=self.name, before_root=self.before_root + self.in_root, in_root=0)
-
 
 def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
     """The units of a network; `run` calls it once, with whatever batch."""
     macs = _traced(quantizable_layers(network), run)
+    grouped = _grouped(network, macs)
+    holders = {name: _around(network, name) for name in grouped}
+    held = Counter(holder for around in holders.values() for holder in around)
     units: list[Unit] = []
-    before = before_root = 0
-    for name, layers in _grouped(network, macs).items():
-        root = _root(network, name)
-        if not units or root != units[-1].root:
-            before_root = before
+    first: dict[str, int] = {}  # MACs before the first unit of each module
+    before = 0
+    for name, layers in grouped.items():
+        around = [holder for holder in holders[name] if held[holder] > 1]
+        places = tuple(Place(holder, first.setdefault(holder, before)) for holder in around)
         own = sum(macs[layer] for layer in layers)
-        units.append(Unit(name, tuple(layers), own, root, before_root, before - before_root))
+        units.append(Unit(name, before, tuple(layers), own, places))
         before += own
     return units
 
@@ -66,10 +79,11 @@ def _grouped(network: nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
     return grouped
 
 
-def _root(network: nn.Module, name: str) -> str:
-    """The child of the network, or of a list of its children, that holds a module."""
-    first, *rest = name.split(".")
-    return f"{first}.{rest[0]}" if isinstance(network.get_submodule(first), nn.ModuleList) else first
+def _around(network: nn.Module, name: str) -> list[str]:
+    """The modules that hold another and can be run, the outermost first."""
+    parts = name.split(".")
+    paths = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return [path for path in paths if not isinstance(network.get_submodule(path), nn.ModuleList)]
 
 
 def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:

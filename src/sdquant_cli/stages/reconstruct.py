@@ -1,5 +1,6 @@
 """The parts of `calibrate` that go unit by unit and step by step; each is kept in scratch once it is done."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..events import Events
@@ -68,10 +69,10 @@ def reconstruct(
 
 def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> list[Unit]:
     """The same units, but for blocks that cannot be run by themselves: those in their layers."""
-    roots = {unit.root: work.answers_alone(unit.root) for unit in units if unit.root != unit.name}
+    around = {place: work.answers_alone(place.name) for unit in units for place in unit.around}
     whole: list[Unit] = []
     for unit in units:
-        unit = unit if roots.get(unit.root) else unit.rootless()
+        unit = replace(unit, around=tuple(place for place in unit.around if around[place]))
         if len(unit.layers) == 1 or work.answers_alone(unit.name):
             whole.append(unit)
         else:
