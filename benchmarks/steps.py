@@ -1,0 +1,153 @@
+"""Which steps' errors reach the picture, and how much of them is overfitting.
+
+    uv run python benchmarks/steps.py STATE [STATE ...] --store runs/ablation
+
+Prints the tables of docs/benchmarks/steps.md: of each quantizer state the squared error of its guided noise
+prediction, on held-out trajectories of the floating-point model and on the state's calibration latents; and
+of the first state what the latent at the end is off where only one call was made by the quantized network.
+Calls are put together in fives.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdquant_cli.events import SILENT
+from sdquant_cli.manifests import Setting
+from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.denoise import scale_input
+from sdquant_cli.models.noise import initial_noise
+from sdquant_cli.models.prompt_files import read_prompts
+from sdquant_cli.models.samplers import step
+from sdquant_cli.stages.calibration_data import load_items
+from sdquant_cli.stages.chain import find_state, open_model
+from sdquant_cli.stages.quantized import quantized_denoiser
+from sdquant_cli.stages.texts import read_texts, store_embeddings, store_prompts
+from sdquant_cli.store import Artifact, Store
+from sdquant_cli.types import Dtype
+
+ROOT = Path(__file__).parents[1]
+SEED = 1000  # of the noise; latents are sampled with seed 0
+AT_ONCE = 16  # calibration latents
+CALLS = 5  # in a line of the tables
+CPU = torch.device("cpu")
+
+
+class Ground:
+    """Held-out prompts, their noise, and the floating-point network's trajectories from it."""
+
+    def __init__(self, setting: Setting, prompts: int, store: Store) -> None:
+        self.setting, self.model = setting, open_model(setting)
+        file = read_prompts(ROOT / "examples/prompts/shapes-heldout.txt", prompts)
+        stored = store_prompts(store, file, SILENT)
+        embeds = store_embeddings(store, self.model, stored, CPU, SILENT)
+        index = torch.from_numpy(embeds.read("index"))
+        self.condition = read_texts(embeds, self.model, setting).guided(index)
+        self.noise = initial_noise(
+            self.model.latent_shape(setting.height, setting.width), SEED, range(prompts)
+        )
+        self.teacher = self.model.denoiser(Dtype(setting.dtype))
+        self.timesteps = self.model.sampler(setting).timesteps
+        self.inputs: list[Tensor] = []
+        self.answers: list[Tensor] = []
+        self.latents = self._follow()
+
+    def guided(self, network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """Prediction (N,C,h,w) of inputs (N,C,h,w); the condition is of 2N."""
+        without, given = predict(network, torch.cat([x, x]), timestep, condition).chunk(2)
+        return without + self.setting.guidance_scale * (given - without)
+
+    @torch.no_grad()
+    def _follow(self) -> Tensor:
+        sampler = self.model.sampler(self.setting)
+        latents = self.noise * getattr(sampler, "init_noise_sigma", 1.0)
+        for timestep in self.timesteps:
+            x = scale_input(sampler, latents, timestep)
+            self.inputs.append(x)
+            self.answers.append(self.guided(self.teacher, x, timestep, self.condition))
+            latents = step(sampler, self.answers[-1], timestep, latents, None)
+        return latents
+
+    @torch.no_grad()
+    def errors(self, student: Any) -> Tensor:
+        """Squared error (calls) of the prediction on the floating-point trajectories."""
+        calls = zip(self.inputs, self.timesteps, self.answers, strict=True)
+        found = [self.guided(student, x, t, self.condition) - answer for x, t, answer in calls]
+        return torch.stack([error.square().mean() for error in found])
+
+    @torch.no_grad()
+    def reaching(self, student: Any, call: int) -> Tensor:
+        """Squared error (N) of the last latent where this call alone is the quantized network's."""
+        sampler = self.model.sampler(self.setting)
+        latents = self.noise * getattr(sampler, "init_noise_sigma", 1.0)
+        for place, timestep in enumerate(self.timesteps):
+            if place < call:
+                answer = self.answers[place]
+            else:
+                x = scale_input(sampler, latents, timestep)
+                network = student if place == call else self.teacher
+                answer = self.guided(network, x, timestep, self.condition)
+            latents = step(sampler, answer, timestep, latents, None)
+        return (latents - self.latents).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def errors_on_latents(self, student: Any, state: Artifact, store: Store) -> Tensor:
+        """Squared error (calls) of the prediction on the latents that a state was calibrated with."""
+        latents, table = (store.follow(state.manifest.inputs[name]) for name in ("latents", "time-table"))
+        items = load_items(store, latents, table)
+        errors = torch.empty(len(items))
+        for index in torch.arange(len(items)).split(AT_ONCE):
+            batch = items.batch(index, CPU)
+            inputs = (batch.x[: len(index)], batch.timestep, batch.condition)
+            ours, theirs = (self.guided(network, *inputs) for network in (student, self.teacher))
+            errors[index] = (ours - theirs).square().flatten(1).mean(1)
+        at = items.timesteps[items.row]
+        return torch.stack([errors[at == timestep].mean() for timestep in self.timesteps])
+
+
+def line(cells: Sequence[object]) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def head(cells: Sequence[str]) -> None:
+    line(cells)
+    line(["---"] * len(cells))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("states", nargs="+", metavar="STATE")
+    parser.add_argument("--store", default=str(ROOT / "runs" / "ablation"))
+    parser.add_argument("--prompts", type=int, default=24)
+    asked = parser.parse_args()
+    store = Store(asked.store)
+    states = [find_state(name, store) for name in asked.states]
+    setting = states[0].facts.setting
+    ground = Ground(setting, asked.prompts, store)
+    students = [quantized_denoiser(setting, state, store, CPU) for state in states]
+    fives = torch.arange(len(ground.timesteps)).split(CALLS)
+    spans = [f"{ground.timesteps[five[0]]:g} ... {ground.timesteps[five[-1]]:g}" for five in fives]
+
+    head(["timesteps", *(f"{name}, {kind}" for name in asked.states for kind in ("held out", "calibration"))])
+    columns = []
+    for student, state in zip(students, states, strict=True):
+        columns += [ground.errors(student), ground.errors_on_latents(student, state, store)]
+    for span, five in zip(spans, fives, strict=True):
+        line([span, *(f"{column[five].mean():.2g}" for column in columns)])
+
+    print()
+    head(["timesteps", "prediction", "last latent, sum of means", "sum of medians"])
+    for span, five in zip(spans, fives, strict=True):
+        reached = torch.stack([ground.reaching(students[0], int(call)) for call in five])
+        own = (columns[0][five].mean(), reached.mean(1).sum(), reached.median(1).values.sum())
+        line([span, *(f"{value:.2g}" for value in own)])
+
+
+if __name__ == "__main__":
+    main()
