@@ -387,14 +387,12 @@ def _cell(values: Sequence[float]) -> str:
 def _claims(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What the tables must show, as far as the rows are done."""
     lines = []
-    psnr = {
-        name: mean(results.get(name, []), "psnr")
-        for name in ("rtn, single table", "rtn w8a8, per-step tables", "all", "all, 10,000 iterations")
-    }
-    low, high = psnr["rtn, single table"], psnr["rtn w8a8, per-step tables"]
-    for name in ("all", "all, 10,000 iterations"):
-        if low is not None and high is not None and psnr[name] is not None:
-            share = (psnr[name] - low) / (high - low)  # type: ignore[operator]
+    low, high = (
+        mean(results.get(name, []), "psnr") for name in ("rtn, single table", "rtn w8a8, per-step tables")
+    )
+    for name in [name for name in results if name == "all" or name.startswith("all, ")]:
+        if low is not None and high is not None and (psnr := mean(results[name], "psnr")) is not None:
+            share = (psnr - low) / (high - low)
             lines.append(
                 f"- {name}: closes {share:.0%} of the PSNR gap between rtn w4a8 single-table and rtn w8a8."
             )
