@@ -28,7 +28,7 @@ DEFAULT_PROMPTS = 64  # to draw where no prompts are named, and to calibrate the
 
 
 def write_prompts() -> None:
-    """The prompt files of `examples/`: held-out captions, unseen combinations, captions of the training split."""
+    """The prompt files of `examples/`: held-out captions, unseen combinations, training captions."""
     EXAMPLES.mkdir(parents=True, exist_ok=True)
     for name, (split, seed, count) in SETS.items():
         captions = [scene.caption for scene in draw_scenes(count, split, seed)]
