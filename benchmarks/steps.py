@@ -4,12 +4,12 @@
 
 Prints the tables of docs/benchmarks/steps.md: of each quantizer state the squared error of its guided noise
 prediction, on held-out trajectories of the floating-point model and on the state's calibration latents; and
-of the first state what the latent at the end is off where only one call was made by the quantized network.
-Calls are put together in fives.
+of the first state what the latent at the end is off where only one call was made by the quantized network,
+summed in fives, and where all calls were at once, all but those of the last two lines, and only those.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,27 @@ class Ground:
         self.timesteps = self.model.sampler(setting).timesteps
         self.inputs: list[Tensor] = []
         self.answers: list[Tensor] = []
-        self.latents = self._follow()
+        self.latents = self._run(self._watched)
 
     def guided(self, network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """Prediction (N,C,h,w) of inputs (N,C,h,w); the condition is of 2N."""
         without, given = predict(network, torch.cat([x, x]), timestep, condition).chunk(2)
         return without + self.setting.guidance_scale * (given - without)
 
+    def _watched(self, _: int, x: Tensor, timestep: Tensor) -> Tensor:
+        """The floating-point network's answer, kept with its input."""
+        self.inputs.append(x)
+        self.answers.append(self.guided(self.teacher, x, timestep, self.condition))
+        return self.answers[-1]
+
     @torch.no_grad()
-    def _follow(self) -> Tensor:
+    def _run(self, answer: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """Last latents (N,C,h,w), where each call is answered from its number, input and timestep."""
         sampler = self.model.sampler(self.setting)
         latents = self.noise * getattr(sampler, "init_noise_sigma", 1.0)
-        for timestep in self.timesteps:
+        for call, timestep in enumerate(self.timesteps):
             x = scale_input(sampler, latents, timestep)
-            self.inputs.append(x)
-            self.answers.append(self.guided(self.teacher, x, timestep, self.condition))
-            latents = step(sampler, self.answers[-1], timestep, latents, None)
+            latents = step(sampler, answer(call, x, timestep), timestep, latents, None)
         return latents
 
     @torch.no_grad()
@@ -79,20 +84,15 @@ class Ground:
         found = [self.guided(student, x, t, self.condition) - answer for x, t, answer in calls]
         return torch.stack([error.square().mean() for error in found])
 
-    @torch.no_grad()
-    def reaching(self, student: Any, call: int) -> Tensor:
-        """Squared error (N) of the last latent where this call alone is the quantized network's."""
-        sampler = self.model.sampler(self.setting)
-        latents = self.noise * getattr(sampler, "init_noise_sigma", 1.0)
-        for place, timestep in enumerate(self.timesteps):
-            if place < call:
-                answer = self.answers[place]
-            else:
-                x = scale_input(sampler, latents, timestep)
-                network = student if place == call else self.teacher
-                answer = self.guided(network, x, timestep, self.condition)
-            latents = step(sampler, answer, timestep, latents, None)
-        return (latents - self.latents).square().flatten(1).mean(1)
+    def reaching(self, student: Any, calls: Container[int], first: int) -> Tensor:
+        """Squared error (N) of the last latent where these calls, `first` the earliest, are the student's."""
+
+        def answer(call: int, x: Tensor, timestep: Tensor) -> Tensor:
+            if call < first:
+                return self.answers[call]
+            return self.guided(student if call in calls else self.teacher, x, timestep, self.condition)
+
+        return (self._run(answer) - self.latents).square().flatten(1).mean(1)
 
     @torch.no_grad()
     def errors_on_latents(self, student: Any, state: Artifact, store: Store) -> Tensor:
@@ -144,9 +144,14 @@ def main() -> None:
     print()
     head(["timesteps", "prediction", "last latent, sum of means", "sum of medians"])
     for span, five in zip(spans, fives, strict=True):
-        reached = torch.stack([ground.reaching(students[0], int(call)) for call in five])
+        reached = torch.stack([ground.reaching(students[0], (call,), call) for call in five.tolist()])
         own = (columns[0][five].mean(), reached.mean(1).sum(), reached.median(1).values.sum())
         line([span, *(f"{value:.2g}" for value in own)])
+    calls, late = range(len(ground.timesteps)), int(fives[-2][0])
+    for several in (calls, calls[:late], calls[late:]):
+        together = ground.reaching(students[0], several, several[0])
+        span = f"{ground.timesteps[several[0]]:g} ... {ground.timesteps[several[-1]]:g} at once"
+        line([span, "", f"{together.mean():.2g}", f"{together.median():.2g}"])
 
 
 if __name__ == "__main__":
