@@ -8,7 +8,8 @@ import pytest
 
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.methods.published import METHODS
-from sdquant_cli.stages import calibrate
+from sdquant_cli.stages import calibrate, sample
+from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
 
 HELDOUT = PROMPTS / "shapes-heldout.txt"
@@ -116,6 +117,22 @@ def test_the_same_command_again_computes_nothing(made, words, monkeypatch):
     assert {a.manifest.key for a in sdquant.opened().artifacts()} == before
     plan = json.loads(sdquant(*words, "--dry-run", "--json").stdout)["plan"]
     assert plan == dict.fromkeys(ROWS, "up to date")
+
+
+def test_latents_that_another_process_tags_meanwhile_do_not_come_between(made, words, monkeypatch):
+    sdquant, document = made
+    sdquant("sample", "--prompts", words[words.index("--prompts") + 1], "--steps", 3, "--seed", 5)
+    store, real = sdquant.opened(), sample.run
+    other = store.need(Kind.LATENTS)
+
+    def overtaken(*words):
+        own = real(*words)
+        store.tag(other)
+        return own
+
+    monkeypatch.setattr("sdquant_cli.stages.leaderboard.sample.run", overtaken)
+    assert json.loads(sdquant(*words, "--json").stdout)["key"] == document["key"]
+    assert store.need(Kind.LATENTS).ref == other.ref
 
 
 def test_a_dry_run_changes_nothing(sdquant, words):

@@ -17,7 +17,7 @@ from sdquant_cli.manifests import (
     Setting,
     artifact_key,
 )
-from sdquant_cli.store import Absent, ArraySpec, Artifact, Draft, Glance, Store
+from sdquant_cli.store import Absent, ArraySpec, Artifact, Chained, Draft, Glance, Store
 from sdquant_cli.types import Kind
 
 SETTING = Setting(
@@ -219,6 +219,17 @@ def test_one_process_at_a_time_makes_an_artifact(store):
             store.begin(SPEC, {}, ARRAYS, 3)
         other.stdin.close()
     assert make(store).ref.key == folder.name
+
+
+def test_what_chained_stages_tag_is_theirs_whatever_another_process_tags(store):
+    first, second = make(store), make(store, SPEC.model_copy(update={"seed": 1}))
+    chained = Chained(store.url)
+    assert chained.need(Kind.LATENTS).ref == store.need(Kind.LATENTS).ref
+    chained.tag(first)
+    assert store.need(Kind.LATENTS).ref == first.ref
+    store.tag(second)
+    assert chained.need(Kind.LATENTS).ref == chained.resolve("latents").ref == first.ref
+    assert Chained(store.url).need(Kind.LATENTS).ref == second.ref
 
 
 def test_a_glance_finds_what_is_there_and_changes_nothing(store, tmp_path):

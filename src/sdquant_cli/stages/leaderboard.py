@@ -18,7 +18,7 @@ from ..methods.published import METHODS
 from ..methods.recipe import Recipe
 from ..models.prompt_files import read_prompts
 from ..report import board
-from ..store import Absent, ArraySpec, Artifact, Glance, Store
+from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
 from .calibration_spec import reads_ranking, recipe_of
 from .chain import Plan, announce, new_setting, publish, refs, up_to_date, use_device
@@ -89,6 +89,7 @@ def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> A
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
     _check_files(request, events)
+    store = Chained(store.url)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import UsageProblem
 from ..events import SILENT, Events
 from ..models.load import EMBEDDED_FOLDER
-from ..store import Artifact, Store
+from ..store import Artifact, Chained, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
 from .requests import (
     CalibrateRequest,
@@ -81,7 +81,7 @@ def _with_underscores(section: Any) -> Any:
 
 def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
     """Run all stages, each skipping what is up to date; returns the metrics."""
-    artifact = None
+    store, artifact = Chained(store.url), None
     for name, stage in _STAGES.items():
         events.note(f"== {name}")
         artifact = stage(getattr(chain, name.replace("-", "_")), store, events)

@@ -185,25 +185,36 @@ class Store:
                 Path(place).rmdir()
 
 
-class Absent(Exception):
-    """What a Glance was asked to begin is not in the store."""
+class Chained(Store):
+    """A store for stages that run one after the other: what they tag is theirs as long as this lasts.
 
-
-class Glance(Store):
-    """A store that is only looked at: beginning what is absent raises Absent, and tags last as long as this.
-
-    Stages run on it as far as their artifacts are there.
+    Another process that tags what it made meanwhile does not come between them.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._tagged: dict[tuple[Kind, str], Artifact] = {}
 
+    def tag(self, artifact: Artifact, name: str = "latest") -> None:
+        super().tag(artifact, name)
+        self._tagged[artifact.manifest.kind, name] = artifact
+
+    def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
+        return self._tagged.get((kind, tag)) or super().latest(kind, tag)
+
+
+class Absent(Exception):
+    """What a Glance was asked to begin is not in the store."""
+
+
+class Glance(Chained):
+    """A store that is only looked at: beginning what is absent raises Absent, and tags are not written.
+
+    Stages run on it as far as their artifacts are there.
+    """
+
     def _open(self, path: str) -> None:
         raise Absent(path)
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
         self._tagged[artifact.manifest.kind, name] = artifact
-
-    def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
-        return self._tagged.get((kind, tag)) or super().latest(kind, tag)
