@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from sdquant_cli.methods.published import METHODS
+from tests.conftest import Sdquant
 from tools.random_models.configurations import PIPELINES
 from tools.random_models.make import make
 
@@ -48,3 +50,30 @@ def test_sd_v1_4_is_calibrated_exported_and_drawn_with(sdquant, tmp_path):
     pipeline = sdquant_cli.load(tmp_path / "exported", dtype=torch.bfloat16)
     told = {"num_inference_steps": 2, "height": 256, "width": 256}
     assert pipeline("a big red circle", **told).images[0].size == (256, 256)
+
+
+@pytest.fixture(scope="module")
+def latents_of_sd_v1_4(tmp_path_factory):
+    """A store with two latents of a full-size SD v1-4; 8x8 latents, since weights are what is large."""
+    folder = tmp_path_factory.mktemp("methods")
+    model = make("sd-v1-4", folder / "sd-v1-4")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("a big red circle\na small blue square\n")
+    sdquant = Sdquant(folder / "store")
+    sdquant("sample", "--prompts", prompts, "--model", model, "--steps", 2, "--height", 64, "--width", 64)
+    return sdquant, prompts
+
+
+@pytest.mark.full_size
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_calibrates_sd_v1_4(latents_of_sd_v1_4, method):
+    sdquant, prompts = latents_of_sd_v1_4
+    words = ["--iterations", 2] if METHODS[method].trains else []
+    if METHODS[method].source:
+        words += ["--train", "steps"]  # Adam's moments of all weights would need 16 GB
+    state = json.loads(sdquant("calibrate", "--method", method, *words, "--json").stdout)
+    assert state["spec"]["method"] == method
+    assert len(state["facts"]["units"]) == (78 if METHODS[method].reconstruct else 0)
+    drawn = json.loads(sdquant("generate", "--prompts", prompts, "--limit", 1, "--json").stdout)
+    assert drawn["facts"]["images"] == 1
