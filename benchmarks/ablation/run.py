@@ -237,7 +237,7 @@ def _pairs() -> list[Row]:
         own = METHODS[method].data
         data = {"limit": own.prompts, "per_prompt": own.per_prompt, "select": own.select, **(sampled or {})}
         beside = method if changed else None
-        return Row(name, "pairs", {"method": method, "bits": "w4a8", **calibrate}, data, FEW, beside=beside)
+        return Row(name, "pairs", {"method": method, "bits": "w4a8", **calibrate}, data, beside=beside)
 
     return [
         row("eda-dm"),
