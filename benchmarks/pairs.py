@@ -1,0 +1,98 @@
+"""Why two pairs of the ablation come out nearly level.
+
+    uv run python -m benchmarks.pairs --q-diffusion STATE --pcr STATE --store runs/board
+
+Of a q-diffusion state: how different the two parts of each split shortcut are, as their quantizers have it.
+Of a pcr state: its activation tables, found on what the quantized steps before give, beside tables found in
+the same network along the floating-point trajectories of the same prompts and noise; and what latents at the
+end are off with each, on held-out prompts. docs/methods.md says what follows.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.steps import CPU, ROOT, Ground
+from sdquant_cli.cli.render import Terminal
+from sdquant_cli.methods.fitting import inputs_rounded_in
+from sdquant_cli.methods.progressive import Progression
+from sdquant_cli.models.shortcuts import SplitConv2d
+from sdquant_cli.stages.calibration_data import load_items
+from sdquant_cli.stages.chain import find_state, open_model
+from sdquant_cli.stages.quantized import quantized_denoiser
+from sdquant_cli.store import Artifact, Store
+
+AT_ONCE = 16
+
+
+class AlongFloatingPoint(Progression):
+    """The same work where latents advance by another network's predictions."""
+
+    leader: Any
+
+    def _step(self, guided: Tensor) -> None:  # noqa: ARG002
+        follower, self.network = self.network, self.leader
+        super()._step(self._guided())
+        self.network = follower
+
+
+def of_parts(network: nn.Module) -> None:
+    for name, part in network.named_modules():
+        if isinstance(part, SplitConv2d):
+            up, skipped = part.upward, part.skipped
+            inputs = skipped.activation_step.mean() / up.activation_step.mean()
+            weights = (skipped.weight_step / up.weight_step).median()
+            print(f"{name}: inputs' step size {inputs:.2f}, weights' {weights:.2f} times")
+
+
+def of_progression(state: Artifact, store: Store, prompts: int) -> None:
+    setting = state.facts.setting
+    latents, table = (store.follow(state.manifest.inputs[name]) for name in ("latents", "time-table"))
+    items, model = load_items(store, latents, table), open_model(setting)
+    own, other = (quantized_denoiser(setting, state, store, CPU) for _ in range(2))
+    shape, guidance, spec = tuple(items.x.shape[1:]), setting.guidance_scale, state.spec
+    work = AlongFloatingPoint(
+        other, model.sampler(setting), items.texts, shape, guidance, spec.ranges, spec.seed, AT_ONCE
+    )
+    work.leader = model.denoiser()
+    with Terminal().task("along the floating-point trajectories", work.calls, "step") as task:
+        for _ in range(work.calls):
+            work.advance()
+            task.advance()
+    ours = inputs_rounded_in(own)
+    ratios = torch.stack(
+        [ours[name].activation_step / layer.activation_step for name, layer in work.layers.items()]
+    )
+    spread = torch.tensor([0.05, 0.5, 0.95])
+    for rows in torch.arange(ratios.shape[1]).split(10):
+        quantiles = "  ".join(f"{value:.3f}" for value in ratios[:, rows].flatten().quantile(spread))
+        print(f"progressive step sizes over the others, steps {rows[0]} to {rows[-1]}: {quantiles}")
+    ground = Ground(setting, prompts, store)
+    calls = range(len(ground.timesteps))
+    errors = [ground.reaching(network, calls, 0) for network in (own, other)]
+    for name, error in zip(("progressive", "floating-point trajectories"), errors, strict=True):
+        print(f"last latent, {name}: mean {error.mean():.2g}, median {error.median():.2g}")
+    gains = 10 * torch.log10(errors[1] / errors[0])
+    deviation = gains.std() / len(gains) ** 0.5
+    print(f"gain in dB: {gains.mean():.2f}, standard error {deviation:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--q-diffusion", metavar="STATE", required=True)
+    parser.add_argument("--pcr", metavar="STATE", required=True)
+    parser.add_argument("--store", default=str(ROOT / "runs" / "board"))
+    parser.add_argument("--prompts", type=int, default=64)
+    asked = parser.parse_args()
+    store = Store(asked.store)
+    split = find_state(asked.q_diffusion, store)
+    of_parts(quantized_denoiser(split.facts.setting, split, store, CPU))
+    of_progression(find_state(asked.pcr, store), store, asked.prompts)
+
+
+if __name__ == "__main__":
+    main()
