@@ -404,6 +404,7 @@ class Standing(Frozen):
     method: str
     bits: str
     metrics: dict[str, MetricSummary]
+    beside: dict[str, MetricSummary] = {}  # picture by picture, less the closest at these bits; empty: is it
     latents: int  # calibrated on
     iterations: int
     forwards: float | None = None  # through the UNet, a backward pass counted in forward ones

@@ -100,6 +100,19 @@ def test_every_row_has_the_metrics_that_its_artifacts_have(made):
     assert facts["floor"]["psnr"]["mean"] < values[:, facts["metrics"].index("psnr")].min()
 
 
+def test_rows_stand_beside_the_closest_picture_by_picture(made):
+    sdquant, document = made
+    store = sdquant.opened()
+    psnr = [store.resolve(f"metrics/{document['inputs'][row]['key']}").read("psnr") for row in ROWS]
+    first, other = (0, 1) if psnr[0].mean() > psnr[1].mean() else (1, 0)
+    standings = document["facts"]["standings"]
+    assert standings[first]["beside"] == {}
+    beside = standings[other]["beside"]["psnr"]
+    assert beside["mean"] == pytest.approx((psnr[other] - psnr[first]).mean())
+    assert beside["ci95"][0] < beside["mean"] < beside["ci95"][1]
+    assert "ssim" in standings[other]["beside"]
+
+
 def test_show_prints_the_table(made):
     shown = made[0]("show", "leaderboard").stdout
     assert "PSNR, dB" in shown

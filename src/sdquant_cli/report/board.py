@@ -75,7 +75,8 @@ class Board:
     def captions(self) -> tuple[str, ...]:
         return (
             f"Means, and medians where named, over {self.images} pictures against the floating-point model's "
-            "own of the same prompts and noise, simulated execution. Within equal bits ordered by PSNR.",
+            "own of the same prompts and noise, simulated execution. Within equal bits ordered by PSNR; "
+            "beside the first: picture by picture, the mean difference and its 95% interval.",
             "A few pictures that turn out as other ones outweigh the rest in FID and in a mean of distances, "
             "not in a median. FID depends on the number of pictures.",
             "Seconds and memory are of the calibration alone, without drawing its latents and pictures or "

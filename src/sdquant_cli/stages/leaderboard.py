@@ -13,16 +13,17 @@ import numpy as np
 
 from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import LeaderboardFacts, LeaderboardSpec, Standing
+from ..manifests import LeaderboardFacts, LeaderboardSpec, MetricSummary, Standing
 from ..methods.published import METHODS
 from ..methods.recipe import Recipe
+from ..metrics.scores import bootstrap_interval
 from ..models.prompt_files import read_prompts
 from ..report import board
 from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
 from .calibration_spec import reads_ranking, recipe_of
 from .chain import Plan, announce, new_setting, publish, refs, up_to_date, use_device
-from .leaderboard_page import make_board
+from .leaderboard_page import distance, make_board
 from .requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -196,7 +197,7 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
     draft = store.begin(spec, refs(metrics), arrays)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
-    standings = [_standing(artifact, store) for artifact in metrics.values()]
+    standings = _standings(metrics, store)
     means = [[standing.metrics[name].mean for name in names] for standing in standings]
     for unit in draft.missing():
         draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
@@ -205,11 +206,37 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
         setting=images.spec.setting,
         images=images.facts.images,
         metrics=names,
-        standings=tuple(standings),
+        standings=standings,
         floor=first.facts.floor,
         itself=first.facts.itself,
     )
     return publish(store, draft, facts)
+
+
+def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[Standing, ...]:
+    """Of every row, beside the closest one at its bits."""
+    alone = {row: _standing(artifact, store) for row, artifact in metrics.items()}
+    found = []
+    for row, standing in alone.items():
+        rivals = [other for other in alone if alone[other].bits == standing.bits]
+        first = min(rivals, key=lambda other: distance(alone[other]))
+        beside = {} if first == row else _differences(metrics[row], metrics[first])
+        found.append(standing.model_copy(update={"beside": beside}))
+    return tuple(found)
+
+
+def _differences(own: Artifact, other: Artifact) -> dict[str, MetricSummary]:
+    """Of each metric that pictures have: its own less the other's, where both are finite."""
+    found = {}
+    for name in own.manifest.arrays:
+        pairs = np.stack([own.read(name), other.read(name)])
+        pairs = pairs[:, np.isfinite(pairs).all(0)]
+        if (n := pairs.shape[1]) > 0:
+            less = pairs[0] - pairs[1]
+            found[name] = MetricSummary(
+                mean=less.mean(), median=np.median(less), ci95=bootstrap_interval(less), n=n
+            )
+    return found
 
 
 def _standing(metrics: Artifact, store: Store) -> Standing:

@@ -1,6 +1,7 @@
 """A leaderboard artifact as a table, and as the page with its pictures."""
 
 import math
+from collections.abc import Mapping
 
 from ..manifests import LeaderboardFacts, MetricSummary, Standing
 from ..methods.published import METHODS
@@ -31,23 +32,35 @@ def table(artifact: Artifact) -> Table:
     facts: LeaderboardFacts = artifact.facts
     shown = [name for formula in FORMULAS for name in facts.metrics if CATALOG[name].formula == formula]
 
-    def cells(found: dict[str, MetricSummary]) -> list[Cell]:
-        return [cell for name in shown for cell in _cells(name, found[name])]
+    def cells(found: Mapping[str, MetricSummary], beside: Mapping[str, MetricSummary]) -> list[Cell]:
+        return [cell for name in shown for cell in _cells(name, found[name], beside.get(name))]
 
-    lines = [Line(s.method, s.bits, (*cells(s.metrics), *_cost(s))) for s in _ordered(artifact)]
+    lines = [Line(s.method, s.bits, (*cells(s.metrics, s.beside), *_cost(s))) for s in _ordered(artifact)]
     blank = [Cell("") for _ in COST]
     ends = {"floating point, other noise": facts.floor, "floating point, itself": facts.itself}
     return Table(
         columns=(*(column for name in shown for column in _columns(name)), *map(Column, COST)),
         lines=tuple(lines),
         failed=artifact.spec.failed,
-        ends=tuple(Line(name, "", (*cells(found), *blank)) for name, found in ends.items() if found),
+        ends=tuple(Line(name, "", (*cells(found, {}), *blank)) for name, found in ends.items() if found),
     )
 
 
-def _cells(name: str, summary: MetricSummary) -> list[Cell]:
-    mean = Cell(markdown.number(summary), markdown.interval(summary))
-    return [mean, Cell(markdown.median(summary))] if numbers.base(name) in MEDIANS else [mean]
+def _cells(name: str, summary: MetricSummary, beside: MetricSummary | None) -> list[Cell]:
+    cells = [Cell(markdown.number(summary), markdown.interval(summary))]
+    if numbers.base(name) in MEDIANS:
+        cells.append(Cell(markdown.median(summary)))
+    if name == ORDERED_BY:
+        cells.append(Cell(_difference(beside)))
+    return cells
+
+
+def _difference(summary: MetricSummary | None) -> str:
+    """Mean and 95% interval; nothing for the row that others stand beside."""
+    if summary is None or summary.ci95 is None:
+        return ""
+    mean, low, high = (numbers.fixed(value, 2) for value in (summary.mean, *summary.ci95))
+    return f"{mean} [{low}, {high}]"
 
 
 def _columns(name: str) -> list[Column]:
@@ -55,19 +68,25 @@ def _columns(name: str) -> list[Column]:
     title = FORMULAS[numbers.base(name)] + (f" ({network})" if network else "")
     unit = numbers.unit(name)
     better, median = numbers.better(name), f"{FORMULAS[numbers.base(name)]}, median"
-    mean = Column(f"{title}, {unit}" if unit else title, better)
-    return [mean, Column(median, better)] if numbers.base(name) in MEDIANS else [mean]
+    columns = [Column(f"{title}, {unit}" if unit else title, better)]
+    if numbers.base(name) in MEDIANS:
+        columns.append(Column(median, better))
+    if name == ORDERED_BY:
+        columns.append(Column(f"{title} beside the first"))
+    return columns
 
 
 def _ordered(artifact: Artifact) -> list[Standing]:
     """The bits as they were asked for; within them, the closest pictures first."""
     widths = list(dict.fromkeys(row.rpartition(" ")[2] for row in artifact.spec.rows))
 
-    def place(standing: Standing) -> tuple[int, float]:
-        mean = standing.metrics[ORDERED_BY].mean
-        return widths.index(standing.bits), -math.inf if mean is None else CATALOG[ORDERED_BY].distance(mean)
+    return sorted(artifact.facts.standings, key=lambda s: (widths.index(s.bits), distance(s)))
 
-    return sorted(artifact.facts.standings, key=place)
+
+def distance(standing: Standing) -> float:
+    """How far a row is from the floating-point model; that of identical pictures is the closest."""
+    mean = standing.metrics[ORDERED_BY].mean
+    return -math.inf if mean is None else CATALOG[ORDERED_BY].distance(mean)
 
 
 def _cost(standing: Standing) -> list[Cell]:
