@@ -48,28 +48,39 @@ def of_parts(network: nn.Module) -> None:
 
 
 def of_progression(state: Artifact, store: Store, prompts: int) -> None:
+    own, other = (quantized_denoiser(state.facts.setting, state, store, CPU) for _ in range(2))
+    compare_tables(inputs_rounded_in(own), found_along(other, state, store))
+    compare_latents(own, other, Ground(state.facts.setting, prompts, store))
+
+
+def found_along(network: nn.Module, state: Artifact, store: Store) -> dict[str, Any]:
+    """The layers of a pcr network whose tables are per step, found anew along floating-point trajectories."""
     setting = state.facts.setting
     latents, table = (store.follow(state.manifest.inputs[name]) for name in ("latents", "time-table"))
     items, model = load_items(store, latents, table), open_model(setting)
-    own, other = (quantized_denoiser(setting, state, store, CPU) for _ in range(2))
     shape, guidance, spec = tuple(items.x.shape[1:]), setting.guidance_scale, state.spec
     work = AlongFloatingPoint(
-        other, model.sampler(setting), items.texts, shape, guidance, spec.ranges, spec.seed, AT_ONCE
+        network, model.sampler(setting), items.texts, shape, guidance, spec.ranges, spec.seed, AT_ONCE
     )
     work.leader = model.denoiser()
     with Terminal().task("along the floating-point trajectories", work.calls, "step") as task:
         for _ in range(work.calls):
             work.advance()
             task.advance()
-    ours = inputs_rounded_in(own)
+    return work.layers
+
+
+def compare_tables(own: dict[str, Any], others: dict[str, Any]) -> None:
     ratios = torch.stack(
-        [ours[name].activation_step / layer.activation_step for name, layer in work.layers.items()]
+        [own[name].activation_step / layer.activation_step for name, layer in others.items()]
     )
     spread = torch.tensor([0.05, 0.5, 0.95])
     for rows in torch.arange(ratios.shape[1]).split(10):
         quantiles = "  ".join(f"{value:.3f}" for value in ratios[:, rows].flatten().quantile(spread))
         print(f"progressive step sizes over the others, steps {rows[0]} to {rows[-1]}: {quantiles}")
-    ground = Ground(setting, prompts, store)
+
+
+def compare_latents(own: nn.Module, other: nn.Module, ground: Ground) -> None:
     calls = range(len(ground.timesteps))
     errors = [ground.reaching(network, calls, 0) for network in (own, other)]
     for name, error in zip(("progressive", "floating-point trajectories"), errors, strict=True):

@@ -7,7 +7,13 @@ import torch
 from sdquant_cli.manifests import MetricsFacts, MetricSummary
 from sdquant_cli.metrics.catalog import CATALOG
 from sdquant_cli.metrics.drift import cosine, snr
-from sdquant_cli.metrics.scores import bootstrap_interval, clip_score, feature_distance, summarise
+from sdquant_cli.metrics.scores import (
+    bootstrap_interval,
+    clip_score,
+    difference,
+    feature_distance,
+    summarise,
+)
 from sdquant_cli.report.markdown import metrics_summary
 
 
@@ -64,3 +70,11 @@ def test_the_markdown_summary_has_every_metric_and_gate():
     assert "| psnr | 31.5 (1 identical) | [30.1, 32.2] | 31 | 12 | identical (4) | 4 |" in text
     assert "skipped (needs a file)" in text
     assert "`psnr>=40` **not met**" in text
+
+
+def test_a_difference_is_of_pairs_where_both_are_finite():
+    found = difference(np.array([3.0, np.inf, 5.0, 1.0]), np.array([1.0, 2.0, 1.0, np.inf]))
+    assert (found.mean, found.median, found.n) == (3, 3, 2)
+    assert found.ci95[0] >= 2
+    assert found.ci95[1] <= 4
+    assert difference(np.array([np.inf]), np.array([np.inf])) is None

@@ -50,3 +50,14 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
         identical=len(values) - len(finite),
         worst=tuple(order[:WORST].tolist()),
     )
+
+
+def difference(own: np.ndarray, other: np.ndarray) -> MetricSummary | None:
+    """Of own less other values (N), picture by picture; None where no picture has two finite ones."""
+    finite = np.isfinite(own) & np.isfinite(other)
+    if not finite.any():
+        return None
+    less = own[finite] - other[finite]
+    return MetricSummary(
+        mean=float(less.mean()), median=float(np.median(less)), ci95=bootstrap_interval(less), n=len(less)
+    )

@@ -16,7 +16,7 @@ from ..events import SILENT, Events
 from ..manifests import LeaderboardFacts, LeaderboardSpec, MetricSummary, Standing
 from ..methods.published import METHODS
 from ..methods.recipe import Recipe
-from ..metrics.scores import bootstrap_interval
+from ..metrics.scores import difference
 from ..models.prompt_files import read_prompts
 from ..report import board
 from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
@@ -226,17 +226,9 @@ def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[Standing,
 
 
 def _differences(own: Artifact, other: Artifact) -> dict[str, MetricSummary]:
-    """Of each metric that pictures have: its own less the other's, where both are finite."""
-    found = {}
-    for name in own.manifest.arrays:
-        pairs = np.stack([own.read(name), other.read(name)])
-        pairs = pairs[:, np.isfinite(pairs).all(0)]
-        if (n := pairs.shape[1]) > 0:
-            less = pairs[0] - pairs[1]
-            found[name] = MetricSummary(
-                mean=less.mean(), median=np.median(less), ci95=bootstrap_interval(less), n=n
-            )
-    return found
+    """Of each metric that pictures have."""
+    found = {name: difference(own.read(name), other.read(name)) for name in own.manifest.arrays}
+    return {name: less for name, less in found.items() if less is not None}
 
 
 def _standing(metrics: Artifact, store: Store) -> Standing:
