@@ -64,7 +64,7 @@ class Row:
     beside: str | None = None  # the row it is compared with, picture by picture; made before it
 
 
-COMPONENTS = {"mixed": True}  # with the defaults: per-step tables, precalculated time features
+COMPONENTS = {"mixed": True, "relax": "none"}  # and the defaults: per-step tables, precalculated time
 SINGLE = {"tables": "single"}
 BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
@@ -110,6 +110,7 @@ def rows() -> list[Row]:
         part("without range search", ranges="min-max"),
         part("without block distillation", block_weight=0.0),
         part("without L_sen and block distillation", sensitive_weight=0.0, block_weight=0.0),
+        part("with relaxed steps: the defaults", relax="last"),
     ]
     bits = [
         Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW, beside=beside)

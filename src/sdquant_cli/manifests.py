@@ -411,6 +411,7 @@ class Standing(Frozen):
     seconds: float
     peak_memory: int | None = None  # bytes
     average_bits: float  # of a weight, by parameters
+    activation_bits: float | None = None  # mean over layers and steps
 
 
 class LeaderboardFacts(Frozen):

@@ -14,8 +14,9 @@ from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.quant.drop import Drop
 from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.modules import LayerState, QuantConv2d, QuantLinear, Relaxed
+from sdquant_cli.quant.modules import LayerState, QuantConv2d, QuantLinear
 from sdquant_cli.quant.ranges import affine_parameters, weight_steps
+from sdquant_cli.quant.relaxing import Relaxed
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap

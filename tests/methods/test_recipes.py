@@ -19,7 +19,7 @@ from sdquant_cli.models.samplers import from_config
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.stages.calibration_spec import recipe_of, spec_of
 from sdquant_cli.stages.requests import CalibrateRequest
-from sdquant_cli.types import Scheduler, Train
+from sdquant_cli.types import Relax, Scheduler, Train
 from tests import fakes
 
 
@@ -160,6 +160,30 @@ def test_rates_are_the_recipes_unless_the_request_names_them():
         train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
         assert (train.weight_rate, train.step_rate) == (recipe.weight_rate, 0.5)
     assert METHODS["serial"].weight_rate < METHODS["parallel"].weight_rate
+
+
+@pytest.mark.parametrize(
+    ("bits", "share"), [("w4a8", 1), ("w3a8", 1), ("w4a4", 1), ("w6a8", 7 / 31), ("w8a8", 7 / 127)]
+)
+def test_weights_of_a_finer_grid_move_by_as_much_less(bits, share):
+    request = CalibrateRequest(bits=bits)
+    recipe = recipe_of(request)
+    train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
+    assert train.weight_rate == recipe.weight_rate * share
+    request = CalibrateRequest(bits=bits, weight_rate=0.5)
+    assert spec_of(request, recipe, 12, ranked=False, pictures=None).train.weight_rate == 0.5
+
+
+def test_the_default_relaxes_the_last_steps_where_steps_have_rows():
+    def relaxed(**flags):
+        request = CalibrateRequest(**flags)
+        return spec_of(request, recipe_of(request), 12, ranked=False, pictures=None).relax
+
+    assert relaxed() is relaxed(method="pcr") is Relax.LAST
+    assert relaxed(relax="first") is Relax.FIRST
+    for without in ({"relax": "none"}, {"tables": "single"}, {"bits": "w4a4"}, {"method": "rtn"}):
+        assert relaxed(**without) is None
+    assert relaxed(bits="w4a4", relax="last") is Relax.LAST
 
 
 @pytest.mark.parametrize(

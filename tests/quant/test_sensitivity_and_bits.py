@@ -115,8 +115,8 @@ def test_mixed_bits_follow_the_table_for_any_bits():
 
 
 def test_average_bits_name_their_weighting():
-    found = average_bits({"a": Bits(8, 16), "b": Bits(4, 8)}, {"a": 1, "b": 3})
-    assert found == {"weights, by layers": 6, "weights, by parameters": 5, "activations, by layers": 12}
+    found = average_bits({"a": Bits(8, 16), "b": Bits(4, 8)}, {"a": 1, "b": 3}, [16, 8.4])
+    assert found == {"weights, by layers": 6, "weights, by parameters": 5, "activations, by layers": 12.2}
 
 
 def costs(noises):

@@ -28,13 +28,13 @@ PROMPT = "a big red circle"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A store with a W4A8 state of the embedded model in mixed precision, and its exported folder."""
+    """A store with a W4A8 state of the embedded model, mixed, one step relaxed, and its exported folder."""
     root = tmp_path_factory.mktemp("exported")
     run = Sdquant(root / "store")
     (root / "prompts.txt").write_text(f"{PROMPT}\na small cyan star\n")
     run("sample", "--prompts", root / "prompts.txt", "--steps", STEPS, "--per-prompt", 2)
     run("sensitivity")
-    run("calibrate", "--method", "rtn", "--bits", "w4a8", "--mixed")
+    run("calibrate", "--method", "rtn", "--bits", "w4a8", "--mixed", "--relax", "last")
     run("export", "--output", root / "model")
     return run, root / "model"
 
@@ -271,6 +271,9 @@ def test_a_configuration_that_makes_no_sense(folder):
         load(folder)
     change_config(folder, layers={}, bits="w40a8")
     with pytest.raises(DamagedArtifact, match="w40a8"):
+        load(folder)
+    change_config(folder, bits="w4a8", relax="sideways")
+    with pytest.raises(DamagedArtifact, match="sideways"):
         load(folder)
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sdquant_cli.errors import EnvironmentProblem
+from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import quantized
+from sdquant_cli.quant.relaxing import Relaxed
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import SavedLayer, grids
 from sdquant_cli.runtime import engines
@@ -53,15 +55,15 @@ def saved_layer(layer, bits, tables, seed=0):
     )
 
 
-def both(layer, bits, engine, tables=3, *, text_fed=False):
+def both(layer, bits, engine, tables=3, *, text_fed=False, relaxed=None):
     """The specification and the packed layer, each in a network of its own, and a test of closeness."""
     saved, specified_rows, packed_rows = saved_layer(layer, bits, tables), Rows(TIMESTEPS), Rows(TIMESTEPS)
-    twin = packed(layer, bits, packed_rows, tables=tables, text_fed=text_fed)
+    twin = packed(layer, bits, packed_rows, tables=tables, text_fed=text_fed, relaxed=relaxed)
     twin.fill(saved)
     twin.use(engine)
     layer = copy.deepcopy(layer)
     layer.weight.data = saved.weight()
-    specified = quantized(layer, saved.layer_state(), specified_rows, weights_on_grid=True)
+    specified = quantized(layer, saved.layer_state(relaxed), specified_rows, weights_on_grid=True)
     networks = Network(specified, specified_rows).requires_grad_(False), Network(twin, packed_rows)
     return *networks, partial(close, saved=saved)
 
@@ -132,6 +134,20 @@ def test_items_at_steps_of_their_own(engine):
     x, t = torch.randn(3, 4, 6, 6), torch.tensor([100.0, 900.0, 100.0])
     with torch.no_grad():
         assert agree(ours(x, t), specified(x, t))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(4, 8, 3, padding=1)])
+def test_relaxed_steps_have_wider_codes(engine, layer):
+    last = Relaxed(torch.tensor([False, False, True]), Grid(10, signed=False))
+    specified, ours, agree = both(layer, Bits(4, 8), engine, relaxed=last)
+    narrow, _, _ = both(layer, Bits(4, 8), engine)
+    x = torch.randn(3, 16) if isinstance(layer, nn.Linear) else torch.randn(3, 4, 6, 6)
+    x = x * 100  # most of it beyond what 8 bits hold
+    with torch.no_grad():
+        for t in (torch.tensor([900.0]), torch.tensor([100.0]), torch.tensor([100.0, 900.0, 100.0])):
+            assert agree(ours(x, t), specified(x, t))
+            assert agree(ours(x, t), narrow(x, t)) == (t.tolist() == [900.0])
 
 
 def test_half_precision_keeps_the_tables():

@@ -93,6 +93,7 @@ def test_every_row_has_the_metrics_that_its_artifacts_have(made):
         mixed = standing["method"] == "serial-to-parallel"  # as it was published
         assert state.spec.mixed == mixed
         assert standing["average_bits"] == pytest.approx(4.07 if mixed else 4, abs=0.01)
+        assert (standing["activation_bits"] > 8) == mixed  # so are its relaxed steps
         assert standing["latents"] == 2 * min(3, METHODS[state.spec.method].data.per_prompt)
         # a method without use for a ranking has none, whatever else is in the store
         assert ("sensitivity" in state.manifest.inputs) == (state.spec.method != "rtn")

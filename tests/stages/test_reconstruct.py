@@ -45,7 +45,7 @@ def test_every_method_publishes_its_choices_and_what_units_came_to(sampled, meth
     assert facts["layers"] == LAYERS + split
     prompts = sampled.store.parent / "prompts.txt"
     sampled("generate", "--prompts", prompts)
-    simulated = {"q-diffusion": "--split-shortcuts", "pcr": "--relax last"}.get(method)
+    simulated = {"q-diffusion": "--split-shortcuts"}.get(method)
     words = ("generate", "--prompts", prompts, "--engine", "dequantized")
     told = sampled(*words, code=2 if simulated else 0).stderr
     assert simulated is None or f"was made with {simulated}, which only" in told
@@ -202,8 +202,8 @@ def test_a_report_shows_how_near_each_unit_came(sampled, tmp_path, method):
 @pytest.mark.parametrize("method", ["eda-dm", "q-diffusion", "ptq4dm", "pcr"])
 def test_the_commands_of_a_state_make_its_spec_again(sampled, method):
     words = SHORT if method != "ptq4dm" else ()
-    split = ("--no-split-shortcuts",) if method == "q-diffusion" else ()
-    state = calibrated(sampled, "--method", method, *words, *split)
+    without = {"q-diffusion": ("--no-split-shortcuts",), "pcr": ("--relax", "none")}.get(method, ())
+    state = calibrated(sampled, "--method", method, *words, *without)
     told, unset = spec_flags(sampled.opened().resolve(f"quant-state/{state['key']}").spec)
     assert unset == []
     assert calibrated(sampled, *told)["key"] == state["key"]

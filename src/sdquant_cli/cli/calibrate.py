@@ -38,7 +38,9 @@ def calibrate(
     ] = None,
     relax: Annotated[
         Relax | None,
-        typer.Option("--relax", help="10-bit activations in the first or last fifth of the steps."),
+        typer.Option(
+            "--relax", help="10-bit activations in a fifth of the steps; the method's own choice by default."
+        ),
     ] = None,
     split_shortcuts: Annotated[
         bool | None,
@@ -76,7 +78,10 @@ def calibrate(
     rank: Annotated[int | None, typer.Option("--rank", help="Of --train low-rank; 32 by default.")] = None,
     weight_rate: Annotated[
         float | None,
-        typer.Option("--weight-rate", help="Learning rate of weights; the method's own by default."),
+        typer.Option(
+            "--weight-rate",
+            help="Learning rate of weights; by default the method's own, and less beyond 4 bits.",
+        ),
     ] = None,
     step_rate: Annotated[
         float | None,

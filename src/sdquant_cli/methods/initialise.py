@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..events import SILENT, Events
 from ..models.condition import predict
 from ..quant.grid import Grid
-from ..quant.modules import LayerState, Relaxed
+from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
+from ..quant.relaxing import Relaxed
 from ..quant.state import grids
 from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
@@ -124,7 +125,7 @@ def initial_states(
             single = tables is Tables.SINGLE or is_shared(name)
             own, end = (everything, 1.0) if single else (windows, END_OF_STEP)
             step, zero = activation_tables(observed, name, grid, own, ranges, end)
-            wider = None if single or relaxed is None or relaxed.grid.bits <= grid.bits else relaxed
+            wider = None if relaxed is None else relaxed.of(grid, len(own))
             if wider:
                 wide = activation_tables(observed, name, wider.grid, windows, ranges)
                 step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))

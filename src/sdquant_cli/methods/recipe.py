@@ -75,7 +75,7 @@ class Recipe:
     stored_items: bool = False  # whether all its batches are of the stored latents
     sensitive_weight: float = 1.0  # of L_sen
     block_weight: float = 0.0  # of inter-layer distillation
-    weight_rate: float = 2e-4  # of a network trained as a whole
+    weight_rate: float = 2e-4  # of a network trained as a whole, for 4-bit weights
     step_rate: float = 1e-3  # relative: of the logarithm of step sizes
     iterations: int = 400
 

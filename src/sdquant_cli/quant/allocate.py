@@ -2,7 +2,7 @@
 a budget of weight bits buys (an integer program, as in MixDQ).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,18 @@ def mixed_bits(
     return {name: special.get(name, bits) for name in layers}
 
 
-def average_bits(bits: Mapping[str, Bits], parameters: Mapping[str, int]) -> dict[str, float]:
-    """Mean bits by named weightings: every layer alike, and by its number of weights."""
+def average_bits(
+    bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float]
+) -> dict[str, float]:
+    """Mean bits by named weightings: every layer alike, and by its number of weights.
+
+    `activations`: each layer's mean over steps.
+    """
     total = sum(parameters[name] for name in bits)
     return {
         "weights, by layers": sum(b.weights for b in bits.values()) / len(bits),
         "weights, by parameters": sum(b.weights * parameters[name] for name, b in bits.items()) / total,
-        "activations, by layers": sum(b.activations for b in bits.values()) / len(bits),
+        "activations, by layers": sum(activations) / len(bits),
     }
 
 

@@ -11,17 +11,10 @@ from torch.nn import functional as F
 
 from .drop import Drop
 from .grid import Grid
+from .relaxing import Relaxed
 from .rounded import Convolution, Steps, autocast_dtype, rounded_layer
 from .rounding import fake_quantize
 from .rows import Rows
-
-
-@dataclass(frozen=True)
-class Relaxed:
-    """Rows whose inputs are rounded to a grid of their own (PCR, activation relaxing)."""
-
-    rows: Tensor  # (rows) bool
-    grid: Grid
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..types import Bits
 from .grid import Grid, dequantize, quantize
-from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear, Relaxed
+from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
+from .relaxing import Relaxed
 from .rows import Rows
 from .swap import swap
 
@@ -40,8 +41,8 @@ class SavedLayer:
     def layer_state(self, relaxed: Relaxed | None = None) -> LayerState:
         """With rows that are relaxed, where the layer has rows and its own grid is narrower."""
         weight_grid, grid = grids(self.bits)
-        zero, single = self.activation_zero.float(), len(self.activation_step) == 1
-        wider = None if single or relaxed is None or relaxed.grid.bits <= grid.bits else relaxed
+        wider = None if relaxed is None else relaxed.of(grid, len(self.activation_step))
+        zero = self.activation_zero.float()
         return LayerState(self.weight_step, self.activation_step, zero, weight_grid, grid, wider)
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import EnvironmentProblem
+from ..quant.grid import Grid
 from ..quant.rounding import round_values
-from ..quant.state import grids
 from ..types import Execution
 from .codes import quantize
-from .layers import Engine, Packed, PackedConv2d, Run
+from .layers import Engine, Packed, PackedConv2d, Quantizer, Run
 
 Multiply = Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor]
 _STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # no operation after the product
@@ -26,27 +26,27 @@ _STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # no operation after
 
 def reference(layer: Packed) -> Run:
     """Exact sums of integer codes, carried in fp64: what the others are held to."""
-    codes, bits = layer.codes().double(), layer.bits.activations
+    codes = layer.codes().double()
     shape = (-1, 1, 1) if isinstance(layer, PackedConv2d) else (-1,)
     scale = layer.weight_step.double().view(shape)
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.double().view(shape)
 
-    def run(x: Tensor, step: float, zero: int) -> Tensor:
-        rounded = torch.round(x.float() / _filled(x, step)) + zero
-        shifted = rounded.clamp_(0, 2**bits - 1).double() - zero
-        return (_float_layer(layer, shifted, codes, None) * (step * scale) + bias).to(x.dtype)
+    def run(x: Tensor, own: Quantizer) -> Tensor:
+        rounded = torch.round(x.float() / _filled(x, own.step)) + own.zero
+        shifted = rounded.clamp_(0, 2**own.bits - 1).double() - own.zero
+        return (_float_layer(layer, shifted, codes, None) * (own.step * scale) + bias).to(x.dtype)
 
     return run
 
 
 def dequantized(layer: Packed) -> Run:
     """Weights in floats for the length of a call; inputs rounded in fp32, as specified."""
-    _, grid = grids(layer.bits)
     step_shape = (-1, *[1] * (len(layer.weight_shape) - 1))
 
-    def run(x: Tensor, step: float, zero: int) -> Tensor:
+    def run(x: Tensor, own: Quantizer) -> Tensor:
         weight = (layer.codes() * layer.weight_step.view(step_shape)).to(x.dtype)
-        rounded = round_values(x.float(), _filled(x, step), _filled(x, zero), grid)
+        grid = Grid(own.bits, signed=False)
+        rounded = round_values(x.float(), _filled(x, own.step), _filled(x, own.zero), grid)
         return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
 
     return run
@@ -69,14 +69,15 @@ def integer(layer: Packed) -> Run:
     The zero-point's share, s z sum(w), is the same for every output of a channel because the border
     holds zero-points too: it goes into the bias. A code of more than 8 bits is two of 8: so is the product.
     """
-    codes, bits = layer.codes(), layer.bits.activations
+    codes = layer.codes()
     is_conv = isinstance(layer, PackedConv2d)
     padding: Any = layer.padding if is_conv else (0, 0)
     multiply = _convolution(layer, codes) if is_conv else _linear(layer, codes)
     sums = codes.flatten(1).sum(1, dtype=torch.int64) * layer.weight_step.double()
     bias = torch.zeros_like(sums) if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, step: float, zero: int) -> Tensor:
+    def run(x: Tensor, own: Quantizer) -> Tensor:
+        step, zero, bits = own
         shifted = torch.add(bias, sums, alpha=-step * zero).float()
         low, *high = quantize(x, step, zero, bits, padding)
         if not high:

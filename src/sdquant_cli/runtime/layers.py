@@ -5,18 +5,28 @@ an engine's choice, made when they are first called; what they compute is that o
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..quant.modules import empty_twin
+from ..quant.relaxing import Relaxed, bits_of_rows
 from ..quant.rows import Rows
 from ..quant.state import SavedLayer
 from ..types import Bits
 from .codes import pack, packed_shape, unpack
 
-Run = Callable[[Tensor, float, int], Tensor]  # (input, its step size, its zero-point) -> output
+
+class Quantizer(NamedTuple):
+    """Of a layer's input, at one row."""
+
+    step: float
+    zero: int
+    bits: int
+
+
+Run = Callable[[Tensor, Quantizer], Tensor]
 Engine = Callable[["Packed"], Run]
 TABLES = (
     "weight_step",
@@ -41,13 +51,16 @@ class Packed(nn.Module):
     activation_zero: Tensor  # (rows) or (1) int32
     engine: Engine
     _run: "Run | None"  # what the engine prepared
-    _quantizers: list[tuple[float, int]]  # step size and zero-point of each row
+    _quantizers: list[Quantizer]  # of each row
     _text: Tensor | None  # the last prompt
     _answer: Tensor | None  # to it
 
-    def install(self, bits: Bits, rows: Rows, *, tables: int, text_fed: bool) -> None:
+    def install(
+        self, bits: Bits, rows: Rows, *, tables: int, text_fed: bool, relaxed: Relaxed | None
+    ) -> None:
         """Make room, without numbers, for a layer of these bits; `tables` is 1 or the number of rows."""
         self.installed, self.bits, self.rows, self.text_fed = True, bits, rows, text_fed
+        self._row_bits = bits_of_rows(bits.activations, tables, relaxed).tolist()
         self.weight_shape = self.weight.shape
         shape, dtype = packed_shape(self.weight_shape, bits.weights), torch.int8
         if shape is not self.weight_shape:
@@ -94,15 +107,14 @@ class Packed(nn.Module):
     def _compute(self, x: Tensor) -> Tensor:
         if self._run is None:
             self._run = self.engine(self)
-            self._quantizers = list(
-                zip(self.activation_step.tolist(), self.activation_zero.tolist(), strict=True)
-            )
+            steps, zeros = self.activation_step.tolist(), self.activation_zero.tolist()
+            self._quantizers = list(map(Quantizer, steps, zeros, self._row_bits))
         if len(self._quantizers) == 1:
-            return self._run(x, *self._quantizers[0])
+            return self._run(x, self._quantizers[0])
         if self.rows.shared is not None:
-            return self._run(x, *self._quantizers[self.rows.shared])
+            return self._run(x, self._quantizers[self.rows.shared])
         rows = self.rows.current(len(x)).tolist()
-        return torch.cat([self._run(x[i : i + 1], *self._quantizers[row]) for i, row in enumerate(rows)])
+        return torch.cat([self._run(x[i : i + 1], self._quantizers[row]) for i, row in enumerate(rows)])
 
     def _forget(self) -> None:
         self._run = self._text = self._answer = None
@@ -131,9 +143,15 @@ class PackedConv2d(Packed, nn.Conv2d):
 
 
 def packed(
-    layer: nn.Linear | nn.Conv2d, bits: Bits, rows: Rows, *, tables: int, text_fed: bool
+    layer: nn.Linear | nn.Conv2d,
+    bits: Bits,
+    rows: Rows,
+    *,
+    tables: int,
+    text_fed: bool,
+    relaxed: Relaxed | None = None,
 ) -> PackedLinear | PackedConv2d:
     """The packed twin of a layer, without numbers but with its bias; raises as `empty_twin`."""
     twin: PackedLinear | PackedConv2d = empty_twin(layer, PackedLinear, PackedConv2d)
-    twin.install(bits, rows, tables=tables, text_fed=text_fed)
+    twin.install(bits, rows, tables=tables, text_fed=text_fed, relaxed=relaxed)
     return twin

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..models.layers import is_text_fed, projections, quantizable_layers
 from ..models.time_table import run_on_table
+from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import State
-from ..types import Bits, Tables
+from ..types import Bits, Relax, Tables
 from .attention import use_packed_attention
 from .layers import Engine, Packed, packed
 
@@ -24,6 +25,7 @@ class Layout:
     timesteps: tuple[float, ...]  # one for each row
     tables: Tables
     time_table: bool  # whether the time path is a table; of some families it is each prompt's own
+    relax: Relax = Relax.NONE
 
 
 def pack_network(network: nn.Module, layout: Layout) -> None:
@@ -36,11 +38,11 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
         run_on_table(network, empty, rows)
     else:
         rows.follow(network)
-    layers = quantizable_layers(network)
+    layers, relaxed = quantizable_layers(network), relaxed_rows(layout.relax, len(layout.timesteps))
     for name, bits in layout.bits.items():
         fed = is_text_fed(name)
         tables = 1 if fed or layout.tables is Tables.SINGLE else len(layout.timesteps)
-        twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed)
+        twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed, relaxed=relaxed)
         network.set_submodule(name, twin)
     use_packed_attention(network)
 

@@ -15,7 +15,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
-from ..types import Bits, Execution, Tables
+from ..types import Bits, Execution, Relax, Tables
 from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
 from .layers import TABLES, Packed
@@ -40,6 +40,7 @@ class SdquantConfig(QuantizationConfigMixin):
         timesteps: list[float] | None = None,
         tables: str = Tables.PER_STEP,
         time_table: bool = True,
+        relax: str = Relax.NONE,
         format_version: int = FORMAT,
         made_with: str = "",
         **_: Any,  # quant_method
@@ -49,7 +50,7 @@ class SdquantConfig(QuantizationConfigMixin):
         self.bits = bits  # of all layers but those in `layers`
         self.layers = layers or {}  # bits -> names
         self.timesteps = timesteps or []  # that it was calibrated for, one for each row of the tables
-        self.tables, self.time_table = str(tables), time_table
+        self.tables, self.time_table, self.relax = str(tables), time_table, str(relax)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -71,7 +72,8 @@ class SdquantConfig(QuantizationConfigMixin):
             )
         try:
             bits = {name: Bits.parse(own.get(name, self.bits)) for name in names}
-            return Layout(bits, tuple(map(float, self.timesteps)), Tables(self.tables), self.time_table)
+            timesteps = tuple(map(float, self.timesteps))
+            return Layout(bits, timesteps, Tables(self.tables), self.time_table, Relax(self.relax))
         except (TypeError, ValueError) as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
 

@@ -6,7 +6,7 @@ in turn in one process; memory is of a process of its own for each way.
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from ..models.denoise import decode, denoise
 from ..models.load import TORCH_DTYPES, Model, find_model
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
+from ..quant.relaxing import relaxed_rows
 from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
-from ..runtime.measure import footprint, interleaved
+from ..runtime.measure import Taken, footprint, interleaved
 from ..store import Artifact, Store
 from ..types import Dtype, Execution
 from .chain import announce, find_state, open_model
@@ -41,7 +42,7 @@ class Way(Frozen):
 
     execution: Execution
     dtype: Dtype  # of what is not quantized
-    call_seconds: tuple[float, ...]  # CPU, of each repeat
+    call_seconds: tuple[float, ...]  # CPU, of each repeat, at a step that is not relaxed
     wall_seconds: tuple[float, ...]
     picture_seconds: float  # CPU, of the denoiser's calls for one picture
     load_seconds: float  # CPU
@@ -71,13 +72,12 @@ class _Inputs:
     condition: Condition
 
     @classmethod
-    def of(cls, model: Model, setting: Setting, items: int) -> "_Inputs":
+    def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "_Inputs":
         pooled = None if model.pooled_width is None else torch.randn(items, model.pooled_width)
         size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
         condition = Condition(torch.randn(items, *model.text_shape), pooled, size)
-        first = schedule_of(model.sampler(setting)).timesteps[0]
         x = torch.randn(items, *model.latent_shape(setting.height, setting.width))
-        return cls(x, torch.tensor([first]), condition)
+        return cls(x, torch.tensor([timestep]), condition)
 
     def put_to(self, network: nn.Module) -> Tensor:
         with torch.no_grad():
@@ -103,37 +103,51 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     model = open_model(own)
     sides = {"height": request.height or own.height, "width": request.width or own.width}
     setting = own.model_copy(update=sides)
-    inputs = _Inputs.of(model, setting, request.items)
+    kinds = _kinds_of_call(model, state)
+    inputs = [_Inputs.of(model, setting, request.items, timestep) for timestep in kinds]
     with tempfile.TemporaryDirectory(prefix="sdquant-bench-") as folder:
         plans = _plans(model, setting, state, store, Path(folder))
-        steps = len(plans) * (1 + request.repeats)
+        steps = len(plans) * (1 + len(inputs) * request.repeats)
         with events.task("measuring", steps, "call") as task:
             costs = []
             for plan in plans:
-                costs.append(footprint(partial(_loaded, plan.load, inputs)))
+                costs.append(footprint(partial(_loaded, plan.load, inputs[0])))
                 task.advance()
             networks = [plan.load() for plan in plans]
-            calls = [partial(inputs.put_to, network) for network in networks]
+            calls = [partial(batch.put_to, network) for batch in inputs for network in networks]
             taken = interleaved(calls, request.repeats, task.advance)
         psnr = _psnr(plans, networks, state, store, request.pictures, events)
-    per_picture = 2 * len(schedule_of(model.sampler(own)).calls) / request.items
     ways = tuple(
         Way(
             execution=plan.execution,
             dtype=plan.dtype,
-            call_seconds=tuple(times.cpu for times in repeats),
-            wall_seconds=tuple(times.wall for times in repeats),
-            picture_seconds=statistics.median(times.cpu for times in repeats) * per_picture,
+            call_seconds=tuple(times.cpu for times in taken[i]),
+            wall_seconds=tuple(times.wall for times in taken[i]),
+            picture_seconds=2 / request.items * _of_all_calls(taken[i :: len(plans)], kinds.values()),
             load_seconds=cost.load_seconds,
             first_call_seconds=cost.first_seconds,
             peak_memory=cost.peak_bytes,
             disk=plan.disk,
             psnr_to_simulated=ratio,
         )
-        for plan, cost, repeats, ratio in zip(plans, costs, taken, psnr, strict=True)
+        for i, (plan, cost, ratio) in enumerate(zip(plans, costs, psnr, strict=True))
     )
     name = f"quant-state/{state.manifest.key}"
     return Bench(state=name, **sides, items=request.items, threads=torch.get_num_threads(), ways=ways)
+
+
+def _kinds_of_call(model: Model, state: Artifact) -> dict[float, int]:
+    """A timestep of each kind that takes its own time, and how many calls for a picture are of that kind."""
+    schedule = schedule_of(model.sampler(state.facts.setting))
+    relaxed = relaxed_rows(state.spec.relax, len(schedule.timesteps))
+    wide = [relaxed is not None and bool(relaxed.rows[row]) for row in schedule.rows]
+    return {schedule.calls[wide.index(kind)]: count for kind in (False, True) if (count := wide.count(kind))}
+
+
+def _of_all_calls(by_kind: Sequence[Sequence[Taken]], counts: Iterable[int]) -> float:
+    """CPU seconds, from the median of each kind."""
+    kinds = zip(by_kind, counts, strict=True)
+    return sum(count * statistics.median(times.cpu for times in repeats) for repeats, count in kinds)
 
 
 def _plans(model: Model, setting: Setting, state: Artifact, store: Store, folder: Path) -> list[_Plan]:

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import statistics
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,6 @@ from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
 from ..methods.recipe import Material, Pictures, Recipe
-from ..methods.relaxing import relaxed_rows
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
 from ..models.attention import open_attention
@@ -24,6 +24,7 @@ from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..models.shortcuts import for_parts
 from ..quant.allocate import average_bits
+from ..quant.relaxing import bits_of_rows, relaxed_rows
 from ..quant.state import FIELDS, capture, pack
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft, Store
@@ -209,7 +210,7 @@ def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
         setting=work.latents.spec.setting,
         layers=len(choice.bits),
         bits={name: str(b) for name, b in choice.bits.items() if b != work.bits},
-        average_bits=average_bits(choice.bits, parameters),
+        average_bits=average_bits(choice.bits, parameters, _activation_bits(work.spec, choice, done)),
         losses=tuple(statistics.fmean(part) for part in means),
         borrowed_rows=done.borrowed,
         allocation=choice.allocation,
@@ -218,6 +219,14 @@ def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
         forwards=done.forwards,
         correction_slope=corrected.mean_slope(done.packed),
     )
+
+
+def _activation_bits(spec: QuantStateSpec, choice: Choice, done: _Done) -> Iterator[float]:
+    """Of each layer, the mean over its rows."""
+    tables = np.diff(done.packed["activation_step_offset"])
+    relaxed = relaxed_rows(spec.relax, int(tables.max()))
+    for bits, own in zip(choice.bits.values(), tables, strict=False):  # attention's places come behind
+        yield float(bits_of_rows(bits.activations, int(own), relaxed).float().mean())
 
 
 def _inputs(

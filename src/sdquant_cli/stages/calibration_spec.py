@@ -6,7 +6,8 @@ from ..errors import UsageProblem
 from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..methods.published import METHODS
 from ..methods.recipe import Recipe
-from ..types import Dtype, Relax, Tables, Train
+from ..quant.grid import Grid
+from ..types import Bits, Dtype, Relax, Tables, Train
 from .requests import CalibrateRequest
 
 RANK = 32
@@ -50,7 +51,7 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
 
 def _check_combinations(request: CalibrateRequest, recipe: Recipe, given: set[str]) -> None:
     """Raise UsageProblem for an option that has no meaning beside the others."""
-    if (request.relax or recipe.relax) is not Relax.NONE and _tables(request, recipe) is Tables.SINGLE:
+    if request.relax not in (None, Relax.NONE) and _tables(request, recipe) is Tables.SINGLE:
         raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
     if "softmax_bits" in given and request.attention_bits is None:
         raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no meaning without --attention-bits")
@@ -101,7 +102,6 @@ def spec_of(
     """The spec of a request for `batch` latents an update; without a ranking there is no L_sen."""
     iterations = _iterations(request, recipe)
     trained = recipe.source is not None and iterations > 0
-    relax = request.relax or recipe.relax
     split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
     return QuantStateSpec(
         method=recipe.name,
@@ -120,7 +120,7 @@ def spec_of(
         pictures=pictures,
         reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
         split_shortcuts=split if split or recipe.split_shortcuts else None,
-        relax=relax if relax is not Relax.NONE or recipe.relax is not Relax.NONE else None,
+        relax=_relax(request, recipe),
         edges=str(recipe.edges) if recipe.edges and not (request.mixed or request.budget) else None,
         correction=request.correction or None,
     )
@@ -128,6 +128,14 @@ def spec_of(
 
 def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:
     return request.tables or recipe.tables
+
+
+def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
+    """Where nothing is said, the recipe's: it is of 8 bits, and of steps that have rows of their own."""
+    has_rows = _tables(request, recipe) is not Tables.SINGLE
+    suits = has_rows and Bits.parse(request.bits).activations >= 8
+    relax = request.relax or (recipe.relax if suits else None)
+    return None if relax is Relax.NONE else relax
 
 
 def _reconstruction(request: CalibrateRequest, recipe: Recipe) -> ReconstructSpec | None:
@@ -148,12 +156,17 @@ def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossS
     )
 
 
+def _fineness(bits: Bits) -> float:
+    """Step size of the weights' grid over that of 4 bits, at most 1: smaller steps, smaller moves."""
+    return min(1.0, Grid(4, signed=True).high / Grid(bits.weights, signed=True).high)
+
+
 def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
     what = request.train or Train.WEIGHTS_AND_STEPS
     return TrainSpec(
         what=what,
         rank=(request.rank or RANK) if what is Train.LOW_RANK else None,
-        weight_rate=request.weight_rate or recipe.weight_rate,
+        weight_rate=request.weight_rate or recipe.weight_rate * _fineness(Bits.parse(request.bits)),
         step_rate=request.step_rate or recipe.step_rate,
         accumulate=request.accumulate or 1,
         averaging=request.averaging or 0.0,

@@ -28,7 +28,7 @@ from ..manifests import (
     TrainSpec,
 )
 from ..store import Artifact, Store
-from ..types import Execution, Kind, TimePath
+from ..types import Execution, Kind, Relax, TimePath
 from .texts import read_prompts
 
 
@@ -39,8 +39,16 @@ class Only:
     value: object
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A field whose None is told as `none`: without the flag a method may choose something else."""
+
+    flag: str
+    none: str
+
+
 INHERITED = None  # the stage takes it from its input artifact
-Source = str | Only | None
+Source = str | Only | Spoken | None
 
 FLAGS: dict[type[Frozen], dict[str, Source]] = {
     LatentsSpec: {
@@ -81,7 +89,7 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "pictures": Only(None),
         "reconstruct": INHERITED,  # by its own table
         "split_shortcuts": "--split-shortcuts",
-        "relax": "--relax",
+        "relax": Spoken("--relax", Relax.NONE),
         "edges": INHERITED,  # the method's
         "correction": "--correction",
     },
@@ -245,6 +253,8 @@ def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
         if isinstance(source, Only):
             if value != source.value:
                 unset.append(f"{name} {value}, which this version cannot set (it has {source.value})")
+        elif isinstance(source, Spoken):
+            words += [source.flag, value or source.none]
         elif isinstance(value, Frozen) and type(value) in FLAGS:
             found = spec_flags(value)
             words, unset = words + found[0], unset + found[1]

@@ -79,6 +79,7 @@ def config_of(layout: Layout, spec: QuantStateSpec) -> SdquantConfig:
         timesteps=[int(t) if t == int(t) else t for t in layout.timesteps],
         tables=spec.tables,
         time_table=layout.time_table,
+        relax=layout.relax,
         made_with=__version__,
     )
 

@@ -36,7 +36,7 @@ from .requests import (
 
 ALL = "all"
 RANKED_LATENTS = 256  # that a ranking is measured on
-WEIGHT_BITS = "weights, by parameters"
+WEIGHT_BITS, ACTIVATION_BITS = "weights, by parameters", "activations, by layers"
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,7 @@ def _standing(metrics: Artifact, store: Store) -> Standing:
         seconds=took.seconds,
         peak_memory=took.peak_memory,
         average_bits=state.facts.average_bits[WEIGHT_BITS],
+        activation_bits=state.facts.average_bits[ACTIVATION_BITS],
     )
 
 

@@ -23,7 +23,15 @@ FORMULAS = {  # those shown, in this order
 }
 MEDIANS = ("feature_distance", "psnr")  # formulas that are shown by their median, too
 ORDERED_BY = "psnr"
-COST = ("calibration, s", "peak memory, GiB", "UNet forwards", "iterations", "latents", "weight bits")
+COST = (
+    "calibration, s",
+    "peak memory, GiB",
+    "UNet forwards",
+    "iterations",
+    "latents",
+    "weight bits",
+    "activation bits",
+)
 PICTURE_BYTES = 8_000_000  # of data URIs
 
 
@@ -100,6 +108,7 @@ def _cost(standing: Standing) -> list[Cell]:
             (standing.iterations, 0),
             (standing.latents, 0),
             (standing.average_bits, 2),
+            (standing.activation_bits, 2),
         )
     ]
 

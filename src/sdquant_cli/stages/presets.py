@@ -7,11 +7,11 @@ iterations of 12 latents (SDXL: 4).
 
 from typing import Any
 
-from ..types import Preset, Scheduler
+from ..types import Preset, Relax, Scheduler
 
 _SD = {"scheduler": Scheduler.PNDM, "steps": 50, "guidance_scale": 7.5, "height": 512, "width": 512}
 _SDXL = {"scheduler": Scheduler.EULER, "steps": 50, "guidance_scale": 7.5, "height": 768, "width": 768}
-_CALIBRATE = {"mixed": True, "iterations": 10_000}
+_CALIBRATE = {"mixed": True, "relax": Relax.NONE, "iterations": 10_000}
 
 PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     Preset.SD14: {

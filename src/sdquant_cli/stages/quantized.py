@@ -8,10 +8,10 @@ from torch import nn
 
 from ..errors import UsageProblem
 from ..manifests import QuantStateSpec, Setting
-from ..methods.relaxing import relaxed_rows
 from ..models.attention import open_attention
 from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
+from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, unpack
 from ..runtime.engines import choose, engine_for
@@ -23,7 +23,7 @@ from .bits import attention_bits
 from .chain import open_model
 from .precalc_time import denoiser_on_table, for_setting
 
-_SIMULATED_ONLY = ("correction", "split_shortcuts", "relax", "attention_bits")
+_SIMULATED_ONLY = ("correction", "split_shortcuts", "attention_bits")
 
 
 def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
@@ -58,7 +58,7 @@ def refuse_unless_simulated(state: Artifact, flag: str) -> None:
     """Raise UsageProblem for a state with a part that no packed network computes."""
     for field in _SIMULATED_ONLY:
         value = getattr(state.spec, field)
-        if value not in (None, False, Relax.NONE):
+        if value not in (None, False):
             told = f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UsageProblem(
                 f"{flag}: quant-state/{state.manifest.key} was made with {told}, which only "
@@ -72,7 +72,8 @@ def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[An
     saved = read_state(state, model)
     bits = {name: layer.bits for name, layer in saved.items()}
     has_table = not model.family.pooled
-    layout = Layout(bits, tuple(table.read("timestep").tolist()), state.spec.tables, has_table)
+    timesteps = tuple(table.read("timestep").tolist())
+    layout = Layout(bits, timesteps, state.spec.tables, has_table, state.spec.relax or Relax.NONE)
     network = copy.deepcopy(model.skeleton)
     names = list(projections(network))
     pack_network(network, layout)

@@ -7,10 +7,10 @@ from itertools import groupby
 import numpy as np
 
 from ..errors import MissingArtifact, SdquantError
-from ..methods.relaxing import relaxed_rows
 from ..models.layers import is_text_fed
 from ..models.load import find_model
 from ..models.shortcuts import PARTS, with_parts
+from ..quant.relaxing import relaxed_rows
 from ..quant.sqnr import decibels
 from ..report import charts, page
 from ..store import Artifact, Store
