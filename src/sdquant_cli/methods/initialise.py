@@ -125,7 +125,7 @@ def initial_states(
             single = tables is Tables.SINGLE or is_shared(name)
             own, end = (everything, 1.0) if single else (windows, END_OF_STEP)
             step, zero = activation_tables(observed, name, grid, own, ranges, end)
-            wider = None if relaxed is None else relaxed.of(grid, len(own))
+            wider = None if relaxed is None else relaxed.of(grid.bits, len(own))
             if wider:
                 wide = activation_tables(observed, name, wider.grid, windows, ranges)
                 step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))

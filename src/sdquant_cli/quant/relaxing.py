@@ -19,15 +19,15 @@ class Relaxed:
     rows: Tensor  # (rows) bool
     grid: Grid
 
-    def of(self, grid: Grid, tables: int) -> "Relaxed | None":
-        """What a layer of `tables` rows has of it: nothing if it has one for all steps, or a grid as wide."""
-        return self if tables == len(self.rows) and grid.bits < self.grid.bits else None
+    def of(self, bits: int, tables: int) -> "Relaxed | None":
+        """What a layer of `tables` rows has of it: nothing if it has one for all steps, or as many bits."""
+        return self if tables == len(self.rows) and bits < self.grid.bits else None
 
 
 def bits_of_rows(bits: int, tables: int, relaxed: Relaxed | None) -> Tensor:
     """Bits (tables) int64 of a layer's activations, of `bits` where they are not relaxed."""
     rows = torch.full([tables], bits)
-    if relaxed and (wider := relaxed.of(Grid(bits, signed=False), tables)):
+    if relaxed and (wider := relaxed.of(bits, tables)):
         rows[wider.rows] = wider.grid.bits
     return rows
 

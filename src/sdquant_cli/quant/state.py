@@ -41,7 +41,7 @@ class SavedLayer:
     def layer_state(self, relaxed: Relaxed | None = None) -> LayerState:
         """With rows that are relaxed, where the layer has rows and its own grid is narrower."""
         weight_grid, grid = grids(self.bits)
-        wider = None if relaxed is None else relaxed.of(grid, len(self.activation_step))
+        wider = None if relaxed is None else relaxed.of(self.bits.activations, len(self.activation_step))
         zero = self.activation_zero.float()
         return LayerState(self.weight_step, self.activation_step, zero, weight_grid, grid, wider)
 

@@ -10,7 +10,7 @@ from ..errors import MissingArtifact, SdquantError
 from ..models.layers import is_text_fed
 from ..models.load import find_model
 from ..models.shortcuts import PARTS, with_parts
-from ..quant.relaxing import relaxed_rows
+from ..quant.relaxing import bits_of_rows, relaxed_rows
 from ..quant.sqnr import decibels
 from ..report import charts, page
 from ..store import Artifact, Store
@@ -154,10 +154,9 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
         step, zero = steps[part].astype(float), zeros[part].astype(float)
         at = np.arange(len(step), 0.0, -1) if timesteps is None else timesteps
         order = np.argsort(at)
-        largest = np.full(len(at), 2 ** bits[name].activations - 1)
-        if len(step) > 1 and (relaxed := relaxed_rows(model.state.spec.relax, len(step))):
-            largest[relaxed.rows.numpy()] = max(relaxed.grid.high, largest[0])
-        step, zero = (np.broadcast_to(values, len(at)) for values in (step, zero))
+        relaxed = relaxed_rows(model.state.spec.relax, len(step))
+        largest = 2 ** bits_of_rows(bits[name].activations, len(step), relaxed).numpy() - 1
+        step, zero, largest = (np.broadcast_to(values, len(at)) for values in (step, zero, largest))
         return charts.Band(
             at[order].tolist(),
             (-zero * step)[order].tolist(),
