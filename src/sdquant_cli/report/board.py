@@ -82,7 +82,7 @@ class Board:
             "Seconds and memory are of the calibration alone, without drawing its latents and pictures or "
             "ranking layers; an interrupted one counts up to its last checkpoint, and on from there. Memory "
             "is the largest resident set of the process: libraries, and some of what earlier rows left, "
-            "included.",
+            "included. Bits are means: of weights over their number, of activations over layers and steps.",
         )
 
 
