@@ -51,6 +51,7 @@ class Packed(nn.Module):
     activation_zero: Tensor  # (rows) or (1) int32
     engine: Engine
     _run: "Run | None"  # what the engine prepared
+    _row_bits: list[int]  # of activations
     _quantizers: list[Quantizer]  # of each row
     _text: Tensor | None  # the last prompt
     _answer: Tensor | None  # to it
