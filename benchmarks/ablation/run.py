@@ -163,12 +163,11 @@ def rows() -> list[Row]:
     # as good as W8A8? Longer training, and what may keep it from learning its prompts by heart
     many = {"prompts": PROMPTS / "shapes-many.txt"}
     moonshot = [
-        Row(name, "moonshot", {**LONG, **COMPONENTS, **flags}, sampled, beside=beside)
-        for name, flags, sampled, beside in (
-            ("all, 10,000 iterations", {"iterations": 10_000}, {}, "without L_sen"),
-            ("all, 2,048 prompts", {}, many, "without L_sen"),
-            ("all, 2,048 prompts, 6,000 iterations", {"iterations": 6000}, many, "without L_sen"),
-            ("all, 2,048 prompts, relaxed steps", {"relax": "last"}, many, "all, 2,048 prompts"),
+        Row(name, "moonshot", {**LONG, **COMPONENTS, **flags}, sampled, beside="without L_sen")
+        for name, flags, sampled in (
+            ("all, 10,000 iterations", {"iterations": 10_000}, {}),
+            ("all, 2,048 prompts", {}, many),
+            ("all, 2,048 prompts, 6,000 iterations", {"iterations": 6000}, many),
         )
     ]
     return [*rounded, *components, *_choices(), *bits, *schedules, *data, *moonshot, *_pairs()]
