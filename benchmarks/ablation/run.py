@@ -28,7 +28,7 @@ from sdquant_cli.methods.items import Batch, shuffled
 from sdquant_cli.methods.published import METHODS
 from sdquant_cli.methods.recipe import Material
 from sdquant_cli.metrics.distribution import frechet
-from sdquant_cli.metrics.scores import bootstrap_interval
+from sdquant_cli.metrics.scores import difference
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.stages.calibration_spec import reads_ranking
 from sdquant_cli.stages.requests import (
@@ -110,7 +110,16 @@ def rows() -> list[Row]:
         part("without range search", ranges="min-max"),
         part("without block distillation", block_weight=0.0),
         part("without L_sen and block distillation", sensitive_weight=0.0, block_weight=0.0),
-        replace(part("all, relaxed steps", relax="last"), beside="without L_sen"),
+        replace(part("all, relaxed steps", relax="last"), beside="without L_sen", seeds=(0, 1, 2)),
+    ]
+    shipped = [
+        Row(
+            f"default {bits}, {iterations} iterations",
+            "components",
+            {"bits": bits, "mixed": True, "iterations": iterations},
+            seeds=(0, 1, 2),
+        )
+        for bits, iterations in (("w4a8", 400), ("w8a8", 250))
     ]
     bits = [
         Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW, beside=beside)
@@ -170,7 +179,7 @@ def rows() -> list[Row]:
             ("all, 2,048 prompts, 6,000 iterations", {"iterations": 6000}, many),
         )
     ]
-    return [*rounded, *components, *_choices(), *bits, *schedules, *data, *moonshot, *_pairs()]
+    return [*rounded, *components, *shipped, *_choices(), *bits, *schedules, *data, *moonshot, *_pairs()]
 
 
 def _choices() -> list[Row]:
@@ -274,15 +283,10 @@ def compare(table_of: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -
                 same = all(result[name] == other[name] for name in ("seed", "prompts"))
                 known = "pictures" in result and "pictures" in other
                 if same and known and result["beside"] is None:
-                    pair = (np.array(r["pictures"].split(), dtype=float) for r in (result, other))
-                    result["beside"] = difference(*pair)
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """Of values of the same pictures: how many both have, the mean difference, its 95% interval."""
-    count = min(len(ours), len(theirs))
-    values = ours[:count] - theirs[:count]
-    return {"count": count, "psnr": [float(values.mean()), *bootstrap_interval(values)]}
+                    ours, theirs = (np.array(r["pictures"].split(), dtype=float) for r in (result, other))
+                    count = min(len(ours), len(theirs))
+                    less = difference(ours[:count], theirs[:count])
+                    result["beside"] = less and {"count": less.n, "psnr": [less.mean, *(less.ci95 or ())]}
 
 
 def features(images: Artifact, store: Store) -> np.ndarray:
