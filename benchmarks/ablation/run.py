@@ -351,7 +351,7 @@ def page(results: dict[str, list[dict[str, Any]]], table_of: Sequence[Row]) -> s
         "FID depends on the number of pictures: compare rows of equal N. The last column is the mean",
         "difference in PSNR to another row's pictures of the same prompts and noise (seed 0), with its",
         "95% interval. What follows from the rows, and why some are not what was expected:",
-        "[defaults.md](defaults.md). No row has relaxed steps but those that say so, and `pcr`.",
+        "[defaults.md](defaults.md). Only rows that say so, `default` and `pcr` have relaxed steps.",
     ]
     for table in dict.fromkeys(row.table for row in table_of):
         done = [row for row in table_of if row.table == table and row.name in results]
