@@ -286,7 +286,8 @@ def compare(table_of: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -
                     ours, theirs = (np.array(r["pictures"].split(), dtype=float) for r in (result, other))
                     count = min(len(ours), len(theirs))
                     less = difference(ours[:count], theirs[:count])
-                    result["beside"] = less and {"count": less.n, "psnr": [less.mean, *(less.ci95 or ())]}
+                    if less and less.ci95:
+                        result["beside"] = {"count": count, "psnr": [less.mean, *less.ci95]}
 
 
 def features(images: Artifact, store: Store) -> np.ndarray:
