@@ -83,6 +83,16 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
         torch.testing.assert_close(half.float(), full, rtol=2**-7, atol=2**-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [4, 8, 10, 16])
+def test_half_precision_rounds_to_the_codes_of_fp32(dtype, bits):
+    x = torch.randn(2, 3, 40).to(dtype)
+    step, zero = torch.full((1, 1, 1), 8 / 2**bits), torch.full((1, 1, 1), 2.0 ** (bits - 1))
+    grid = Grid(bits, signed=False)
+    rounded = fake_quantize(x, step, zero, grid)
+    assert torch.equal(rounded, fake_quantize(x.float(), step, zero, grid).to(dtype))
+
+
 def test_a_device_without_autocast_has_none():
     x, step = torch.ones(1, 2, device="meta"), torch.ones(1, 1, device="meta")
     steps, grid = Steps(step, step, Grid(4, signed=False)), Grid(4, signed=True)

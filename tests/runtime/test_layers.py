@@ -150,6 +150,32 @@ def test_relaxed_steps_have_wider_codes(engine, layer):
             assert agree(ours(x, t), narrow(x, t)) == (t.tolist() == [900.0])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 47), (torch.float16, 63)])
+@pytest.mark.parametrize("activations", range(4, 17))
+@pytest.mark.parametrize("layer", [nn.Linear(64, 48), nn.Conv2d(16, 24, 3, padding=1)])
+def test_all_ways_agree_in_half_precision(engine, dtype, least, activations, layer):
+    """Codes are found in fp32, so that what is left is the rounding of operands and results to the dtype."""
+    specified, ours, _ = both(layer, Bits(8, activations), engine)
+    x = torch.randn(2, *((64,) if isinstance(layer, nn.Linear) else (16, 9, 9)))
+    t = torch.tensor([500.0])
+    with torch.no_grad():
+        exact = specified(x.to(dtype).float(), t)
+        for network in (in_dtype(specified, dtype), copy.deepcopy(ours).to(dtype)):
+            answer = network(x.to(dtype), t)
+            assert answer.dtype == dtype
+            noise = (answer.float() - exact).square().sum()
+            assert 10 * torch.log10(exact.square().sum() / noise) > least
+
+
+def in_dtype(network, dtype):
+    """A quantized network whose weights and bias are of a dtype, as `restore` makes it."""
+    half = copy.deepcopy(network)
+    for parameter in (half.layer.weight, half.layer.bias):
+        parameter.data = parameter.to(dtype)
+    return half
+
+
 def test_half_precision_keeps_the_tables():
     _, ours, _ = both(nn.Conv2d(4, 8, 3, padding=1), Bits(4, 8), engines.engine_for(None))
     x, t = torch.randn(2, 4, 6, 6), torch.tensor([500.0])

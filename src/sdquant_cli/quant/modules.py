@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .drop import Drop
 from .grid import Grid
 from .relaxing import Relaxed
-from .rounded import Convolution, Steps, autocast_dtype, rounded_layer
+from .rounded import Convolution, Steps, rounded_layer
 from .rounding import fake_quantize
 from .rows import Rows
 
@@ -87,7 +87,7 @@ class RoundsInput(nn.Module):
             row = self.rows.current(len(x))
             step, zero = step[row], zero[row]
         shape = (-1, *[1] * (x.dim() - 1))
-        dtype = x.dtype if autocast_dtype(x) is None else torch.float32
+        dtype = torch.promote_types(x.dtype, torch.float32)  # codes of 16 bits need 16 bits of mantissa
         draw = None if self.drop is None else self.drop.draw()
         return Steps(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid, draw)
 

@@ -48,12 +48,12 @@ def rounded_layer(
     """y = layer(round(x), round(weight)) + bias, differentiable in all of them and in both step sizes.
 
     `weight_step` (C_out); None: the weight is on its grid already. `convolution` None: a linear layer.
-    x is rounded in the format of its step sizes; products, forward and backward, are of that too, within
-    torch.autocast of its.
+    x and weight are rounded in the format of their step sizes and cast; products, forward and backward, are
+    of x's format, within torch.autocast of its.
     """
     if weight_step is not None:
         weight_step = weight_step.view(-1, *[1] * (weight.dim() - 1))
-    how = ((steps.grid, weight_grid), steps.draw, autocast_dtype(x) or steps.step.dtype, convolution)
+    how = ((steps.grid, weight_grid), steps.draw, autocast_dtype(x) or x.dtype, convolution)
     result: Tensor = _RoundedLayer.apply(x, weight, bias, steps.step, weight_step, steps.zero, *how)
     return result
 
@@ -72,7 +72,8 @@ def _operands(
     grid, weight_grid = ctx.grids
     x = round_values(x.to(step.dtype), step, zero, grid, ctx.draw)
     if weight_step is not None:
-        weight = round_values(weight, weight_step, _NO_ZERO.to(weight.device), weight_grid)
+        no_zero = _NO_ZERO.to(weight.device)
+        weight = round_values(weight.to(weight_step.dtype), weight_step, no_zero, weight_grid)
     return x.to(ctx.product), weight.to(ctx.product)
 
 
@@ -104,8 +105,8 @@ class _RoundedLayer(torch.autograd.Function):
             )
         if by_weight is not None and weight_step is not None:
             by_weight, by_weight_step = round_gradients(
-                weight,
-                by_weight.to(weight.dtype),
+                weight.to(weight_step.dtype),
+                by_weight.to(weight_step.dtype),
                 weight_step,
                 _NO_ZERO.to(weight.device),
                 weight_grid,

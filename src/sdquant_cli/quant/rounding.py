@@ -146,9 +146,10 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
-    """x rounded to the grid of step `step` and zero-point `zero` (both broadcast), differentiable.
+    """Round x to the grid of step `step` and zero-point `zero` (both broadcast), differentiable.
 
-    x is rounded in the format of its step size. A draw leaves some of its values as they are.
+    The arithmetic is that of the step size's format; the result is cast to x's. A draw leaves some values of
+    x as they are.
     """
     result: Tensor = _FakeQuantize.apply(x.to(step.dtype), step, zero, grid, draw)
-    return result
+    return result.to(x.dtype)
