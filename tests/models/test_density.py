@@ -73,10 +73,11 @@ def test_weights_are_scaled_before_they_are_added():
 
 
 def reference_counts(weight, total):
-    """As the script has it: add to the largest, take from the last."""
+    """As the script has it: add one to each of the largest, take from the last."""
     n = [round(w / sum(weight) * total) for w in weight]
-    while sum(n) < total:
-        n[n.index(max(n))] += 1
+    largest = sorted(range(len(n)), key=lambda t: -n[t])
+    for t in largest[: max(0, total - sum(n))]:
+        n[t] += 1
     for t in reversed(range(len(n))):
         if sum(n) > total and n[t]:
             n[t] -= 1
@@ -89,6 +90,12 @@ def test_counts_are_the_references_and_sum_to_the_prompts(weight, total):
     assert found.tolist() == reference_counts(weight, total)
     assert int(found.sum()) == total
     assert int(found.min()) >= 0
+
+
+def test_what_is_missing_goes_to_the_largest_one_to_each():
+    assert counts(torch.tensor([5.3, 3.4, 1.3]), 10).tolist() == [6, 3, 1]
+    assert counts(torch.tensor([3.25, 3.25, 3.25, 0.25]), 10).tolist() == [4, 3, 3, 0]
+    assert counts(torch.tensor([2.4, 2.4, 2.4, 0.4, 0.4]), 8).tolist() == [3, 3, 2, 0, 0]
 
 
 def test_without_weights_every_step_counts_the_same():

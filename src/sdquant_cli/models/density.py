@@ -60,19 +60,20 @@ def weights(dense: Tensor, varied: Tensor, balance: float) -> Tensor:
 
 
 def counts(weight: Tensor, total: int) -> Tensor:
-    """n_t = round(p_t N), p = w / sum w, made to sum to N = `total` (EDA-DM, TDAC): (T) int64.
+    """Return n_t = round(p_t N), p = w / sum w, made to sum to N = `total` (EDA-DM, TDAC): (T) int64.
 
-    What is missing goes to the largest; what is too much is taken one by one from the last steps that
-    have any. Weights that are all zero count the same.
+    As many latents as are missing go to the largest n_t, one to each, the first where several are equal;
+    those that are too many are taken one by one from the last steps that have any. Weights that are all zero
+    count the same.
     """
     weight = weight if weight.sum() > 0 else torch.ones_like(weight)
-    found = (weight / weight.sum() * total).round().long()
-    surplus = int(found.sum()) - total
-    if surplus < 0:
-        found[found.argmax()] -= surplus
-    occupied = found.nonzero().flatten()  # at least twice the surplus: each was rounded up by half at most
-    found[occupied[len(occupied) - max(0, surplus) :]] -= 1
-    return found
+    count = (weight / weight.sum() * total).round().long()
+    missing = total - int(count.sum())  # each was rounded by half at most: no more than half of the steps
+    if missing >= 0:
+        count[count.argsort(descending=True, stable=True)[:missing]] += 1
+    else:
+        count[count.nonzero().flatten()[missing:]] -= 1
+    return count
 
 
 def assigned(count: Tensor, seed: int) -> tuple[int, ...]:
