@@ -17,13 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdquant_cli.methods.initialise import Observed, all_batches, initial_states
-from sdquant_cli.methods.items import Items
+from sdquant_cli.methods.initialise import initial_states, observe
+from sdquant_cli.methods.items import Items, prediction
 from sdquant_cli.methods.losses import output_loss
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
@@ -69,9 +70,7 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
     """A floating-point UNet in training, with or without quantizers, in place."""
     layers = quantizable_layers(student)
     if kind != "without":
-        observed = Observed(layers, items.row, len(TIMESTEPS))
-        for batch in all_batches(items, 4, torch.device("cpu")):
-            observed.observe(student, batch)
+        observed = observe(layers, items, partial(prediction, student), torch.device("cpu"))
         states = initial_states(observed, dict.fromkeys(layers, Bits(4, 8)), is_text_fed)
         swap(student, states, rows, weights_on_grid=False)
     for layer in quantizable_layers(student).values():

@@ -11,6 +11,7 @@ that was kept.
 import argparse
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +20,11 @@ from torch import Tensor
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.methods.initialise import (
     END_OF_STEP,
-    Observed,
     activation_tables,
-    all_batches,
     initial_states,
+    observe,
 )
-from sdquant_cli.methods.items import Batch, Items
+from sdquant_cli.methods.items import Batch, Items, prediction
 from sdquant_cli.models.condition import predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model
@@ -56,9 +56,8 @@ class Trial:
         seen = dataclasses.replace(
             items, **{name: getattr(items, name)[order[TRIED:]] for name in ("x", "row", "text")}
         )
-        self.observed = Observed(self.layers, seen.row, len(timesteps))
-        for batch in all_batches(seen, AT_ONCE, torch.device("cpu")):
-            self.observed.observe(self.network, batch)
+        run = partial(prediction, self.network)
+        self.observed = observe(self.layers, seen, run, torch.device("cpu"))
         tried = order[:TRIED].split(AT_ONCE)
         self.batches: list[Batch] = [items.batch(part, torch.device("cpu")) for part in tried]
         self.wanted = self._answers()

@@ -111,6 +111,8 @@ class SensitivitySpec(Spec):
     latents: int  # the first so many
     micro_batch: int  # latents per pass; each is two items, conditional and unconditional
     loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; sqnr takes none
+    ranges: Ranges | None = None  # how sqnr finds the grids of a layer's inputs: as `calibrate` does
+    relax: Relax | None = None
 
 
 class LossSpec(Frozen):

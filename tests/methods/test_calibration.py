@@ -1,5 +1,6 @@
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -7,8 +8,8 @@ from torch import nn
 
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec, TrainSpec
-from sdquant_cli.methods.initialise import ENOUGH, Observed, all_batches, initial_states, spread
-from sdquant_cli.methods.items import Items, shuffled
+from sdquant_cli.methods.initialise import ENOUGH, Observed, all_batches, initial_states, observe, spread
+from sdquant_cli.methods.items import Items, prediction, shuffled
 from sdquant_cli.methods.losses import collecting_outputs, feature_loss, guided_loss, output_loss
 from sdquant_cli.methods.recipe import Material
 from sdquant_cli.methods.serial_to_parallel import RECIPE, MixedLatents
@@ -68,9 +69,7 @@ def quantized(bits=W4A8, data=None, **choices):
     student = copy.deepcopy(teacher, {id(p): p for p in teacher.parameters()})
     layers = dict(student.named_children())
     data = data or items()
-    observed = Observed(layers, data.row, len(ROWS))
-    for batch in all_batches(data, 5, torch.device("cpu")):
-        observed.observe(student, batch)
+    observed = observe(layers, data, partial(prediction, student), torch.device("cpu"))
     states = initial_states(observed, dict.fromkeys(layers, bits), lambda name: name == "to_k", **choices)
     swap(student, states, rows, weights_on_grid=False)
     rows.follow(student)

@@ -134,6 +134,32 @@ def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_p
     assert digests[0] == digests[1]
 
 
+def test_the_direct_measure_is_of_the_grids_that_calibrate_gives(tmp_path, monkeypatch):
+    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+
+    states = {}
+
+    def noise(self, name, state):
+        states[name] = state
+        return torch.full((2,), len(name) * 1e-3)
+
+    monkeypatch.setattr(OneLayerAtATime, "noise", noise)
+    monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
+    monkeypatch.setattr("sdquant_cli.stages.sensitivity.rounding_error", lambda _, bits: 4.0**-bits)
+    sdquant = Sdquant(tmp_path / "store")
+    sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", "--limit", 3, "--steps", 6)
+    sdquant("sensitivity", "--measure", "sqnr", "--limit", 1)
+    sdquant("calibrate", "--iterations", 0)
+    state = sdquant.opened().resolve("quant-state")
+    for field in ("weight_step", "activation_step", "activation_zero"):
+        stored, offsets = state.read(field), state.read(f"{field}_offset")
+        for i, (name, measured_on) in enumerate(states.items()):
+            if name not in state.facts.bits:  # the first and the last layer have 8 bits in `calibrate`
+                values = getattr(measured_on, field).numpy()
+                np.testing.assert_array_equal(stored[slice(*offsets[i : i + 2])], values)
+    assert len(states) - len(state.facts.bits) == 256
+
+
 def test_a_budget_chooses_weights_and_the_rule_activations(measured):
     sdquant, all_facts = measured
     sdquant("sensitivity", "--measure", "sqnr", *DIRECT)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..events import SILENT, Events
-from ..models.condition import predict
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
@@ -23,6 +22,7 @@ from .items import Batch, Items
 
 VALUES = 2048  # kept of each layer and row: 100 MB for 258 layers and 50 rows
 ENOUGH = 16  # latents; a row with fewer takes in its neighbours
+AT_ONCE = 16  # latents run together; the grids that are found depend on it in the last bits
 END_OF_STEP = 0.02  # what an end counts beside the values of one step; beside those of all steps: 1
 
 
@@ -53,12 +53,6 @@ class Observed:
         self._values = {name: torch.zeros(rows, VALUES) for name in layers}
         self._quota = (VALUES // (2 * self.latents.clamp(min=1))).clamp(min=1)  # values of each item
         self._filled = torch.zeros(rows, dtype=torch.long)
-
-    @torch.no_grad()
-    def observe(self, network: nn.Module, batch: Batch) -> None:
-        """Run the floating-point network on a batch and take in the inputs of its layers."""
-        with self.watching(batch.row):
-            predict(network, batch.x, batch.timestep, batch.condition)
 
     @contextmanager
     def watching(self, row: Tensor) -> Iterator[None]:
@@ -100,6 +94,23 @@ def spread(values: Tensor, start: int, count: int) -> Tensor:
     of a row goes on where the last one stopped, so that every channel and position is met."""
     golden = int(len(values) * 0.6180339887) | 1
     return values[(torch.arange(start, start + count) * golden) % len(values)]
+
+
+def observe(
+    layers: Mapping[str, nn.Module],
+    items: Items,
+    run: Callable[[Batch], object],
+    device: torch.device,
+    events: Events = SILENT,
+) -> Observed:
+    """Record the inputs of layers while `run` takes all items through the floating-point network."""
+    observed = Observed(layers, items.row, len(items.timesteps))
+    with events.task("observing activations", -(-len(items) // AT_ONCE), "batch") as task, torch.no_grad():
+        for batch in all_batches(items, AT_ONCE, device):
+            with observed.watching(batch.row):
+                run(batch)
+            task.advance()
+    return observed
 
 
 def initial_states(

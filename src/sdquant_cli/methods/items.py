@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..models.condition import Condition
+from ..models.condition import Condition, predict
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Batch:
         pairs = len(self.x) // 2
         firsts = torch.arange(pairs, device=self.x.device).chunk(count)
         return [self[torch.cat([first, first + pairs])] for first in firsts]
+
+
+def prediction(network: Any, batch: Batch) -> Tensor:
+    """Return the network's prediction (items,C,h,w) fp32 for a batch."""
+    return predict(network, batch.x, batch.timestep, batch.condition)
 
 
 @dataclass(frozen=True)

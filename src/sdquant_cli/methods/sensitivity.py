@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.condition import predict
 from ..models.layers import quantizable_layers
 from ..quant.fisher import collecting_terms
 from ..quant.grid import round_to_grid
@@ -22,7 +21,7 @@ from ..quant.sqnr import energy
 from ..quant.state import grids
 from ..quant.swap import swapped
 from ..types import Bits
-from .items import Batch
+from .items import Batch, prediction
 
 
 @torch.no_grad()
@@ -32,11 +31,6 @@ def round_weights(network: nn.Module, bits: Bits) -> None:
     for layer in quantizable_layers(network).values():
         step = weight_steps(layer.weight, grid).view(-1, *[1] * (layer.weight.dim() - 1))
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grid))
-
-
-def prediction(network: Any, batch: Batch) -> Tensor:
-    """The network's output (items, ...) for a batch."""
-    return predict(network, batch.x, batch.timestep, batch.condition)
 
 
 def item_terms(rounded: Any, batch: Batch, target: Tensor) -> Tensor:

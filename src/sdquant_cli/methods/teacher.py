@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..models.condition import predict
-from .items import Batch
+from .items import Batch, prediction
 from .losses import collecting_outputs
 
 ROOM = 2 * 2**30  # bytes that remembered answers may take
@@ -38,8 +37,8 @@ class Live:
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answer:
         with collecting_outputs(self.network, self._watched) as outputs:
-            prediction = predict(self.network, batch.x, batch.timestep, batch.condition)
-        return Answer(prediction, {name: outputs[name].float() for name in self._watched})
+            predicted = prediction(self.network, batch)
+        return Answer(predicted, {name: outputs[name].float() for name in self._watched})
 
 
 class Memory:

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..events import SILENT, Events
 from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
-from ..methods.initialise import Observed, all_batches, initial_states
-from ..methods.items import Items
+from ..methods.initialise import initial_states, observe
+from ..methods.items import Items, prediction
 from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
@@ -44,8 +44,6 @@ from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .quantized import model_of
 from .reconstruct import progress, reconstruct
 from .requests import CalibrateRequest
-
-OBSERVED_AT_ONCE = 16  # latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,16 +318,8 @@ def _install_quantizers(
     if spec.attention_bits:
         open_attention(student)
     layers, device = {n: student.get_submodule(n) for n in chosen}, next(student.parameters()).device
-    observed = Observed(layers, items.row, len(rows.timesteps))
-    batches = -(-len(items) // OBSERVED_AT_ONCE)
-    with events.task("observing activations", batches, "batch") as task:
-        for batch in all_batches(items, OBSERVED_AT_ONCE, device):
-            if memory:
-                with observed.watching(batch.row):
-                    memory.run(batch)
-            else:
-                observed.observe(student, batch)
-            task.advance()
+    run = memory.run if memory else partial(prediction, student)
+    observed = observe(layers, items, run, device, events)
     relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
     states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, relaxed, events)
     swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -9,25 +10,26 @@ import torch
 
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
-from ..methods.initialise import Observed, all_batches, initial_states
-from ..methods.items import Items
-from ..methods.sensitivity import OneLayerAtATime, item_terms, prediction, round_weights
+from ..methods.initialise import initial_states, observe
+from ..methods.items import Items, prediction
+from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..quant.allocate import WIDTHS, extremes
 from ..quant.fisher import fisher_score, printed_score, ranking
+from ..quant.relaxing import relaxed_rows
 from ..quant.sqnr import decibels, noise_to_signal, rounding_error
 from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind, Measure
+from ..types import Bits, Dtype, Kind, Measure, Ranges
 from .calibration_data import load_items
+from .calibration_spec import recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
 from .precalc_time import denoiser_on_table, for_setting
-from .requests import SensitivityRequest
+from .requests import CalibrateRequest, SensitivityRequest
 
 BATCHES_PER_UNIT = 8
 LAYERS_PER_UNIT = 8
 SQNR_LATENTS = 16  # by default: a forward pass of all of them for every layer, twice
-OBSERVED_BATCH = 16  # latents; as calibrate observes, so that the grids are the same
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,7 @@ def run(request: SensitivityRequest, store: Store, events: Events = SILENT) -> A
     setting = latents.spec.setting
     inherit(setting, request, latents)
     device, model = use_device(request.device), open_model(setting)
-    direct = request.measure is Measure.SQNR
-    spec = SensitivitySpec(
-        measure=request.measure,
-        bits=request.bits,
-        latents=_count(request, latents),
-        micro_batch=request.micro_batch,
-        loss=None if direct else "mse to fp, at rounded weights",
-    )
+    direct, spec = request.measure is Measure.SQNR, _spec(request, latents)
     table = for_setting(model, setting, store)
     layers = len(model.layer_shapes)
     arrays, units = _direct_layout(spec, layers) if direct else _gradient_layout(spec, layers)
@@ -83,6 +78,20 @@ def run(request: SensitivityRequest, store: Store, events: Events = SILENT) -> A
     items = load_items(store, latents, table, None if direct else spec.latents)
     work = _Work(spec, model, table, items, device, draft, events)
     return publish(store, draft, _measure_directly(work) if direct else _measure_by_gradients(work))
+
+
+def _spec(request: SensitivityRequest, latents: Artifact) -> SensitivitySpec:
+    common = {
+        "measure": request.measure,
+        "bits": request.bits,
+        "latents": _count(request, latents),
+        "micro_batch": request.micro_batch,
+    }
+    if request.measure is not Measure.SQNR:
+        return SensitivitySpec(**common, loss="mse to fp, at rounded weights")
+    default = CalibrateRequest(bits=request.bits, iterations=0)
+    state = spec_of(default, recipe_of(default), 1, ranked=False, pictures=None)
+    return SensitivitySpec(**common, loss=None, ranges=state.ranges, relax=state.relax)
 
 
 def _count(request: SensitivityRequest, latents: Artifact) -> int:
@@ -166,10 +175,10 @@ def _measure_directly(work: _Work) -> SensitivityFacts:
     on_table = denoiser_on_table(work.model, Dtype.FP32, work.device, work.table)
     network, rows = on_table.network, on_table.rows
     layers = quantizable_layers(network)
-    observed = Observed(layers, work.items.row, len(rows.timesteps))
-    for batch in all_batches(work.items, OBSERVED_BATCH, work.device):
-        observed.observe(network, batch)
-    states = initial_states(observed, dict.fromkeys(layers, work.bits), is_text_fed)
+    observed = observe(layers, work.items, partial(prediction, network), work.device, work.events)
+    relaxed = relaxed_rows(work.spec.relax, len(rows.timesteps))
+    bits, ranges = dict.fromkeys(layers, work.bits), work.spec.ranges or Ranges.MIN_MAX
+    states = initial_states(observed, bits, is_text_fed, ranges=ranges, relaxed=relaxed, events=work.events)
     batches = [work.items.batch(picks, work.device) for picks in work.picks(0, work.spec.latents)]
     direct, draft, names = OneLayerAtATime(network, rows, batches), work.draft, list(layers)
     missing = draft.missing()
