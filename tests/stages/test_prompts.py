@@ -1,10 +1,10 @@
-"""Which prompts of a file each command takes."""
+"""The prompts that each command takes of a file."""
 
 import pytest
 
 from sdquant_cli.models.prompt_files import read_prompts
 from sdquant_cli.stages.leaderboard import _rows as rows
-from sdquant_cli.stages.requests import LeaderboardRequest
+from sdquant_cli.stages.requests import LeaderboardRequest, SampleRequest
 from sdquant_cli.stages.texts import read_prompts as stored_prompts
 
 TITLES = tuple(f"a big red circle, {i}" for i in range(6))
@@ -61,3 +61,8 @@ def test_what_makes_no_sense_is_refused_in_one_line(sdquant, file, words, says):
     lines = [line for line in sdquant(*words, code=2).stderr.splitlines() if line.startswith("sdquant: ")]
     assert len(lines) == 1
     assert says.replace("FILE", str(file)) in lines[0]
+
+
+def test_a_configuration_file_may_write_a_column_as_a_number(file):
+    assert SampleRequest(prompts=file, column=2).column == "2"
+    assert SampleRequest(prompts=file).column is None

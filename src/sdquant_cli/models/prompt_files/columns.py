@@ -1,4 +1,4 @@
-"""Which column of a table, or field of a record, holds the prompts."""
+"""The column of a table, or the field of a record, that holds the prompts."""
 
 from collections.abc import Sequence
 

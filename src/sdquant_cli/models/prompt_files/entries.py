@@ -1,4 +1,4 @@
-"""What readers of all formats share: a text with its position, and the error for what cannot be read."""
+"""A text with its position in a file, and the error for what cannot be read: shared by all readers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -62,6 +62,6 @@ def read_plain(path: Path, column: str | None) -> Iterator[Entry]:
 
 
 def fit_lines(prompts: Sequence[str]) -> bool:
-    """Whether a .txt file can hold these prompts, one a line, and be read as the same."""
+    """Return whether a .txt file can hold these prompts, one a line, and be read as the same."""
     marked = prompts[0].startswith("\ufeff") if prompts else False
     return not marked and not any(re.search(r"[\r\n\0]", prompt) for prompt in prompts)

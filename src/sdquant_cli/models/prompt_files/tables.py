@@ -152,13 +152,13 @@ def _tab_rows(text: Text, width: int | None, *, quotes: bool) -> list[Row]:
 
 
 def _even(rows: Iterable[Row], width: int | None) -> bool:
-    """Whether all rows have as many fields: as the header, or else as the first."""
+    """Return whether all rows have as many fields: as the header, or else as the first."""
     widths = {len(row.fields) for row in rows if not row.blank}
     return len(widths) <= 1 if width is None else widths <= {width}
 
 
 def _doubles(row: Row) -> bool:
-    """Whether a field is in quotation marks and has doubled ones within, and no others."""
+    """Return whether a field is in quotation marks and has doubled ones within, and no others."""
     inner = [field[1:-1] for field in row.fields if len(field) > 1 and field[0] == field[-1] == QUOTE]
     return any(QUOTE * 2 in text and QUOTE not in text.replace(QUOTE * 2, "") for text in inner)
 
