@@ -36,6 +36,8 @@ def generate(
     width: o.WidthOption = None,
     dtype: o.DtypeOption = None,
     seed: o.SeedOption = 0,
+    column: o.ColumnOption = None,
+    shuffle: o.ShuffleOption = None,
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
     device: o.DeviceOption = "auto",

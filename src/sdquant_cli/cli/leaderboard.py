@@ -20,6 +20,11 @@ def leaderboard(
         Path | None,
         typer.Option("--test-prompts", help="What is drawn; the embedded model has held-out prompts."),
     ] = None,
+    column: o.ColumnOption = None,
+    test_column: Annotated[
+        str | None, typer.Option("--test-column", help="Column of --test-prompts, as --column has it.")
+    ] = None,
+    shuffle: o.ShuffleOption = None,
     limit: Annotated[int, typer.Option("--limit", help="Pictures that each row draws.")] = 256,
     seed: Annotated[int, typer.Option("--seed", help="Of the pictures' noise; latents have seed 0.")] = 1000,
     iterations: Annotated[

@@ -45,6 +45,17 @@ PresetOption = Annotated[
     Preset | None, typer.Option("--preset", help="The paper's settings; other flags win over it.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use only the first so many.")]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        help="Column of --prompts; prompt, caption or text by default. A number where no header is.",
+    ),
+]
+ShuffleOption = Annotated[
+    int | None,
+    typer.Option("--shuffle", metavar="SEED", help="Shuffle the prompts before --limit, by this seed."),
+]
 MicroBatchOption = Annotated[int, typer.Option("--micro-batch", help="Prompts per UNet call.")]
 WeightsOption = Annotated[
     Path | None,

@@ -42,6 +42,8 @@ def sample(
     width: o.WidthOption = None,
     dtype: o.DtypeOption = None,
     seed: o.SeedOption = 0,
+    column: o.ColumnOption = None,
+    shuffle: o.ShuffleOption = None,
     limit: o.LimitOption = None,
     micro_batch: o.MicroBatchOption = 8,
     preset: o.PresetOption = None,
@@ -55,6 +57,8 @@ def sample(
     Example: sdquant sample --prompts coco.txt --per-prompt 1
 
     Example: sdquant sample --prompts coco.txt --model CompVis/stable-diffusion-v1-4 --dtype bf16
+
+    Example: sdquant sample --prompts captions_val2017.json --shuffle 0 --limit 256
     """
     from ..stages import sample as stage
     from ..stages.requests import SampleRequest

@@ -27,6 +27,7 @@ from ..manifests import (
     TimeTableSpec,
     TrainSpec,
 )
+from ..models.prompt_files import fit_lines
 from ..store import Artifact, Store
 from ..types import Execution, Kind, Relax, TimePath
 from .texts import read_prompts
@@ -279,7 +280,6 @@ def setting_flags(setting: Setting) -> list[str]:
 def prompt_file(prompts: Artifact) -> tuple[str, bytes]:
     """Name and bytes of a file that holds a prompts artifact's prompts, exactly."""
     found, stem = read_prompts(prompts), PurePath(prompts.facts.source).stem
-    lines = "".join(f"{prompt}\n" for prompt in found)
-    if lines.encode().decode("utf-8-sig").splitlines() == found and "\0" not in lines:
-        return f"{stem}.txt", lines.encode()
+    if fit_lines(found):
+        return f"{stem}.txt", "".join(f"{prompt}\n" for prompt in found).encode()
     return f"{stem}.jsonl", "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in found).encode()

@@ -148,7 +148,9 @@ def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
     path = request.prompts or model.prompts_file
     if path is None:
         raise UsageProblem(f"--prompts: {model.source} brings no prompts of its own, name a file")
-    return read_prompts(path, request.limit)
+    if request.prompts is None and request.column is not None:
+        raise UsageProblem(f"--column {request.column}: has a meaning with --prompts alone")
+    return read_prompts(path, request.limit, column=request.column, shuffle=request.shuffle)
 
 
 def draw(

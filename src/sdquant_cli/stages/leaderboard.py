@@ -156,11 +156,18 @@ def _row(
     recipe_of(calibration)  # raises for what the row would stumble over
     ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
     return Row(
-        sample=SampleRequest(prompts=request.prompts, **data, **setting),
+        sample=SampleRequest(
+            prompts=request.prompts, column=request.column, shuffle=request.shuffle, **data, **setting
+        ),
         sensitivity=ranking if reads_ranking(calibration, recipe) else None,
         calibrate=calibration,
         generate=GenerateRequest(
-            prompts=request.test_prompts, limit=request.limit, seed=request.seed, device=device
+            prompts=request.test_prompts,
+            column=request.test_column,
+            shuffle=request.shuffle,
+            limit=request.limit,
+            seed=request.seed,
+            device=device,
         ),
         evaluate=EvaluateRequest(weights_dir=request.weights_dir, device=device),
     )
@@ -170,16 +177,15 @@ def _check_files(request: LeaderboardRequest, events: Events) -> None:
     """Raise what the last row or page would stumble over, before the first is made; tell of few prompts."""
     use_device(request.device)
     model, _ = new_setting(request)
-    read_prompts(request.prompts)
+    read_prompts(request.prompts, column=request.column)
+    if request.test_prompts is None and request.test_column is not None:
+        raise UsageProblem(f"--test-column {request.test_column}: has a meaning with --test-prompts alone")
     drawn = request.test_prompts or model.prompts_file
     if drawn is None:
         raise UsageProblem(f"--test-prompts: {model.source} brings no prompts of its own, name a file")
-    try:
-        found = len(read_prompts(drawn).prompts)
-    except UsageProblem as error:
-        raise UsageProblem(f"--test-{str(error).removeprefix('--')}") from None
-    if found < request.limit:
-        events.note(f"--limit {request.limit}: {drawn} has {found} prompts, and each row draws these")
+    count = len(read_prompts(drawn, column=request.test_column, flag="--test-prompts").prompts)
+    if count < request.limit:
+        events.note(f"--limit {request.limit}: {drawn} has {count} prompts, and each row draws these")
     for flag, path in (("--output", request.output), ("--markdown", request.markdown)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise UsageProblem(f"{flag} {path}: expected a file in a folder that is there")

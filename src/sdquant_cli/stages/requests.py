@@ -28,6 +28,9 @@ from ..types import (
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
+ColumnText = Annotated[  # a name, or a number, which YAML may write as such
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
+]
 GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
@@ -57,6 +60,8 @@ class SettingRequest(Request):
 
 class SampleRequest(SettingRequest):
     prompts: Path
+    column: ColumnText | None = None  # of `prompts`; None: the one of a known name
+    shuffle: int | None = Field(default=None, ge=0)  # seed; None: in the file's order
     per_prompt: int = 1
     select: Select = Select.RANDOM
     select_mean: float | None = Field(default=None, ge=0, le=1)
@@ -122,6 +127,8 @@ class GenerateRequest(SettingRequest):
     engine: Engine = Engine.SIMULATED
     step_match: StepMatch | None = None  # None: refuse timesteps that were not calibrated
     prompts: Path | None = None
+    column: ColumnText | None = None
+    shuffle: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     micro_batch: int = Field(default=8, ge=1)
@@ -166,7 +173,10 @@ class LeaderboardRequest(SettingRequest):
     methods: tuple[str, ...] = ("all",)
     bits: tuple[BitsText, ...] = ("w8a8", "w4a8")
     prompts: Path  # of the calibration latents
+    column: ColumnText | None = None  # of `prompts`
     test_prompts: Path | None = None  # of the pictures; None: the model's own
+    test_column: ColumnText | None = None  # of `test_prompts`
+    shuffle: int | None = Field(default=None, ge=0)  # seed, for both files
     limit: int = Field(default=256, ge=1)  # pictures of each row
     seed: int = Field(default=1000, ge=0)  # of the pictures' noise
     iterations: int | None = Field(default=None, ge=0)  # of every method that trains; None: its own

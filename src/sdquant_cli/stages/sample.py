@@ -77,7 +77,7 @@ class _Work:
 
 
 def _prepare(request: SampleRequest) -> _Work:
-    file = read_prompts(request.prompts, request.limit)
+    file = read_prompts(request.prompts, request.limit, column=request.column, shuffle=request.shuffle)
     model, setting = new_setting(request)
     if not 1 <= request.per_prompt <= setting.steps:
         raise UsageProblem(
