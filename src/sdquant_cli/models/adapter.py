@@ -131,6 +131,8 @@ def _check_pair(path: str, tensors: Tensors, match: re.Match[str]) -> None:
     other = f"{match['before']}{_OTHER_HALF[half]}{match['after']}"
     if other not in tensors:
         raise UsageProblem(f"--lora {path}: has {name}, and not the other half {other}")
+    if not tensors[name].is_floating_point():
+        raise UsageProblem(f"--lora {path}: {name} is {tensors[name].dtype}; expected floating-point numbers")
     down, up = (name, other) if half in ("down", "A") else (other, name)
     shapes = tuple(tensors[down].shape), tuple(tensors[up].shape)
     if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][1]:

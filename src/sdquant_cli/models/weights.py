@@ -113,10 +113,11 @@ def check_headers(weights: Weights) -> None:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has neither NaN nor infinity, in one pass and without a copy."""
+    """Return whether a tensor has neither NaN nor infinity, in one pass."""
     if not tensor.numel() or not tensor.is_floating_point():
         return True
-    return all(bool(bound.isfinite()) for bound in tensor.detach().aminmax())
+    values = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
+    return all(bool(bound.isfinite()) for bound in values.aminmax())
 
 
 def check_finite(network: nn.Module, folder: Path, variant: str | None) -> None:
