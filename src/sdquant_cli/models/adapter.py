@@ -5,6 +5,7 @@ encoders need not be in memory together. What diffusers leaves out in silence is
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -192,10 +193,17 @@ def _peft_names_of_text_encoder(part: Tensors, encoder: Any) -> Tensors:
 
 
 def _load(adapter: _Adapter, load: Callable[[], None]) -> None:
-    try:
-        load()
-    except Exception as error:
-        raise adapter.refuse(f"diffusers cannot load it ({_short(error)})") from None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            load()
+        except Exception as error:
+            raise adapter.refuse(f"diffusers cannot load it ({_short(error)})") from None
+    if any("alpha_pattern" in str(warning.message) for warning in caught):
+        raise adapter.refuse(
+            "layers of the text encoder have different alphas, which diffusers does not apply; expected one "
+            "alpha, or none and the scale in the matrices"
+        )
 
 
 def _short(error: Exception) -> str:
