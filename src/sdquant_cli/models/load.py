@@ -1,9 +1,7 @@
 """Load a model's parts, one at a time, so that only what is needed is in memory."""
 
 import copy
-import hashlib
 import inspect
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,30 +10,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageProblem
+from ..errors import UsageProblem, first_line
 from ..manifests import ModelRef, Setting
 from ..types import Dtype, Scheduler
 from . import adapter, samplers
 from .attention import attention_places
+from .configuration import Defaults
+from .digest import digest_of, files_read
 from .families import Family
+from .folder import (
+    INDEX,
+    SCHEDULER_FILE,
+    Json,
+    check_folder,
+    read_defaults,
+    read_json,
+    text_parts,
+    tokenizer_of,
+    with_defaults,
+)
 from .layers import projections, quantizable_layers, time_layers
 from .shortcuts import split_shortcuts
-from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
+from .source import EMBEDDED, EMBEDDED_FOLDER, locate
+from .text import check_vocabulary, load_tokenizer
 from .uninterrupted import uninterrupted
-from .weights import check_finite, count_numbers, read_tensors, refuse_pickles
+from .weights import check_finite, check_headers, count_numbers, need_weights, read_tensors
 
 __all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "find_model"]
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a model draws with unless told otherwise."""
-
-    guidance_scale: float
-    steps: int
-    prompts: str | None = None  # a file of held-out prompts, relative to the model
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Model:
 
     def __init__(self, named: Named, folder: Path, *, split_shortcuts: bool = False) -> None:
         self.named, self.folder, self.split_shortcuts = named, folder, split_shortcuts
-        self.family: Family = family_in(folder, named.source)
+        self.family: Family = check_folder(folder, named.source, named.variant)
         self._check_configuration()
 
     def split(self) -> "Model":
@@ -68,13 +71,10 @@ class Model:
 
     @cached_property
     def ref(self) -> ModelRef:
-        """Source and digest: sha256 over the paths and contents of all component files."""
-        total = hashlib.sha256()
+        """Source and digest: sha256 over the paths and contents of all files that are read."""
         parts = {*self.family.parts, *self.text_parts, *self._tokenizers}
-        for path in sorted(p for part in parts for p in (self.folder / part).rglob("*") if p.is_file()):
-            with path.open("rb") as file:
-                total.update(f"{path.relative_to(self.folder)} ".encode())
-                total.update(hashlib.file_digest(file, "sha256").digest())
+        files = [path for part in parts for path in files_read(self.folder / part, self.named.variant)]
+        total = digest_of(self.folder, files)
         if self.named.lora:
             total.update(f"lora {self.named.lora_scale} ".encode() + adapter.digest(self.named.lora))
         fields = {name: getattr(self.named, name) for name in Named.__dataclass_fields__}
@@ -82,14 +82,8 @@ class Model:
 
     @cached_property
     def defaults(self) -> Defaults:
-        own = {"guidance_scale": self.family.guidance_scale, "steps": self.family.steps}
-        path = self.folder / DEFAULTS_FILE
-        if not path.exists():
-            return Defaults(**own)  # type: ignore[arg-type]
-        try:
-            return Defaults(**{**own, **json.loads(path.read_text())})
-        except (TypeError, ValueError) as error:
-            raise UsageProblem(f"{path}: {error}") from None
+        """What the model draws with unless told otherwise."""
+        return read_defaults(self.folder, self.family)
 
     @property
     def prompts_file(self) -> Path | None:
@@ -101,7 +95,7 @@ class Model:
     @property
     def text_parts(self) -> list[str]:
         """Folders of the text encoders that are there."""
-        return [name for name in self.family.texts if (self.folder / name).is_dir()]
+        return text_parts(self._index, self.family)
 
     @property
     def other_parts(self) -> list[str]:
@@ -111,11 +105,11 @@ class Model:
 
     @property
     def _tokenizers(self) -> list[str]:
-        return [_tokenizer_of(name) for name in self.text_parts]
+        return [tokenizer_of(name) for name in self.text_parts]
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """Of the denoiser."""
+    def config(self) -> Json:
+        """The denoiser's configuration, defaults of its class included."""
         return self._config(self.family.folder)
 
     @cached_property
@@ -174,10 +168,14 @@ class Model:
         return attention_places(self.skeleton)
 
     @cached_property
-    def skeleton(self) -> nn.Module:
+    def skeleton(self) -> Any:
         """The denoiser without numbers: no weights are read."""
         with torch.device("meta"):
-            network: nn.Module = self._denoiser_class.from_config(self.config)
+            try:
+                network: Any = self._denoiser_class.from_config(self.config)
+            except Exception as error:
+                cls, path = self.family.denoiser.cls, self.folder / self.family.folder / "config.json"
+                raise UsageProblem(f"{path}: {cls} refuses it ({_reason(error)})") from None
             if self.split_shortcuts:
                 split_shortcuts(network)
         return network
@@ -200,7 +198,7 @@ class Model:
         network = self._load(self._denoiser_class, self.family.folder, TORCH_DTYPES[dtype])
         if self.named.lora:
             adapter.fuse_into_denoiser(self.pipeline_class, network, self.named.lora, self.lora_scale)
-        check_finite(network, self.folder / self.family.folder, dtype)
+            check_finite(network, self.folder / self.family.folder, self.named.variant)
         if self.split_shortcuts:
             split_shortcuts(network)
         return network.to(device)
@@ -217,7 +215,10 @@ class Model:
         layers = time_layers(network).keys() - (projections(network).keys() if self.family.pooled else ())
         wanted = {f"{name}.{part}" for name in layers for part in network.get_submodule(name).state_dict()}
         tensors = {name: tensor.float() for name, tensor in self.tensors(wanted).items()}
-        network.load_state_dict(tensors, strict=False, assign=True)
+        try:
+            network.load_state_dict(tensors, strict=False, assign=True)
+        except RuntimeError as error:
+            raise UsageProblem(f"{self.folder / self.family.folder}: {_reason(error)}") from None
         return network.eval().requires_grad_(False)
 
     @uninterrupted()
@@ -246,10 +247,11 @@ class Model:
             # T5 has 4.8 billion parameters and is used in half precision everywhere
             dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
             cls = getattr(transformers, self._index[name][1])
-            parts[name] = self._load(cls, name, dtype).to(device)
-            tokenizer = _tokenizer_of(name)
-            cls = getattr(transformers, self._index[tokenizer][1])
-            parts[tokenizer] = cls.from_pretrained(self.folder / tokenizer, local_files_only=True)
+            encoder: Any = self._load(cls, name, dtype)
+            parts[name] = encoder.to(device)
+            tokenizer = self.tokenizer(tokenizer_of(name))
+            check_vocabulary(tokenizer, encoder.config, self.folder / tokenizer_of(name))
+            parts[tokenizer_of(name)] = tokenizer
         if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
             parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
         parts |= {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
@@ -257,13 +259,13 @@ class Model:
             parts["requires_safety_checker"] = False
         pipeline = self.pipeline_class(**parts)
         if self.named.lora:
-            adapter.fuse_into_text_encoders(pipeline, self.named.lora, self.lora_scale)
+            config = self.skeleton.config
+            adapter.fuse_into_text_encoders(pipeline, config, self.named.lora, self.lora_scale)
         return pipeline
 
-    def tokenizer(self) -> Any:
-        from transformers import CLIPTokenizer
-
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+    def tokenizer(self, part: str = "tokenizer") -> Any:
+        """The tokenizer of a text encoder."""
+        return load_tokenizer(self._index[part][1], self.folder / part)
 
     def sampler(self, setting: Setting) -> Any:
         """A sampler of this model's noise schedule at the beginning of a trajectory."""
@@ -308,39 +310,42 @@ class Model:
         return getattr(diffusers, self.family.denoiser.cls)
 
     def _check_configuration(self) -> None:
+        path = self.folder / self.family.folder / "config.json"
+        config = read_json(path)
         for name, allowed in self.family.denoiser.supported.items():
-            if (found := self.config.get(name, allowed[0])) not in allowed:
-                raise UsageProblem(
-                    f"{self.folder / self.family.folder / 'config.json'}: {name} is {found}; "
-                    f"supported: {', '.join(map(str, allowed))}"
-                )
+            if (value := config.get(name, allowed[0])) not in allowed:
+                raise UsageProblem(f"{path}: {name} is {value}; supported: {', '.join(map(str, allowed))}")
 
     @cached_property
-    def _index(self) -> dict[str, Any]:
+    def _index(self) -> Json:
         """model_index.json: classes of components, and the pipeline's own options."""
-        return self._config(".", INDEX)
+        return read_json(self.folder / INDEX)
 
-    def _config(self, part: str, name: str = "config.json") -> dict[str, Any]:
-        path = self.folder / part / name
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageProblem(f"{path}: {str(error).splitlines()[0]}") from None
+    def _config(self, part: str, name: str = "config.json") -> Json:
+        """A component's configuration, as the class that the index names takes it."""
+        config = read_json(self.folder / part / name)
+        cls = self._index[part][1]
+        if name == SCHEDULER_FILE:
+            return config | {"_class_name": cls}
+        return with_defaults(cls, config)
 
     def _load(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         folder = self.folder / part
-        refuse_pickles(folder)
+        weights = need_weights(folder, self.named.variant)
+        check_headers(weights)
         try:
             module, info = cls.from_pretrained(
                 folder,
                 dtype=dtype,
-                variant=self.named.variant,
+                variant=weights.variant,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UsageProblem(f"{folder}: {str(error).splitlines()[0]}") from None
+        except Exception as error:
+            if _out_of_memory(error):
+                raise
+            raise UsageProblem(f"{folder}: {_reason(error)}") from None
         for problem in ("missing_keys", "unexpected_keys"):
             # older CLIP checkpoints hold the numbers 0..76 as a tensor
             if names := sorted(n for n in info.get(problem, ()) if not n.endswith("position_ids")):
@@ -348,12 +353,22 @@ class Model:
                     f"{folder}: {len(names)} {problem.replace('_keys', '')} tensors, the first {names[0]}; "
                     f"the weights are not those of its config.json"
                 )
+        check_finite(module, folder, self.named.variant)
         loaded: nn.Module = module.eval().requires_grad_(False)
         return loaded
 
 
-def _tokenizer_of(text_encoder: str) -> str:
-    return text_encoder.replace("text_encoder", "tokenizer")
+def _reason(error: Exception) -> str:
+    """Return why a library refuses: the first line, with the next where that one only announces it."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "tensors have other shapes than its config.json says"
+    lines = str(error).split("\n")
+    return " ".join(lines[:2]) if lines[0].endswith(":") else first_line(error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    is_of_torch = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return is_of_torch or isinstance(error, MemoryError)
 
 
 def find_model(

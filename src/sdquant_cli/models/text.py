@@ -3,12 +3,15 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import UsageProblem, first_line
 from .condition import Condition
+from .folder import read_json
 
 AT_ONCE = 32  # prompts
 _ALSO = ("prompt_2", "prompt_3")  # for the further encoders: the same text
@@ -27,6 +30,29 @@ def unique_prompts(prompts: Sequence[str]) -> UniquePrompts:
     texts = tuple(dict.fromkeys(("", *prompts)))
     place = {text: i for i, text in enumerate(texts)}
     return UniquePrompts(texts, tuple(place[prompt] for prompt in prompts))
+
+
+def load_tokenizer(cls: str, folder: Path) -> Any:
+    """Return a tokenizer of a class of transformers; raise UsageProblem for one that cannot be read."""
+    import transformers
+
+    for name in ("tokenizer.json", "vocab.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    try:
+        return getattr(transformers, cls).from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise UsageProblem(f"{folder}: {cls} cannot be read ({first_line(error)})") from None
+
+
+def check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
+    """Raise UsageProblem where a tokenizer has numbers that its text encoder has no embedding of."""
+    token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if number >= config.vocab_size:
+        raise UsageProblem(
+            f"{folder}: {token!r} is token {number}; expected less than the text encoder's vocab_size "
+            f"{config.vocab_size}"
+        )
 
 
 def count_truncated(tokenizer: Any, texts: Sequence[str]) -> int:

@@ -1,0 +1,239 @@
+"""Read and check the JSON files of a pipeline folder: types, bounds on sizes, names of classes.
+
+Everything that decides how large a network is or what is run with it passes here before anything is
+built or loaded.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UsageProblem, first_line
+from .configuration import (
+    Autoencoder,
+    Defaults,
+    Fields,
+    Index,
+    PooledUNet,
+    Scheduler,
+    TextEncoder,
+    TinyAutoencoder,
+    Tokenizer,
+    Transformer,
+    UNet,
+)
+from .families import FAMILIES, MMDIT, Family, family_of
+from .weights import need_weights, refuse_unknown_variant
+
+INDEX = "model_index.json"
+DEFAULTS_FILE = "sdquant.json"  # beside model_index.json: what a diffusers directory has no place for
+SCHEDULER_FILE = "scheduler_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
+
+Json = dict[str, Any]
+
+
+# classes that a component may be of, by the beginning of its folder's name
+_CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
+    "text_encoder_3": ("transformers", ("T5EncoderModel",)),
+    "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
+    "tokenizer_3": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
+    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+}
+# files that a tokenizer can be read from
+_VOCABULARIES = {
+    "tokenizer_3": (("tokenizer.json",), ("spiece.model",)),
+    "tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+}
+
+
+def read_json(path: Path) -> Json:
+    """Return the object in a JSON file; raise UsageProblem where there is none."""
+    if not path.is_file():
+        raise UsageProblem(f"{path}: no such file; expected a pipeline in diffusers layout")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageProblem(f"{path}: cannot be read as JSON ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise UsageProblem(f"{path}: expected an object, found {_shown(value)}")
+    if "auto_map" in value:
+        raise UsageProblem(
+            f"{path}: auto_map names code in the folder, which is never run; expected classes of "
+            f"diffusers and transformers alone"
+        )
+    return value
+
+
+def with_defaults(cls: str, config: Json) -> Json:
+    """Return a network's configuration with the defaults of its diffusers class where a field is left out."""
+    import diffusers
+
+    fields = inspect.signature(getattr(diffusers, cls).__init__).parameters.values()
+    return {field.name: field.default for field in fields if field.default is not field.empty} | config
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Return the folder of the tokenizer of a text encoder."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def family_in(folder: Path, source: str) -> Family:
+    """Return the family of the pipeline in a folder; raise UsageProblem for one that is not known."""
+    pipeline = _checked(Index, folder / INDEX).pipeline
+    family = family_of(pipeline)
+    if family is None:
+        known = ", ".join(f"{f.name} ({f.pipelines[0]})" for f in FAMILIES)
+        raise UsageProblem(f"--model {source}: is a {pipeline}; supported: {known}")
+    return family
+
+
+def check_folder(folder: Path, source: str, variant: str | None) -> Family:
+    """Return the family of the pipeline in a folder; raise UsageProblem for anything amiss in its files.
+
+    Weights are there, not yet opened.
+    """
+    family = family_in(folder, source)
+    index = read_json(folder / INDEX)
+    texts = text_parts(index, family)
+    parts = (*family.parts, *texts, *map(tokenizer_of, texts))
+    for part in dict.fromkeys(parts):
+        _check_class(folder / INDEX, index, family, part)
+        if not (folder / part).is_dir():
+            hint = "" if part in family.parts else f", or [null, null] for {part} in {INDEX} to do without it"
+            raise UsageProblem(
+                f"--model {source}: {folder} has no {part}/; expected a {family.name} pipeline in diffusers "
+                f"layout with {', '.join(family.parts)}{hint}"
+            )
+    path = folder / family.folder / "config.json"
+    denoiser = _checked(_denoiser_model(family), path)
+    tiny = index["vae"][1] == "AutoencoderTiny"
+    _checked(TinyAutoencoder if tiny else Autoencoder, folder / "vae" / "config.json")
+    _checked(Scheduler, folder / "scheduler" / SCHEDULER_FILE)
+    encoders = {name: _checked(TextEncoder, folder / name / "config.json") for name in texts}
+    for name, encoder in encoders.items():
+        _check_tokenizer(folder / tokenizer_of(name), encoder.max_position_embeddings)
+    if isinstance(denoiser, UNet):
+        _check_widths(path, denoiser, list(encoders.values()))
+    networks = [folder / part for part in (family.folder, "vae", *texts)]
+    refuse_unknown_variant(folder, networks, variant)
+    for network in networks:
+        need_weights(network, variant)
+    return family
+
+
+def text_parts(index: Json, family: Family) -> list[str]:
+    """Return the folders of the text encoders that a pipeline has."""
+    absent = (None, [None, None])
+    return [name for name in family.texts if name not in family.optional or index.get(name) not in absent]
+
+
+def read_defaults(folder: Path, family: Family) -> Defaults:
+    """Return what a model draws with unless told otherwise: its own wishes, else its family's."""
+    usual: Json = {"guidance_scale": family.guidance_scale, "steps": family.steps}
+    path = folder / DEFAULTS_FILE
+    if not path.exists():
+        return Defaults(**usual)
+    return _validated(Defaults, path, usual | read_json(path))
+
+
+def _denoiser_model(family: Family) -> type[Fields]:
+    if family.denoiser is MMDIT:
+        return Transformer
+    return PooledUNet if family.pooled else UNet
+
+
+def _check_class(path: Path, index: Json, family: Family, part: str) -> None:
+    """Raise UsageProblem unless a component's entry names a class that the family has there."""
+    entry = index.get(part)
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    if part == "scheduler":
+        expected_library, expected = "diffusers", "a scheduler of diffusers"
+        right = isinstance(name, str) and name.endswith("Scheduler")
+    else:
+        expected_library, classes = _classes_of(part, family)
+        expected = " or ".join(classes)
+        right = name in classes
+    if right and library == expected_library:
+        return
+    raise UsageProblem(f'{path}: {part} is {_shown(entry)}; expected ["{expected_library}", {expected}]')
+
+
+def _classes_of(part: str, family: Family) -> tuple[str, tuple[str, ...]]:
+    if part == family.folder:
+        return "diffusers", (family.denoiser.cls,)
+    return next(value for beginning, value in _CLASSES.items() if part.startswith(beginning))
+
+
+def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
+    """Raise UsageProblem unless what the text encoders give is as wide as what the UNet takes."""
+    if all("hidden_size" in encoder.model_fields_set for encoder in encoders):
+        width = sum(encoder.hidden_size for encoder in encoders)
+        if unet.cross_attention_dim != width:
+            raise UsageProblem(
+                f"{path}: cross_attention_dim is {unet.cross_attention_dim}; expected {width}, the "
+                f"hidden_size of the text encoders together"
+            )
+    if isinstance(unet, PooledUNet) and "projection_dim" in encoders[-1].model_fields_set:
+        width = encoders[-1].projection_dim + 6 * unet.addition_time_embed_dim
+        if unet.projection_class_embeddings_input_dim != width:
+            raise UsageProblem(
+                f"{path}: projection_class_embeddings_input_dim is "
+                f"{unet.projection_class_embeddings_input_dim}; expected {width}, text_encoder_2's "
+                f"projection_dim and six times addition_time_embed_dim"
+            )
+
+
+def _check_tokenizer(folder: Path, positions: int) -> None:
+    """Raise UsageProblem for a tokenizer without vocabulary or, of CLIP's, without a length."""
+    choices = next(files for beginning, files in _VOCABULARIES.items() if folder.name.startswith(beginning))
+    if not any(all((folder / name).is_file() for name in files) for files in choices):
+        expected = ", or ".join(" and ".join(files) for files in choices)
+        raise UsageProblem(f"{folder}: has no vocabulary; expected {expected}")
+    if folder.name == "tokenizer_3":  # is asked for as many tokens as the pipeline wishes
+        return
+    path = folder / TOKENIZER_FILE
+    length = _checked(Tokenizer, path).model_max_length
+    if length > positions:
+        raise UsageProblem(
+            f"{path}: model_max_length is {_shown(length)}; expected at most {positions}, the text encoder's "
+            f"max_position_embeddings"
+        )
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _checked(model: type[M], path: Path) -> M:
+    return _validated(model, path, read_json(path))
+
+
+def _validated(model: type[M], path: Path, value: Json) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise UsageProblem(f"{path}: {field} is missing") from None
+        raise UsageProblem(f"{path}: {field} is {_shown(value.get(field))}; {_expected(first)}") from None
+
+
+def _expected(error: Any) -> str:
+    """Return pydantic's own words, in ours: what was expected."""
+    words = error["msg"].replace("Input should be", "expected", 1)
+    return words.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
+
+
+def _shown(value: object) -> str:
+    """Return a value as JSON writes it, cut where it is long."""
+    try:
+        text = json.dumps(value)
+    except (ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."
