@@ -18,7 +18,7 @@ def read_parquet(path: Path, column: str | None) -> Iterator[Entry]:
         try:
             yield from _read(opened, column)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise Unreadable(f"cannot be read as parquet: {reason}") from None
 
 
