@@ -52,3 +52,9 @@ class NewerFormat(SdquantError):
     """The store or artifact was written by a newer sdquant."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

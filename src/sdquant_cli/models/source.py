@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentProblem, UsageProblem
+from ..paths import cache_folder
 from .families import FAMILIES, Family, family_of
 
 EMBEDDED = "shapes"
@@ -97,7 +98,7 @@ def _converted(path: Path, base: str | None) -> Path:
     """A single file's folder in diffusers layout, converted where it is absent."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdquant" / "models"
+    root = cache_folder("models")
     like = locate(base, None, None, None) if base else None
     folder = root / (digest[:32] if like is None else f"{digest[:24]}-{_digest_of_layout(like)}")
     if not (folder / INDEX).is_file():

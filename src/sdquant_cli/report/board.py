@@ -6,6 +6,8 @@ from .page import Cell, document, own
 
 BETTER = {"higher": "\u2191", "lower": "\u2193", "near 0": "\u2192 0"}
 
+TITLE = "# Leaderboard of calibration methods"  # that the Markdown table begins with
+
 
 @dataclass(frozen=True)
 class Column:
@@ -101,7 +103,7 @@ def markdown(board: Board) -> str:
     setting = ", ".join(f"{name} {value}" for name, value in board.setting.items())
     return "\n".join(
         [
-            "# Leaderboard of calibration methods",
+            TITLE,
             "",
             f"    {board.command}",
             "",

@@ -14,6 +14,7 @@ from ..errors import DamagedArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
+from ..paths import check_output_folder
 from ..quant.state import State
 from ..runtime import directory
 from ..runtime.engines import choose, dequantized, engine_for
@@ -36,6 +37,7 @@ def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     refuse_unless_simulated(state, "export")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
+    check_output_folder(request.output, "--output", store.url)
     announce(events, {"state": state})
     request.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.output.parent, prefix=".sdquant-export-") as partial:
