@@ -79,9 +79,9 @@ def _plain(value: Any, typed: Any) -> Any:
     """A flag's value as the command takes it; raises ValueError for what is read as something else."""
     if isinstance(value, list):
         return [_plain(item, None) for item in value]
-    if isinstance(value, str) and type(value) is not str:
-        return value  # one of an enumeration
-    if isinstance(value, str | Path):
+    if isinstance(value, Path):
+        return plain(value)
+    if type(value) is str:  # not one of an enumeration
         return plain(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and isinstance(typed, str) and ("_" in typed or not _NUMBER.fullmatch(typed)):
@@ -134,4 +134,4 @@ def request_of(cls: Any, **fields: Any) -> Any:
     except ValidationError as error:
         names, value, message = first_problem(error)
         flag = "--" + ".".join(names).replace("_", "-")
-        raise UsageProblem(f"{flag} {value}: {message}") from None
+        raise UsageProblem(f"{flag} {value}".strip() + f": {message}") from None

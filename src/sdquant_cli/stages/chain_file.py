@@ -47,6 +47,12 @@ SECTIONS = tuple(name.replace("_", "-") for name in Chain.model_fields)
 class _Loader(yaml.SafeLoader):
     """A loader that refuses what a configuration file has no use for."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # no such date, too many digits
+            _refuse(first_line(error), node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = set()
         for key, _ in node.value:
@@ -68,8 +74,8 @@ def read_chain(path: Path) -> Chain:
         return Chain.model_validate(sections)
     except ValidationError as error:
         names, value, message = first_problem(error)
-        shown = f" {value}" if isinstance(value, str | int | float) else ""
-        raise UsageProblem(f"{flag}: {'.'.join(names)}{shown}: {message}") from None
+        field = f"{'.'.join(names)} {value}".strip()
+        raise UsageProblem(f"{flag}: {field}: {message}") from None
 
 
 def _document(path: Path, flag: str) -> Any:
@@ -79,12 +85,14 @@ def _document(path: Path, flag: str) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         _check_structure(text)
-        return _plain(yaml.load(text, _Loader))
+        return _plain(yaml.load(text, _Loader), "")
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageProblem(f"{flag}: {line}{error.problem}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageProblem(f"{flag}: not YAML ({first_line(error)})") from None
+    except ValueError as error:
+        raise UsageProblem(f"{flag}: {first_line(error)}") from None
 
 
 def _check_structure(text: str) -> None:
@@ -108,17 +116,20 @@ def _events(text: str) -> Iterator[yaml.Event]:
     yield from yaml.parse(text, yaml.SafeLoader)
 
 
-def _refuse(problem: str, where: yaml.Event | yaml.Node) -> None:
+def _refuse(problem: str, where: Any) -> None:
     raise yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
-def _plain(value: Any) -> Any:
-    """The same values with plain texts; raises ValueError for what no artifact can hold."""
+def _plain(value: Any, name: str) -> Any:
+    """The same values with plain texts; raises ValueError that names the field for any other."""
     if isinstance(value, Mapping):
-        return {_plain(name): _plain(item) for name, item in value.items()}
+        return {field: _plain(item, f"{name}.{field}".lstrip(".")) for field, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return plain(value) if isinstance(value, str) else value
+        return [_plain(item, name) for item in value]
+    try:
+        return plain(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _with_underscores(section: Any) -> Any:

@@ -33,11 +33,11 @@ ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two
 
 def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     """Write the directory; it is there whole or not at all."""
+    check_output_folder(request.output, "--output", store.url)
     state = find_state(request.state, store)
     refuse_unless_simulated(state, "export")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
-    check_output_folder(request.output, "--output", store.url)
     announce(events, {"state": state})
     request.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.output.parent, prefix=".sdquant-export-") as partial:

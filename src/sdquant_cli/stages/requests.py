@@ -69,12 +69,22 @@ class Request(Fields):
     device: str = "auto"
 
 
-def first_problem(error: ValidationError) -> tuple[list[str], Any, str]:
-    """The names of the first field that is refused, what was found there, and what was expected."""
+_MESSAGES = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+    "model_type": "expected fields and their values",
+}
+
+
+def first_problem(error: ValidationError) -> tuple[list[str], str, str]:
+    """The names of the first field that is refused, the value if it fits a line, and what was expected."""
     first = error.errors()[0]
     names = [part for part in first["loc"] if isinstance(part, str)]  # numbers are places within a list
-    message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
-    return names, first.get("input"), message.removeprefix("Value error, ")
+    message = _MESSAGES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    value = first.get("input")
+    if isinstance(value, int) and abs(value) > 2**64:
+        return names, f"(of {value.bit_length()} bits)", message  # may have too many digits to print
+    return names, str(value) if isinstance(value, str | int | float | Path) else "", message
 
 
 class SettingRequest(Request):
