@@ -11,7 +11,23 @@ def test_bits_are_read_and_written(text, bits):
     assert Bits.parse(str(bits)) == bits
 
 
-@pytest.mark.parametrize("text", ["w5a99", "w-1a8", "w4", "a8w4", "w4a8x", "", "w9a8", "w1a8", "w4a17"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "w5a99",
+        "w-1a8",
+        "w4",
+        "a8w4",
+        "w4a8x",
+        "",
+        "w9a8",
+        "w1a8",
+        "w4a17",
+        "w４a8",
+        "w4a٨",
+        "w4a" + "9" * 5000,
+    ],
+)
 def test_other_bits_are_refused(text):
     with pytest.raises(ValueError, match="expected"):
         Bits.parse(text)
@@ -25,7 +41,9 @@ def test_gates_are_read_written_and_bound_both_ways():
     assert Gate.parse("fid[shapes-clip]>=1e-3").passes(0.5)
 
 
-@pytest.mark.parametrize("text", ["psnr", "psnr=3", "psnr<3", ">=3", "psnr>=x", "psnr>=nan", "psnr>=", ""])
+@pytest.mark.parametrize(
+    "text", ["psnr", "psnr=3", "psnr<3", ">=3", "psnr>=x", "psnr>=nan", "psnr>=", "", "psnr>=1_0", "psnr>=１"]
+)
 def test_other_gates_are_refused(text):
     with pytest.raises(ValueError, match="expected"):
         Gate.parse(text)
@@ -51,7 +69,26 @@ def test_budgets_are_read_written_and_counted_in_bits(text, written, bits):
     assert budget.bits(100) == bits
 
 
-@pytest.mark.parametrize("text", ["", "-3", "0", "0MB", "4,25", "3TB", "MB", "4.25 bits", "1e3", "nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-3",
+        "0",
+        "0MB",
+        "4,25",
+        "3TB",
+        "MB",
+        "4.25 bits",
+        "1e3",
+        "nan",
+        "４.25",
+        "1_0",
+        "9" * 5000,
+        "3\u212aB",
+        "1. 5",
+    ],
+)
 def test_other_budgets_are_refused(text):
     with pytest.raises(ValueError, match="expected average weight bits"):
         Budget.parse(text)

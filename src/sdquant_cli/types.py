@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+_DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # as people write it: no underscores
+
 
 class Kind(StrEnum):
     """Kinds of artifact in a store."""
@@ -158,12 +160,9 @@ class Gate:
     @classmethod
     def parse(cls, text: str) -> "Gate":
         """Read `metric<=number` or `metric>=number`; raises ValueError for anything else."""
-        match = re.fullmatch(r"\s*([^<>=\s]+)\s*(<=|>=)\s*(\S+)\s*", text)
-        try:
-            if match is not None and math.isfinite(bound := float(match[3])):
-                return cls(match[1], match[2], bound)
-        except ValueError:
-            pass
+        match = re.fullmatch(rf"\s*([^<>=\s]+)\s*(<=|>=)\s*({_DECIMAL})\s*", text, re.ASCII)
+        if match is not None and math.isfinite(bound := float(match[3])):
+            return cls(match[1], match[2], bound)
         raise ValueError(f"expected metric<=number or metric>=number such as psnr>=25, found {text!r}")
 
     def passes(self, value: float) -> bool:
@@ -187,7 +186,7 @@ class Bits:
     @classmethod
     def parse(cls, text: str) -> "Bits":
         """Read `w4a8`; raises ValueError unless weights are 2..8 and activations 2..16 bits."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", text.strip().lower(), re.ASCII)
         bits = cls(int(match[1]), int(match[2])) if match else None
         if bits is None or not (2 <= bits.weights <= 8 and 2 <= bits.activations <= 16):
             raise ValueError(f"expected w<2..8>a<2..16> such as w4a8, found {text!r}")
@@ -211,7 +210,7 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """Read `4.25` or `3MB`; raises ValueError for anything else."""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-z]*)\s*", text, re.ASCII | re.IGNORECASE)
         unit = _BYTES_BY_LOWER.get(match[2].lower(), match[2]) if match else ""
         if match is None or unit not in ("", *_BYTES) or not Decimal(match[1]):
             raise ValueError(

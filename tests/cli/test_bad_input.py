@@ -57,6 +57,16 @@ def one_line(result) -> str:
         (("show", "nothing"), 3, "no artifact named 'nothing'"),
         (("rm", "latents"), 3, "no latents artifact"),
         (("run", "--config", "absent.yaml"), 2, "absent.yaml: no such file"),
+        (("sample", "--prompts", TRAIN, "--guidance-scale", "nan"), 2, "--guidance-scale nan: "),
+        (("sample", "--prompts", TRAIN, "--guidance-scale", "1e38"), 2, "--guidance-scale 1e+38: "),
+        (("sample", "--prompts", TRAIN, "--height", "９６"), 2, "--height ９６: "),
+        (("calibrate", "--forwards", "inf"), 2, "--forwards inf: "),
+        (("calibrate", "--bits", "w４a8"), 2, "--bits w４a8: expected w<2..8>"),
+        (("calibrate", "--budget", "４.25"), 2, "--budget ４.25: expected average"),
+        (("evaluate", "--gate", "psnr>=1_0"), 2, "--gate psnr>=1_0: expected metric"),
+        (("evaluate", "--summary", "absent/x.md"), 2, "--summary absent/x.md: there is no folder"),
+        (("generate", "--output", "/dev/null/x"), 2, "--output /dev/null/x: /dev/null is a file"),
+        (("export", "--output", "/dev/null"), 2, "--output /dev/null: /dev/null is a file"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
@@ -85,6 +95,39 @@ def test_a_store_that_cannot_be_written(tmp_path, monkeypatch):
     line = one_line(Sdquant(tmp_path / "store")(*SMALL, code=5))
     assert "permission is denied" in line
     assert "--store" in line
+
+
+def test_no_output_is_written_into_a_store(sdquant):
+    sdquant.store.mkdir()
+    header = sdquant.store / "sdquant-store.json"
+    header.write_text('{"format": 1}')
+    leaderboard = ("leaderboard", "--prompts", TRAIN)
+    for words in (
+        ("report", "--output", header),
+        (*leaderboard, "--output", header),
+        (*leaderboard, "--markdown", sdquant.store / "x.md"),
+        ("evaluate", "--summary", header),
+        ("generate", "--output", sdquant.store / "pictures"),
+        ("export", "--output", sdquant.store / "model"),
+        ("demo", "--output", sdquant.store / "x.png"),
+    ):
+        assert f"{words[-2]} {words[-1]}: {sdquant.store} is a store" in one_line(sdquant(*words, code=2))
+    assert [path.name for path in sdquant.store.iterdir()] == [header.name]
+    assert header.read_text() == '{"format": 1}'
+
+
+def test_a_file_of_another_kind_is_kept(sdquant, tmp_path):
+    notes = tmp_path / "README.md"
+    notes.write_text("# Notes")
+    leaderboard = ("leaderboard", "--prompts", TRAIN)
+    for words in (
+        ("report", "--output", notes),
+        (*leaderboard, "--output", notes),
+        (*leaderboard, "--output", tmp_path / "new", "--markdown", notes),
+        ("demo", "--output", notes),
+    ):
+        assert f"{notes}: exists and is not " in one_line(sdquant(*words, code=2))
+    assert notes.read_text() == "# Notes"
 
 
 def test_a_store_of_a_newer_format(sdquant):

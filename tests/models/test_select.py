@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.select import at_random, at_stride, normally
 
 CALLS = 51
@@ -51,3 +52,9 @@ def test_normal_times_have_their_mean_and_deviation():
     assert abs(float(time.std()) - 0.1) < 0.01
     near_picture = torch.tensor([normally(CALLS, 1, 0, i, 0.0, 0.01)[0] for i in range(50)])
     assert int(near_picture.min()) > 45  # the last calls are the picture's
+
+
+def test_calls_out_of_reach_are_refused_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr("sdquant_cli.models.select.DRAWS", 50)
+    with pytest.raises(UsageProblem, match=r"1e-05: 1 of 50 calls .* --per-prompt 2 needs"):
+        normally(50, 2, 0, 0, 0.4, 1e-5)

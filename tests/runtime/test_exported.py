@@ -323,6 +323,7 @@ def test_bench_measures_every_way(made, monkeypatch):
 
     monkeypatch.setattr(bench, "footprint", here)  # five processes would import diffusers five times
     run = made[0]
+    assert "--height 9: expected a multiple of 32" in run("bench", "--height", 9, code=2).stderr
     found = json.loads(run("bench", "--repeats", 2, "--json").stdout)
     names = [(way["execution"], way["dtype"]) for way in found["ways"]]
     assert names[:3] == [("fp", "fp32"), ("fp", "bf16"), ("simulated", "fp32")]

@@ -1,5 +1,8 @@
 """The application: commands by name, and errors as one line and an exit code."""
 
+import os
+import sys
+
 import typer
 
 from ..version import __version__
@@ -19,7 +22,7 @@ from . import (
     sensitivity,
     store,
 )
-from .errors import Group
+from .errors import Command, Group
 from .execute import quiet_libraries
 
 app = typer.Typer(
@@ -52,7 +55,7 @@ def sdquant(
     result as a folder that diffusers loads.
 
     Exit codes: 0 done, 1 unexpected, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
-    5 environment, 6 newer format, 130 interrupted and resumable.
+    5 environment, 6 newer format, 130 interrupted or 143 terminated and resumable.
 
     Start with: sdquant demo
     """
@@ -79,9 +82,15 @@ for _name, _body in (
     ("rm", store.rm),
     ("tag", store.tag),
 ):
-    app.command(_name)(_body)
+    app.command(_name, cls=Command)(_body)
 
 
 def main() -> None:
     """Entry point of the `sdquant` script."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        else:
+            stream.reconfigure(errors="backslashreplace")
     app()

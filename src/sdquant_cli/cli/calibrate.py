@@ -10,6 +10,7 @@ from . import options as o
 
 
 def calibrate(
+    context: typer.Context,
     method: Annotated[
         str,
         typer.Option(
@@ -19,7 +20,10 @@ def calibrate(
     ] = "serial-to-parallel",
     bits: Annotated[str, typer.Option("--bits", help="Bits of weights and activations.")] = "w4a8",
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="More bits for the 5% most sensitive layers, fewer for the least.")
+        bool,
+        typer.Option(
+            "--mixed/--no-mixed", help="More bits for the 5% most sensitive layers, fewer for the least."
+        ),
     ] = False,
     budget: Annotated[
         str | None,

@@ -18,11 +18,14 @@ def demo(
 
     Example: sdquant demo
     """
+    from ..paths import PNG, check_output, check_overwrites
     from ..stages import pipeline
     from ..store import Store
     from .execute import show_artifact
     from .render import Terminal
 
+    check_output(output, "--output", store)
+    check_overwrites(output, "--output", PNG, "a PNG picture")
     opened, events = Store(store), Terminal()
     metrics = pipeline.run(pipeline.demo_chain(), opened, events)
     pipeline.side_by_side(metrics, opened, output)

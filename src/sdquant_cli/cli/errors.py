@@ -1,42 +1,107 @@
 """From errors to one line on stderr and an exit code."""
 
+import contextlib
+import os
+import re
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from ..errors import EnvironmentProblem, SdquantError
+from ..errors import EnvironmentProblem, SdquantError, UsageProblem, first_line
+from ..interrupt import last_words
+from ..paths import plain
 
-INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a process ends that SIGPIPE kills
+TRACEBACK = "SDQUANT_TRACEBACK"
 OUT_OF_MEMORY = (
     "out of memory; try a smaller --micro-batch or size of picture and, in calibrate, a smaller --batch-size "
     "with --accumulate, --checkpointing, --teacher-dtype bf16 or --train steps; --dry-run tells how much"
 )
+_Usage: Any = typer.BadParameter.__base__  # an unknown flag or one that lacks: typer shows how to call it
+_NUMBER = re.compile(r"[-+.\w]{1,40}", re.ASCII)
+_LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{20})")
 
 
 class Group(TyperGroup):
-    """A command group that reports expected errors in one line each."""
+    """A command group that ends in one line where a command fails, whatever the error."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except SdquantError as error:
-            _complain(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("interrupted; nothing is lost, the same command resumes")
-            raise typer.Exit(INTERRUPTED) from None
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt as error:
+            words, code = last_words(error)
         except BrokenPipeError:
-            raise
-        except OSError as error:
-            _complain(f"{error.filename or 'system'}: {error.strerror or error}")
-            raise typer.Exit(EnvironmentProblem.exit_code) from None
-        except (RuntimeError, MemoryError) as error:
-            if not _is_of_memory(error):
+            _drop_output()
+            raise typer.Exit(BROKEN_PIPE) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit | typer.Abort | _Usage):
                 raise
-            _complain(OUT_OF_MEMORY)
-            raise typer.Exit(EnvironmentProblem.exit_code) from None
+            if os.environ.get(TRACEBACK):
+                traceback.print_exc()
+            words, code = _ending(error)
+        _complain(words)
+        raise typer.Exit(code)
+
+
+class Command(TyperCommand):
+    """A command whose values are plain text and whose numbers are plain digits."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if error.param is None or error.param.name not in typed:
+                raise UsageProblem(error.format_message()) from None
+            message = error.message.removeprefix("Value error, ")
+            raise UsageProblem(f"{_flag(error.param)} {typed[error.param.name]}: {message}") from None
+        for param in self.params:
+            value = ctx.params.get(param.name)
+            try:
+                ctx.params[param.name] = _plain(value, typed.get(param.name))
+            except ValueError as error:
+                raise UsageProblem(f"{_flag(param)} {typed.get(param.name, value)}: {error}") from None
+        return rest
+
+
+def _flag(param: Any) -> str:
+    """What the user knows a parameter by."""
+    return param.opts[0] if param.opts[0].startswith("-") else param.name.upper()
+
+
+def _plain(value: Any, typed: Any) -> Any:
+    """A flag's value as the command takes it; raises ValueError for what is read as something else."""
+    if isinstance(value, list):
+        return [_plain(item, None) for item in value]
+    if isinstance(value, Path):
+        return plain(value)
+    if type(value) is str:  # not one of an enumeration
+        return plain(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and isinstance(typed, str) and ("_" in typed or not _NUMBER.fullmatch(typed)):
+        raise ValueError("expected a number in plain digits")
+    return value
+
+
+def _ending(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error."""
+    if isinstance(error, SdquantError):
+        return str(error) or type(error).__name__, error.exit_code
+    if _is_of_memory(error):
+        return OUT_OF_MEMORY, EnvironmentProblem.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or first_line(error)}", (
+            EnvironmentProblem.exit_code
+        )
+    name, line = type(error).__name__, first_line(error)
+    what = name if line == name else f"{name}: {line}"
+    return f"unexpected {what}; run again with {TRACEBACK}=1 for the traceback and report it", 1
 
 
 def _is_of_memory(error: Exception) -> bool:
@@ -45,23 +110,28 @@ def _is_of_memory(error: Exception) -> bool:
     return of_torch or isinstance(error, MemoryError)
 
 
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere: whoever read it is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+
+
 def _complain(message: str) -> None:
-    print(f"sdquant: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    line = _LONG_WORD.sub(r"\1...\2", " ".join(message.split()))
+    print(f"sdquant: {line}", file=sys.stderr)  # noqa: T201
 
 
 def request_of(cls: Any, **fields: Any) -> Any:
     """Build a stage's request; raises UsageProblem that names the flag and what it takes."""
     from pydantic import ValidationError
 
-    from ..errors import UsageProblem
+    from ..stages.requests import first_problem
 
     try:
         return cls(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        # numbers in it are places within a list
-        names = [part for part in first["loc"] if isinstance(part, str)]
+        names, value, message = first_problem(error)
         flag = "--" + ".".join(names).replace("_", "-")
-        raise UsageProblem(
-            f"{flag} {first.get('input')}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        raise UsageProblem(f"{flag} {value}".strip() + f": {message}") from None

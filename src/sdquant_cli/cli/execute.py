@@ -4,6 +4,8 @@ import logging
 import os
 from typing import Any
 
+import typer
+
 from .errors import request_of
 
 
@@ -21,17 +23,19 @@ def quiet_libraries() -> None:
 def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
     """Run `stage` with a command's flags and show what it made.
 
-    `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has.
+    `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has; with
+    `preset` also `context`, which knows what the user typed.
     """
     from ..stages.presets import PRESETS
     from ..store import Store
     from . import render
 
-    own = {name: flags[name] for name in request_type.model_fields if name in flags}
+    fields = {name: flags[name] for name in request_type.model_fields if name in flags}
     if preset := flags.get("preset"):
-        said = PRESETS[preset][stage.__name__.rpartition(".")[2]]
-        own |= {name: value for name, value in said.items() if own[name] in (None, False)}
-    request = request_of(request_type, **own)
+        settings = PRESETS[preset][stage.__name__.rpartition(".")[2]]
+        typed = _typed(flags["context"])
+        fields |= {name: value for name, value in settings.items() if name not in typed}
+    request = request_of(request_type, **fields)
     store = Store(flags["store"])
     if flags["dry_run"]:
         _show_plan(stage.plan(request, store), as_json=flags["json"])
@@ -45,6 +49,15 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
         render.print_json(artifact.manifest.model_dump(mode="json"))
     if hasattr(stage, "conclude"):
         stage.conclude(artifact, request)
+
+
+def _typed(context: typer.Context) -> set[str]:
+    """The flags that the user gave a value, whichever it is."""
+    return {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
+    }
 
 
 def show_artifact(artifact: Any) -> None:

@@ -20,8 +20,16 @@ from rich.text import Text
 
 from ..events import Task
 
-_stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-_stdout = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console that leaves a broken pipe to whoever runs the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+_stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
+_stdout = _Console(highlight=False, soft_wrap=True)
 
 
 class _Rate(ProgressColumn):

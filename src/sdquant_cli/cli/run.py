@@ -18,11 +18,12 @@ def run(
     Example: sdquant run --config chain.yaml
     """
     from ..stages import evaluate, pipeline
+    from ..stages.chain_file import read_chain
     from ..store import Store
     from .execute import show_artifact
     from .render import Terminal, print_json
 
-    chain = pipeline.read_chain(config)
+    chain = read_chain(config)
     metrics = pipeline.run(chain, Store(store), Terminal())
     if json:
         print_json(evaluate.document(metrics))

@@ -9,6 +9,7 @@ from . import options as o
 
 
 def sample(
+    context: typer.Context,
     prompts: o.PromptsOption,
     per_prompt: Annotated[int, typer.Option("--per-prompt", help="Latents kept per prompt, 1..steps.")] = 1,
     select: Annotated[

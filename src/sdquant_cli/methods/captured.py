@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, first_line
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Room:
                 return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
         except (OSError, RuntimeError) as error:
             raise EnvironmentProblem(
-                f"{self.folder}: {str(error).splitlines()[0]}; {size:,} bytes of calibration cache"
+                f"{self.folder}: {first_line(error)}; {size:,} bytes of calibration cache"
             ) from None
 
 

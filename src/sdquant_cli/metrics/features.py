@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, first_line
 from . import catalog
 from .weights import Weights
 
@@ -201,7 +201,7 @@ def _names_the_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise EnvironmentProblem(f"{path}: not weights of the expected network ({reason})") from None
 
 

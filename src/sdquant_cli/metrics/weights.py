@@ -5,7 +5,6 @@ Nothing is fetched unless asked for.
 """
 
 import hashlib
-import os
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from ..errors import EnvironmentProblem, UsageProblem
 from ..events import Events
+from ..paths import cache_folder
 
 _CLIP = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 _BLOCK = 1 << 20
@@ -62,8 +62,8 @@ class Condition(StrEnum):
 
 
 def default_folder() -> Path:
-    """`~/.cache/sdquant/weights`, or below XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdquant" / "weights"
+    """The folder where no other is named: `~/.cache/sdquant/weights` as a rule."""
+    return cache_folder("weights")
 
 
 class Weights:

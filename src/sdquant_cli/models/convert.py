@@ -4,7 +4,6 @@ The folder is in $XDG_CACHE_HOME/sdquant/models, named by the contents of the fi
 gives its configuration. It is there whole or not at all, and two processes convert it once.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UsageProblem
+from ..paths import cache_folder
 from .digest import digest_of, file_digest, files_read
 from .families import FAMILIES
 from .folder import INDEX, check_folder, family_in, read_json, text_parts, tokenizer_of
@@ -25,13 +25,12 @@ _PREDICTION_TYPE = "modelspec.prediction_type"  # of the file's metadata
 
 def converted(path: Path, base: Path | None) -> Path:
     """Return the folder of a checkpoint file, converted where it is absent, with its base's configuration."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdquant"
     marks = _marks(path)
-    folder = cache / "models" / _name(path, base, marks)
+    folder, locks = cache_folder("models") / _name(path, base, marks), cache_folder("locks")
     if (folder / INDEX).is_file():
         return folder
-    (cache / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "locks" / f"{folder.name}.lock"):
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{folder.name}.lock"):
         if not (folder / INDEX).is_file():
             _write(path, base, marks, folder)
     return folder

@@ -13,6 +13,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from ..paths import cache_folder
+
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 60  # a compiler that takes longer is broken
 
@@ -34,8 +36,7 @@ def load(name: str) -> ctypes.CDLL | None:
 
 
 def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "sdquant" / "native"
+    folder = cache_folder("native")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

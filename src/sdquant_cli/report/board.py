@@ -6,6 +6,8 @@ from .page import Cell, document, own
 
 BETTER = {"higher": "\u2191", "lower": "\u2193", "near 0": "\u2192 0"}
 
+TITLE = "# Leaderboard of calibration methods"  # that the Markdown table begins with
+
 
 @dataclass(frozen=True)
 class Column:
@@ -75,10 +77,10 @@ class Board:
     def captions(self) -> tuple[str, ...]:
         return (
             f"Means, and medians where named, over {self.images} pictures against the floating-point model's "
-            "own of the same prompts and noise, simulated execution. Ordered by PSNR within what --bits asked "
-            "for; rows use the bits of their own that the last two columns tell, and losses and iterations of "
-            "their method, so a difference is not of the method alone. Beside the first: picture by picture, "
-            "the mean difference and its 95% interval over pictures of one calibration.",
+            "own of the same prompts and noise, simulated execution. Ordered by PSNR within what --bits "
+            "asked for; rows use the bits of their own that the last two columns tell, and losses and "
+            "iterations of their method, so a difference is not of the method alone. Beside the first: "
+            "picture by picture, the mean difference and its 95% interval over pictures of one calibration.",
             "A few pictures that turn out as other ones outweigh the rest in FID and in a mean of distances, "
             "not in a median. FID depends on the number of pictures.",
             "Seconds and memory are of the calibration alone, without drawing its latents and pictures or "
@@ -103,7 +105,7 @@ def markdown(board: Board) -> str:
     setting = ", ".join(f"{name} {value}" for name, value in board.setting.items())
     return "\n".join(
         [
-            "# Leaderboard of calibration methods",
+            TITLE,
             "",
             f"    {board.command}",
             "",

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import DamagedArtifact, UsageProblem
+from ..errors import DamagedArtifact, UsageProblem, first_line
 from ..models.condition import Condition, predict
 from ..models.families import FAMILIES
 from ..models.load import Model
@@ -108,7 +108,7 @@ def replay(network: nn.Module, file: Path) -> float:
     try:
         told = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise DamagedArtifact(f"{file}: {str(error).splitlines()[0]}") from None
+        raise DamagedArtifact(f"{file}: {first_line(error)}") from None
     condition = Condition(told["tokens"], told.get("pooled"), told.get("size"))
     with torch.no_grad():
         answer = predict(network, told["x"], told["timestep"], condition)

@@ -28,7 +28,7 @@ from ..runtime.engines import choose
 from ..runtime.measure import Taken, footprint, interleaved
 from ..store import Artifact, Store
 from ..types import Dtype, Execution
-from .chain import announce, find_state, open_model
+from .chain import announce, check_sides, find_state, open_model
 from .export import config_of
 from .quantized import packed_denoiser, quantized_denoiser, refuse_unless_simulated
 from .requests import BenchRequest
@@ -102,6 +102,7 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     own: Setting = state.facts.setting
     model = open_model(own)
     sides = {"height": request.height or own.height, "width": request.width or own.width}
+    check_sides(model, **sides)
     setting = own.model_copy(update=sides)
     kinds = _kinds_of_call(model, state)
     inputs = [_Inputs.of(model, setting, request.items, timestep) for timestep in kinds]

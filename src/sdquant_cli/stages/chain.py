@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..errors import EnvironmentProblem, UsageProblem
+from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..events import Events
 from ..manifests import Frozen, Ref, Setting
 from ..models.load import EMBEDDED, Model, find_model
@@ -29,7 +29,7 @@ def use_device(name: str) -> torch.device:
         device = torch.device(kind)
         torch.zeros(1, device=device, dtype=torch.float64).item()  # sums need it; Apple's GPUs have none
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise EnvironmentProblem(f"--device {name}: {reason}; try cpu, cuda, cuda:1 or auto") from None
     torch.backends.cudnn.allow_tf32 = False  # of a GPU: fp32 products keep 23 bits in convolutions too
     torch.backends.cudnn.deterministic = True
@@ -49,9 +49,7 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
     defaults = model.defaults
     scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     height, width = (side or model.resolution for side in (request.height, request.width))
-    for name, side in (("height", height), ("width", width)):
-        if side % model.multiple:
-            raise UsageProblem(f"--{name} {side}: expected a multiple of {model.multiple}")
+    check_sides(model, height=height, width=width)
     setting = Setting(
         model=model.ref,
         scheduler=request.scheduler or model.default_scheduler,
@@ -63,6 +61,13 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
     )
     model.sampler(setting)  # refuses what the family cannot do
     return model, setting
+
+
+def check_sides(model: Model, **sides: int) -> None:
+    """Raise UsageProblem for a height or width that the model cannot draw."""
+    for name, side in sides.items():
+        if side % model.multiple:
+            raise UsageProblem(f"--{name} {side}: expected a multiple of {model.multiple}")
 
 
 def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None:

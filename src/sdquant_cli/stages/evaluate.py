@@ -16,6 +16,7 @@ from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
 from ..metrics.catalog import CATALOG, NETWORK_WIDTHS, Form, metric_named
 from ..metrics.scores import summarise
 from ..metrics.weights import WEIGHT_FILES, Weights
+from ..paths import atomic_append, check_output
 from ..report.markdown import metrics_summary
 from ..store import ArraySpec, Artifact, Store
 from ..types import Execution, Gate, Kind
@@ -37,6 +38,7 @@ def plan(request: EvaluateRequest, store: Store) -> Plan:
 
 def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Compare pictures (the latest quantized ones) with floating-point ones of the same prompts and noise."""
+    check_files(request, store)
     weights, device = Weights(request.weights_dir), use_device(request.device)
     if request.download:
         weights.download(WEIGHT_FILES, events)
@@ -71,6 +73,12 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
         itself=_summaries(values["reference"], n),
     )
     return publish(store, draft, facts)
+
+
+def check_files(request: EvaluateRequest, store: Store) -> None:
+    """Raise UsageProblem for a file of a request that cannot be written when all is done."""
+    if request.summary is not None:
+        check_output(request.summary, "--summary", store.url)
 
 
 def _choose(request: EvaluateRequest, weights: Weights) -> tuple[list[str], dict[str, MetricSummary]]:
@@ -168,8 +176,7 @@ def conclude(metrics: Artifact, request: EvaluateRequest) -> None:
     values = {str(gate): _gated_value(found[gate.metric], gate) for gate in gates}
     verdicts = {str(gate): gate.passes(values[str(gate)]) for gate in gates}
     if request.summary is not None:
-        with request.summary.open("a", encoding="utf-8") as file:
-            file.write(metrics_summary(metrics.facts, _name(metrics), verdicts))
+        atomic_append(request.summary, metrics_summary(metrics.facts, _name(metrics), verdicts))
     failed = [f"{text} (is {values[text]:.4g})" for text, met in verdicts.items() if not met]
     if failed:
         raise GateFailed(f"gate not met: {', '.join(failed)}")

@@ -14,6 +14,7 @@ from ..errors import DamagedArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
+from ..paths import check_output_folder
 from ..quant.state import State
 from ..runtime import directory
 from ..runtime.engines import choose, dequantized, engine_for
@@ -32,6 +33,7 @@ ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two
 
 def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     """Write the directory; it is there whole or not at all."""
+    check_output_folder(request.output, "--output", store.url)
     state = find_state(request.state, store)
     refuse_unless_simulated(state, "export")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):

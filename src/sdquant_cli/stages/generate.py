@@ -1,5 +1,6 @@
 """`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import schedule_of
+from ..paths import atomic_write, check_output_folder
 from ..quant.rows import TOLERANCE, Rows
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype, Engine, Execution, Kind
@@ -60,6 +62,7 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
 
 def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Draw the prompts of a request; also as PNG files if it names an output folder."""
+    check_files(request, store)
     setting, state = _source(request, store, events)
     device, model = use_device(request.device), open_model(setting)
     prompts = store_prompts(store, _prompts(request, model), events)
@@ -76,6 +79,12 @@ def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Arti
     if request.output:
         write_png(images, request.output, events)
     return images
+
+
+def check_files(request: GenerateRequest, store: Store) -> None:
+    """Raise UsageProblem for an output folder that cannot be written when all is done."""
+    if request.output is not None:
+        check_output_folder(request.output, "--output", store.url)
 
 
 def _execution(request: GenerateRequest, state: Artifact | None, device: torch.device) -> Execution:
@@ -233,9 +242,9 @@ def write_png(images: Artifact, folder: Path, events: Events) -> None:
     """One PNG per picture, named by its index."""
     from PIL import Image
 
-    if folder.exists() and not folder.is_dir():
-        raise UsageProblem(f"--output {folder}: is a file, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(images.facts.images):
-        Image.fromarray(images.read("image", i, i + 1)[0]).save(folder / f"{i:05d}.png")
+        file = io.BytesIO()
+        Image.fromarray(images.read("image", i, i + 1)[0]).save(file, format="PNG")
+        atomic_write(folder / f"{i:05d}.png", file.getvalue())
     events.note(f"{images.facts.images} PNG files in {folder}")

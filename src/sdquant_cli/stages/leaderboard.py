@@ -18,6 +18,7 @@ from ..methods.published import METHODS
 from ..methods.recipe import Recipe
 from ..metrics.scores import difference
 from ..models.prompt_files import read_prompts
+from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..report import board
 from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
@@ -89,7 +90,7 @@ def _missing(row: Row, glance: Glance) -> str:
 def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> Artifact:
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
-    _check_files(request, events)
+    _check_files(request, store, events)
     store = Chained(store.url)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
@@ -173,7 +174,7 @@ def _row(
     )
 
 
-def _check_files(request: LeaderboardRequest, events: Events) -> None:
+def _check_files(request: LeaderboardRequest, store: Store, events: Events) -> None:
     """Raise what the last row or page would stumble over, before the first is made; tell of few prompts."""
     use_device(request.device)
     model, _ = new_setting(request)
@@ -186,9 +187,11 @@ def _check_files(request: LeaderboardRequest, events: Events) -> None:
     count = len(read_prompts(drawn, column=request.test_column, flag="--test-prompts").prompts)
     if count < request.limit:
         events.note(f"--limit {request.limit}: {drawn} has {count} prompts, and each row draws these")
-    for flag, path in (("--output", request.output), ("--markdown", request.markdown)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageProblem(f"{flag} {path}: expected a file in a folder that is there")
+    check_output(request.output, "--output", store.url)
+    check_overwrites(request.output, "--output", HTML, "an HTML page")
+    if request.markdown is not None:
+        check_output(request.markdown, "--markdown", store.url)
+        check_overwrites(request.markdown, "--markdown", board.TITLE.encode(), "a leaderboard's table")
 
 
 # ------------------------------------------------------------------------------- the artifact
@@ -260,9 +263,9 @@ def _standing(metrics: Artifact, store: Store) -> Standing:
 
 def _write_pages(artifact: Artifact, request: LeaderboardRequest, store: Store) -> None:
     shown = make_board(artifact, store, request.pictures, _command(request))
-    request.output.write_text(board.html(shown), encoding="utf-8")
+    atomic_write(request.output, board.html(shown))
     if request.markdown:
-        request.markdown.write_text(board.markdown(shown), encoding="utf-8")
+        atomic_write(request.markdown, board.markdown(shown))
 
 
 def _command(request: LeaderboardRequest) -> str:

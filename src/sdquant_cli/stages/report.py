@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MissingArtifact, UsageProblem
+from ..errors import MissingArtifact
 from ..events import SILENT, Events
 from ..manifests import MetricSummary, QuantStateSpec
+from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..report import numbers, page, pictures
 from ..store import Artifact, Store
 from . import report_sections as sections
@@ -28,14 +29,12 @@ SORTED_BY = ("psnr", "feature_distance")  # the first of these that was measured
 def run(request: ReportRequest, store: Store, events: Events = SILENT) -> Path:
     """Write the report of a request; returns its path."""
     output = request.output
-    if output.is_dir():
-        raise UsageProblem(f"--output {output}: is a folder, expected a file")
-    if not output.parent.is_dir():
-        raise UsageProblem(f"--output {output}: there is no folder {output.parent}")
+    check_output(output, "--output", store.url)
+    check_overwrites(output, "--output", HTML, "an HTML page")
     models = compared(request.names, store)
     announce(events, {model.label: model.metrics for model in models})
     text = page.render(make_page(models, store, request.pictures))
-    output.write_text(text, encoding="utf-8")
+    atomic_write(output, text)
     return output
 
 

@@ -4,9 +4,9 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from ..types import (
     Bits,
@@ -26,6 +26,32 @@ from ..types import (
     Train,
 )
 
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, found {str(value).lower()}")
+    return value
+
+
+# Numbers are finite and bounded: what lies beyond is a slip, and would overflow later on.
+LARGEST = 2**31 - 1
+Whole = Annotated[int, Strict(), Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST)]
+NonNegative = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]
+Steps = Annotated[int, Strict(), Field(ge=1, le=100_000)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
+Pixels = Annotated[int, Strict(), Field(ge=8, le=2**24)]
+BitWidth = Annotated[int, Strict(), Field(ge=2, le=16)]
+Scale = Annotated[float, BeforeValidator(_no_switch), Field(ge=-1000, le=1000)]
+Guidance = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1000)]
+Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1e6)]
+Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e3)]
+Cost = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e15)]
+Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
+Quantile = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1)]
+Decay = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, lt=1)]
+Switch = Annotated[bool, Strict()]
+
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
 ColumnText = Annotated[  # a name, or a number, which YAML may write as such
@@ -34,11 +60,34 @@ ColumnText = Annotated[  # a name, or a number, which YAML may write as such
 GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
-class Request(BaseModel):
-    """Base: strict about unknown fields."""
+class Fields(BaseModel):
+    """Base: strict about unknown fields, and finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Request(Fields):
+    """Base of what computes."""
+
     device: str = "auto"
+
+
+_MESSAGES = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+    "model_type": "expected fields and their values",
+}
+
+
+def first_problem(error: ValidationError) -> tuple[list[str], str, str]:
+    """The names of the first field that is refused, the value if it fits a line, and what was expected."""
+    first = error.errors()[0]
+    names = [part for part in first["loc"] if isinstance(part, str)]  # numbers are places within a list
+    message = _MESSAGES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    value = first.get("input")
+    if isinstance(value, int) and abs(value) > 2**64:
+        return names, f"(of {value.bit_length()} bits)", message  # may have too many digits to print
+    return names, str(value) if isinstance(value, str | int | float | Path) else "", message
 
 
 class SettingRequest(Request):
@@ -49,28 +98,28 @@ class SettingRequest(Request):
     variant: str | None = None  # of weight files
     base: str | None = None  # of a single file
     lora: Path | None = None
-    lora_scale: float | None = None
+    lora_scale: Scale | None = None
     scheduler: Scheduler | None = None
-    steps: int | None = Field(default=None, ge=1)
-    guidance_scale: float | None = Field(default=None, ge=0)
-    height: int | None = Field(default=None, ge=8)
-    width: int | None = Field(default=None, ge=8)
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
     dtype: Dtype | None = None
 
 
 class SampleRequest(SettingRequest):
     prompts: Path
     column: ColumnText | None = None  # of `prompts`; None: the one of a known name
-    shuffle: int | None = Field(default=None, ge=0)  # seed; None: in the file's order
-    per_prompt: int = 1
+    shuffle: Seed | None = None  # None: in the file's order
+    per_prompt: Whole = 1
     select: Select = Select.RANDOM
-    select_mean: float | None = Field(default=None, ge=0, le=1)
-    select_deviation: float | None = Field(default=None, gt=0)
-    select_variety: float | None = Field(default=None, ge=0)
-    select_radius: float | None = Field(default=None, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    micro_batch: int = Field(default=8, ge=1)
+    select_mean: Share | None = None
+    select_deviation: Positive | None = None
+    select_variety: Weight | None = None
+    select_radius: Quantile | None = None
+    seed: Seed = 0
+    limit: Count | None = None
+    micro_batch: Count = 8
 
 
 class PrecalcTimeRequest(SettingRequest):
@@ -80,8 +129,8 @@ class PrecalcTimeRequest(SettingRequest):
 class SensitivityRequest(SettingRequest):
     measure: Measure = Measure.PRINTED
     bits: BitsText = "w4a8"
-    limit: int | None = Field(default=None, ge=1)  # latents; by default all, or 16 for sqnr
-    micro_batch: int = Field(default=8, ge=1)
+    limit: Count | None = None  # latents; by default all, or 16 for sqnr
+    micro_batch: Count = 8
 
 
 class CalibrateRequest(SettingRequest):
@@ -89,37 +138,37 @@ class CalibrateRequest(SettingRequest):
 
     method: str = "serial-to-parallel"
     bits: BitsText = "w4a8"
-    mixed: bool = False
+    mixed: Switch = False
     budget: BudgetText | None = None
     tables: Tables | None = None
     ranges: Ranges | None = None
     relax: Relax | None = None
-    split_shortcuts: bool | None = None
-    attention_bits: int | None = Field(default=None, ge=2, le=16)
-    softmax_bits: int | None = Field(default=None, ge=2, le=16)  # None: as attention_bits
+    split_shortcuts: Switch | None = None
+    attention_bits: BitWidth | None = None
+    softmax_bits: BitWidth | None = None  # None: as attention_bits
     time_path: TimePath = TimePath.PRECALCULATED
-    iterations: int | None = Field(default=None, ge=0)
-    forwards: float | None = Field(default=None, gt=0)  # that updates may take, in place of iterations
-    batch_size: int | None = Field(default=None, ge=1)
-    accumulate: int | None = Field(default=None, ge=1)
+    iterations: NonNegative | None = None
+    forwards: Cost | None = None  # that updates may take, in place of iterations
+    batch_size: Count | None = None
+    accumulate: Count | None = None
     train: Train | None = None
-    rank: int | None = Field(default=None, ge=1)
-    weight_rate: float | None = Field(default=None, gt=0)
-    step_rate: float | None = Field(default=None, gt=0)
-    sensitive_weight: float | None = Field(default=None, ge=0)
-    block_weight: float | None = Field(default=None, ge=0)
-    guided_weight: float | None = Field(default=None, ge=0)
-    layer_weight: float | None = Field(default=None, ge=0)
-    drop: float | None = Field(default=None, ge=0, le=1)
-    cache_memory: float = Field(default=4.0, ge=0)  # GB; what is captured beyond lies on disk
-    averaging: float | None = Field(default=None, ge=0, lt=1)
-    freezing: float | None = Field(default=None, ge=0, lt=1)
+    rank: Count | None = None
+    weight_rate: Positive | None = None
+    step_rate: Positive | None = None
+    sensitive_weight: Weight | None = None
+    block_weight: Weight | None = None
+    guided_weight: Weight | None = None
+    layer_weight: Weight | None = None
+    drop: Share | None = None
+    cache_memory: Weight = 4.0  # GB; what is captured beyond lies on disk
+    averaging: Decay | None = None
+    freezing: Decay | None = None
     teacher_dtype: Dtype | None = None
-    amp: bool = False
-    checkpointing: bool = False
+    amp: Switch = False
+    checkpointing: Switch = False
     images: Path | None = None
-    correction: bool = False
-    seed: int = Field(default=0, ge=0)
+    correction: Switch = False
+    seed: Seed = 0
 
 
 class GenerateRequest(SettingRequest):
@@ -128,10 +177,10 @@ class GenerateRequest(SettingRequest):
     step_match: StepMatch | None = None  # None: refuse timesteps that were not calibrated
     prompts: Path | None = None
     column: ColumnText | None = None
-    shuffle: int | None = Field(default=None, ge=0)
-    seed: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    micro_batch: int = Field(default=8, ge=1)
+    shuffle: Seed | None = None
+    seed: Seed = 0
+    limit: Count | None = None
+    micro_batch: Count = 8
     output: Path | None = None
 
 
@@ -143,17 +192,16 @@ class ExportRequest(Request):
 
 class BenchRequest(Request):
     state: str | None = None
-    height: int | None = Field(default=None, ge=8)
-    width: int | None = Field(default=None, ge=8)
-    items: int = Field(default=2, ge=1)
-    repeats: int = Field(default=3, ge=1)
-    pictures: int = Field(default=1, ge=0)
+    height: Pixels | None = None
+    width: Pixels | None = None
+    items: Count = 2
+    repeats: Count = 3
+    pictures: NonNegative = 1
 
 
-class DoctorRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class DoctorRequest(Fields):
     weights_dir: Path | None = None
-    download: bool = False
+    download: Switch = False
 
 
 class EvaluateRequest(Request):
@@ -161,12 +209,12 @@ class EvaluateRequest(Request):
     images: str | None = None
     gate: tuple[GateText, ...] = ()
     require: tuple[str, ...] = ()
-    floor: bool = True
-    drift: bool = False
-    drift_prompts: int = Field(default=16, ge=1)
+    floor: Switch = True
+    drift: Switch = False
+    drift_prompts: Count = 16
     summary: Path | None = None  # Markdown is appended to it
     weights_dir: Path | None = None
-    download: bool = False
+    download: Switch = False
 
 
 class LeaderboardRequest(SettingRequest):
@@ -176,19 +224,18 @@ class LeaderboardRequest(SettingRequest):
     column: ColumnText | None = None  # of `prompts`
     test_prompts: Path | None = None  # of the pictures; None: the model's own
     test_column: ColumnText | None = None  # of `test_prompts`
-    shuffle: int | None = Field(default=None, ge=0)  # seed, for both files
-    limit: int = Field(default=256, ge=1)  # pictures of each row
-    seed: int = Field(default=1000, ge=0)  # of the pictures' noise
-    iterations: int | None = Field(default=None, ge=0)  # of every method that trains; None: its own
-    forwards: float | None = Field(default=None, gt=0)  # of updates, in place of iterations
+    shuffle: Seed | None = None  # for both files
+    limit: Count = 256  # pictures of each row
+    seed: Seed = 1000  # of the pictures' noise
+    iterations: NonNegative | None = None  # of every method that trains; None: its own
+    forwards: Cost | None = None  # of updates, in place of iterations
     weights_dir: Path | None = None
     output: Path = Path("sdquant-leaderboard.html")
     markdown: Path | None = None
-    pictures: int = Field(default=12, ge=1)  # prompts that the page shows
+    pictures: Count = 12  # prompts that the page shows
 
 
-class ReportRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ReportRequest(Fields):
     names: tuple[str, ...] = ()  # metrics artifacts
     output: Path = Path("sdquant-report.html")
-    pictures: int = Field(default=24, ge=1)
+    pictures: Count = 24

@@ -1,0 +1,195 @@
+"""Where files are read from and written to: cache folders, and checks of what a user names.
+
+Standard library only.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from .errors import UsageProblem, first_line
+
+STORE_HEADER = "sdquant-store.json"  # the file in the root of every store
+HTML, PNG = b"<!doctype html>", b"\x89PNG"  # what such files begin with
+Name = TypeVar("Name", str, Path)
+
+# ------------------------------------------------------------------------------------- input
+
+
+def plain(name: Name) -> Name:
+    """The same text or path, with the home folder in place of a `~` that the shell left.
+
+    Raises ValueError for what no file can be named and no artifact can hold.
+    """
+    text = str(name)
+    if "\0" in text:
+        raise ValueError("expected text without NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
+    if not text.startswith("~"):
+        return name
+    try:
+        return type(name)(Path(text).expanduser())
+    except RuntimeError:  # no such user, or one without a home
+        return name
+
+
+def check_regular(path: Path, flag: str) -> None:
+    """Raise UsageProblem unless `path` is a regular file: a pipe or a device may never end."""
+    with _usage(path, flag):
+        if not path.exists():
+            raise UsageProblem(f"{flag} {path}: no such file")
+        if path.is_dir():
+            raise UsageProblem(f"{flag} {path}: is a folder, expected a file")
+        if not path.is_file():
+            raise UsageProblem(f"{flag} {path}: is a pipe, a socket or a device, expected a regular file")
+
+
+# ------------------------------------------------------------------------------------- cache
+
+
+def cache_folder(name: str) -> Path:
+    """`sdquant/<name>` in $XDG_CACHE_HOME, else in ~/.cache, else in the temporary folder; not created.
+
+    The temporary folder serves where the others cannot: no home, a home that cannot be written, a variable
+    that names a file.
+    """
+    folder = _usual_cache() / "sdquant" / name
+    return folder if _can_hold(folder) else _temporary_cache() / name
+
+
+def _usual_cache() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a passwd entry and without HOME
+        return Path(os.devnull)
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether a folder is there, or can be created."""
+    try:
+        if folder.is_dir():
+            return True
+        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder of this user alone: libraries are loaded from it."""
+    import tempfile  # seldom needed, and slow to import
+
+    folder = Path(tempfile.gettempdir()) / f"sdquant-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    if not private or status.st_uid != os.getuid():
+        folder = Path(tempfile.mkdtemp(prefix="sdquant-"))
+    logging.getLogger(__name__).warning(
+        "no cache folder can be written; using %s (set XDG_CACHE_HOME to keep what is cached)", folder
+    )
+    return folder
+
+
+# ------------------------------------------------------------------------------------ output
+
+
+def check_output(path: Path, flag: str, store: str) -> None:
+    """Raise UsageProblem, before any work, if a file cannot be written at `path` or must not be."""
+    with _usage(path, flag):
+        _refuse_store(path, flag, store)
+        if path.is_dir():
+            raise UsageProblem(f"{flag} {path}: is a folder, expected a file")
+        if not path.parent.is_dir():
+            raise UsageProblem(f"{flag} {path}: there is no folder {path.parent}")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageProblem(f"{flag} {path}: cannot be written; name another file")
+        in_place = path.exists() and not path.is_file()  # a device is not replaced
+        if not in_place and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UsageProblem(f"{flag} {path}: {path.parent} cannot be written; name another folder")
+
+
+def check_output_folder(path: Path, flag: str, store: str) -> None:
+    """Raise UsageProblem, before any work, if `path` cannot become a folder of files or must not be one."""
+    with _usage(path, flag):
+        _refuse_store(path, flag, store)
+        nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        if not nearest.is_dir():
+            raise UsageProblem(f"{flag} {path}: {nearest} is a file, expected a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UsageProblem(f"{flag} {path}: {nearest} cannot be written; name another folder")
+
+
+@contextlib.contextmanager
+def _usage(path: Path, flag: str) -> Iterator[None]:
+    """Turn what the system says to a path, such as a loop of links, into a UsageProblem."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageProblem(f"{flag} {path}: {error.strerror or first_line(error)}") from None
+    except RuntimeError as error:  # of a loop of links, before Python 3.13
+        raise UsageProblem(f"{flag} {path}: {first_line(error)}") from None
+
+
+def _refuse_store(path: Path, flag: str, store: str) -> None:
+    """Raise UsageProblem for a path within a store: this one or another."""
+    current = None if "://" in store else Path(store).resolve()
+    resolved = path.resolve()
+    for folder in (resolved, *resolved.parents):
+        if folder == current or (folder / STORE_HEADER).is_file():
+            raise UsageProblem(f"{flag} {path}: {folder} is a store, which holds artifacts alone")
+
+
+def check_overwrites(path: Path, flag: str, beginning: bytes, kind: str) -> None:
+    """Raise UsageProblem if a file is there that does not begin as those of its kind do."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(1000).lstrip()
+    if head and not head.lower().startswith(beginning.lower()):
+        raise UsageProblem(f"{flag} {path}: exists and is not {kind}; remove it, or name another file")
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write a file so that it is there whole or as it was before; a device is written to as it is."""
+    content = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    target = path.resolve()  # a link stays a link
+    partial = target.with_name(f".sdquant-{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:  # in the mode that the umask gives
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            partial.chmod(stat.S_IMODE(target.stat().st_mode))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def atomic_append(path: Path, text: str) -> None:
+    """Append to a file, whole or not at all."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError:
+        if path.is_file():
+            os.truncate(path, before)
+        raise

@@ -1,0 +1,141 @@
+"""A configuration file of `sdquant run`: YAML with a section per stage.
+
+What such a file has no use for is refused before anything is built from it: depth, tags, aliases of
+anything but single values, two fields of one name.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, ValidationError
+
+from ..errors import UsageProblem, first_line
+from ..paths import check_regular, plain
+from .requests import (
+    CalibrateRequest,
+    EvaluateRequest,
+    Fields,
+    GenerateRequest,
+    PrecalcTimeRequest,
+    SampleRequest,
+    SensitivityRequest,
+    first_problem,
+)
+
+LARGEST = 100_000  # bytes
+DEEPEST = 10  # sections, fields, lists
+
+
+class Chain(Fields):
+    """A section per stage, with the fields of its request. A stage without a section runs with its
+    defaults."""
+
+    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
+    sample: SampleRequest
+    precalc_time: PrecalcTimeRequest = PrecalcTimeRequest()
+    sensitivity: SensitivityRequest = SensitivityRequest()
+    calibrate: CalibrateRequest = CalibrateRequest()
+    generate: GenerateRequest = GenerateRequest()
+    evaluate: EvaluateRequest = EvaluateRequest()
+
+
+SECTIONS = tuple(name.replace("_", "-") for name in Chain.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses what a configuration file has no use for."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # no such date, too many digits
+            _refuse(first_line(error), node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = set()
+        for key, _ in node.value:
+            name = str(key.value).replace("-", "_")
+            if name in names:
+                _refuse(f"{key.value}: is there twice", key)
+            names.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_chain(path: Path) -> Chain:
+    """Read a chain from a file; raises UsageProblem naming file and field."""
+    flag = f"--config {path}"
+    document = _document(path, flag)
+    if not isinstance(document, Mapping):
+        raise UsageProblem(f"{flag}: expected one section per stage: {', '.join(SECTIONS)}")
+    sections = {name: _with_underscores(section) for name, section in document.items()}
+    try:
+        return Chain.model_validate(sections)
+    except ValidationError as error:
+        names, value, message = first_problem(error)
+        field = f"{'.'.join(names)} {value}".strip()
+        raise UsageProblem(f"{flag}: {field}: {message}") from None
+
+
+def _document(path: Path, flag: str) -> Any:
+    check_regular(path, "--config")
+    if path.stat().st_size > LARGEST:
+        raise UsageProblem(f"{flag}: is larger than {LARGEST:,} bytes, expected one section per stage")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_structure(text)
+        return _plain(yaml.load(text, _Loader), "")
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UsageProblem(f"{flag}: {line}{error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"{flag}: not YAML ({first_line(error)})") from None
+    except ValueError as error:
+        raise UsageProblem(f"{flag}: {first_line(error)}") from None
+
+
+def _check_structure(text: str) -> None:
+    """Raise yaml.MarkedYAMLError for depth, and for an alias that stands for more than a single value."""
+    depth, values = 0, set()
+    for event in _events(text):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent):
+            values.add(event.anchor)
+        elif isinstance(event, yaml.AliasEvent) and event.anchor not in values:
+            _refuse(f"*{event.anchor}: an alias may stand for a single value only", event)
+        if depth > DEEPEST:
+            _refuse(f"more than {DEEPEST} levels of nesting", event)
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """The pieces of a document one by one; nothing is built from them."""
+    yield from yaml.parse(text, yaml.SafeLoader)
+
+
+def _refuse(problem: str, where: Any) -> None:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """The same values with plain texts; raises ValueError that names the field for any other."""
+    if isinstance(value, Mapping):
+        return {field: _plain(item, f"{name}.{field}".lstrip(".")) for field, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, name) for item in value]
+    try:
+        return plain(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _with_underscores(section: Any) -> Any:
+    """Fields may be spelled as flags are, with hyphens; an empty section is one of defaults."""
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        return section
+    return {str(name).replace("-", "_"): value for name, value in section.items()}
