@@ -59,6 +59,7 @@ def refusal(folder):
         (UNET, "cross_attention_dim", 32, "expected 16, the hidden_size"),
         (UNET, "attention_head_dim", 0, "expected at least 1"),
         (UNET, "layers_per_block", 10**6, "expected at most 64"),
+        (UNET, "transformer_layers_per_block", [1, 10**7], "expected"),
         (UNET, "block_out_channels", [], "at least 1 item"),
         (UNET, "auto_map", {"AutoModel": "mine.Model"}, "code in the folder, which is never run"),
         ("vae/config.json", "scaling_factor", "x", "expected a valid number"),

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 class Fields(BaseModel):
     """Base of all files."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
 _Cells = Annotated[int, Field(ge=1, le=4096)]
 _Width = Annotated[int, Field(ge=1, le=16384)]
 _Depth = Annotated[int, Field(ge=1, le=64)]
+_Layers = Annotated[int, Field(ge=0, le=64)]  # 0: a block without attention
 _Heads = Annotated[int, Field(ge=1, le=1024)]
 _Channels = Annotated[int, Field(ge=1, le=64)]
 _Widths = Annotated[list[_Width], Field(min_length=1, max_length=8)]
@@ -45,8 +46,8 @@ class UNet(Fields):
     down_block_types: _Names | None = None
     up_block_types: _Names | None = None
     layers_per_block: _Depth | list[_Depth] = 2
-    transformer_layers_per_block: _Depth | list[_Depth | list[_Depth]] = 1
-    reverse_transformer_layers_per_block: _Depth | list[_Depth | list[_Depth]] | None = None
+    transformer_layers_per_block: _Layers | list[_Layers | list[_Layers]] = 1
+    reverse_transformer_layers_per_block: _Layers | list[_Layers | list[_Layers]] | None = None
     cross_attention_dim: _Width = 1280
     attention_head_dim: _Heads | list[_Heads] | None = 8
     num_attention_heads: _Heads | list[_Heads] | None = None

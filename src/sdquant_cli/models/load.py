@@ -254,7 +254,7 @@ class Model:
             parts[tokenizer_of(name)] = tokenizer
         if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
             parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
-        parts |= {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
+        parts |= {n: value for n, value in self._index.items() if n in parts and isinstance(value, bool)}
         if "requires_safety_checker" in parts:
             parts["requires_safety_checker"] = False
         pipeline = self.pipeline_class(**parts)
