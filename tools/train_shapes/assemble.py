@@ -35,7 +35,7 @@ def write_prompts() -> None:
         (EXAMPLES / f"shapes-{name}.txt").write_text("\n".join(captions) + "\n")
 
 
-def _load_in_fp32(path: Path) -> None:
+def load_in_fp32(path: Path) -> None:
     """Have transformers load the encoder in fp32 where no dtype is asked for, as diffusers loads the rest."""
     config = {**json.loads(path.read_text()), "dtype": "float32"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -59,7 +59,7 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(TARGET)
-    _load_in_fp32(TARGET / "text_encoder" / "config.json")
+    load_in_fp32(TARGET / "text_encoder" / "config.json")
     CLIPModel.from_pretrained(RUNS / "clip").half().save_pretrained(TARGET / "clip")
     CLIPTokenizer.from_pretrained(RUNS / "tokenizer").save_pretrained(TARGET / "clip")
     write_prompts()

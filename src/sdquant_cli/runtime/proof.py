@@ -88,7 +88,9 @@ def _read_provenance(path: Path) -> dict[str, str]:
         content.pop(_CHECKSUM)
         files: dict[str, str] = dict(content["files"])
     except FileNotFoundError:
-        raise UsageProblem(f"{path}: is missing; expected a folder that `sdquant export` wrote") from None
+        raise UsageProblem(
+            f"{path.parent}: no {path.name}; expected a folder that `sdquant export` wrote"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.AGAIN}") from None
     if provenance_text(content) != text:

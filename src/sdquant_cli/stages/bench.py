@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageProblem
 from ..events import SILENT, Events
 from ..manifests import Frozen, Setting
 from ..models.condition import Condition, predict, size_ids
@@ -102,6 +103,9 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     own: Setting = state.facts.setting
     model = open_model(own)
     sides = {"height": request.height or own.height, "width": request.width or own.width}
+    for name, side in sides.items():
+        if side % model.multiple:
+            raise UsageProblem(f"--{name} {side}: expected a multiple of {model.multiple}")
     setting = own.model_copy(update=sides)
     kinds = _kinds_of_call(model, state)
     inputs = [_Inputs.of(model, setting, request.items, timestep) for timestep in kinds]

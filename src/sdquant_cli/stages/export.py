@@ -153,7 +153,7 @@ def _card(form: ExportFormat, state: Artifact) -> str:
     hub_id = setting.model.source.count("/") == 1 and not Path(setting.model.source).exists()
     base = [f"base_model: {setting.model.source}", "base_model_relation: quantized"] if hub_id else []
     header = ["---", "library_name: diffusers", *base, f"tags: [sdquant, {spec.bits}]", "---"]
-    needs = "import sdquant_cli  # pip install sdquant\n" if form is ExportFormat.PACKED else ""
+    needs = ["import sdquant_cli  # pip install sdquant"] if form is ExportFormat.PACKED else []
     bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in state.facts.average_bits.items())
     return "\n".join(
         [
@@ -167,9 +167,10 @@ def _card(form: ExportFormat, state: Artifact) -> str:
             else f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.",
             "",
             "```python",
-            f"import torch\n{needs}from diffusers import DiffusionPipeline",
+            *needs,
+            "from diffusers import DiffusionPipeline",
             "",
-            "pipeline = DiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32)",
+            "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
             f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
             f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
             "```",
