@@ -38,9 +38,9 @@ def test_diffusers_draws_what_generate_draws(exported, tmp_path):
     embeds = run.opened().follow(images.manifest.inputs["text-embeds"])
     texts = read_texts(embeds, find_model("shapes"), images.spec.setting).guided(embeds.read("index"))
     pipeline = quiet(DiffusionPipeline.from_pretrained(folder))
-    without, given = texts.tokens.chunk(2)
+    without, conditioned = texts.tokens.chunk(2)
     drawn = pipeline(
-        prompt_embeds=given,
+        prompt_embeds=conditioned,
         negative_prompt_embeds=without,
         generator=[sdquant_cli.generator(0, i) for i in range(2)],
         num_inference_steps=STEPS,
@@ -57,15 +57,13 @@ def test_diffusers_draws_what_generate_draws(exported, tmp_path):
 
 
 def test_the_embedded_model_draws_without_a_dtype(tmp_path):
-    from tools.train_shapes.assemble import load_in_fp32
-
     pipeline = quiet(DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER))
     assert pipeline.text_encoder.dtype == pipeline.unet.dtype == torch.float32
     assert pipeline(PROMPT, num_inference_steps=1, output_type="latent").images.isfinite().all()
     committed = EMBEDDED_FOLDER / "text_encoder" / "config.json"
     written = tmp_path / "config.json"
     written.write_text(committed.read_text().replace("float32", "float16"))
-    load_in_fp32(written)
+    directory.set_dtype(written, "float32")  # as tools/train_shapes/assemble.py does
     assert written.read_text() == committed.read_text()
 
 
@@ -88,7 +86,7 @@ def test_a_second_pipeline_a_copy_and_one_saved_again_draw_the_same(exported, tm
     assert np.array_equal(draw(copy.deepcopy(pipeline)), first)
     pipeline.save_pretrained(tmp_path)
     assert np.array_equal(draw(DiffusionPipeline.from_pretrained(tmp_path)), first)
-    told = {
+    call = {
         "prompt": PROMPT,
         "image": Image.fromarray(first),
         "strength": 0.5,
@@ -96,9 +94,9 @@ def test_a_second_pipeline_a_copy_and_one_saved_again_draw_the_same(exported, tm
         "output_type": "np",
     }
     loaded = quiet(StableDiffusionImg2ImgPipeline.from_pretrained(exported[1]))
-    expected = loaded(generator=torch.Generator().manual_seed(0), **told).images
+    expected = loaded(generator=torch.Generator().manual_seed(0), **call).images
     second = quiet(StableDiffusionImg2ImgPipeline.from_pipe(pipeline))
-    assert np.array_equal(second(generator=torch.Generator().manual_seed(0), **told).images, expected)
+    assert np.array_equal(second(generator=torch.Generator().manual_seed(0), **call).images, expected)
     pipeline.enable_model_cpu_offload(device="cpu")
     assert np.array_equal(draw(pipeline), first)
 

@@ -51,8 +51,8 @@ def test_an_empty_folder_is_replaced_and_parents_are_made(tmp_path):
         with whole_folder(tmp_path / name) as folder:
             (folder / name.replace("/", "-")).touch()
         assert (tmp_path / name / name.replace("/", "-")).exists()
-        for made in (tmp_path / "empty").iterdir():
-            made.unlink()
+        for path in (tmp_path / "empty").iterdir():
+            path.unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty", "link"]
 
 

@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from sdquant_cli.runtime.directory import set_dtype
+
 from .scenes import draw_scenes
 from .training import RUNS
 from .unet import SCHEDULER
@@ -35,12 +37,6 @@ def write_prompts() -> None:
         (EXAMPLES / f"shapes-{name}.txt").write_text("\n".join(captions) + "\n")
 
 
-def load_in_fp32(path: Path) -> None:
-    """Have transformers load the encoder in fp32 where no dtype is asked for, as diffusers loads the rest."""
-    config = {**json.loads(path.read_text()), "dtype": "float32"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -59,7 +55,7 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(TARGET)
-    load_in_fp32(TARGET / "text_encoder" / "config.json")
+    set_dtype(TARGET / "text_encoder" / "config.json", "float32")
     CLIPModel.from_pretrained(RUNS / "clip").half().save_pretrained(TARGET / "clip")
     CLIPTokenizer.from_pretrained(RUNS / "tokenizer").save_pretrained(TARGET / "clip")
     write_prompts()

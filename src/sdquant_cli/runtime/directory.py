@@ -58,7 +58,7 @@ def write_others(model: Model, sampler: Any, folder: Path) -> None:
         if (model.folder / part).is_dir() and not (folder / part).exists():
             _copy(model.folder / part, folder / part, model.named.variant)
     for part in model.text_parts:
-        _set_dtype(folder / part / "config.json", _TEXT_DTYPES.get(part, "float32"))
+        set_dtype(folder / part / "config.json", _TEXT_DTYPES.get(part, "float32"))
     for name, value in index.items():
         if isinstance(value, list) and not (folder / name).is_dir():
             index[name] = [None, None]
@@ -81,7 +81,7 @@ def _copy(source: Path, target: Path, variant: str | None) -> None:
             shutil.copyfile(path, target / name)
 
 
-def _set_dtype(path: Path, dtype: str) -> None:
+def set_dtype(path: Path, dtype: str) -> None:
     """Have transformers load a component in `dtype` where none is asked for, not as its weights are stored.
 
     diffusers' own components are fp32 then, and the first call fails where the text is not.

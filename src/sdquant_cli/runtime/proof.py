@@ -91,7 +91,11 @@ def _read_provenance(path: Path) -> dict[str, str]:
         raise UsageProblem(
             f"{path.parent}: no {path.name}; expected a folder that `sdquant export` wrote"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise DamagedArtifact(
+            f"{path}: has no {error}; it is damaged, or an older sdquant wrote it; {digests.AGAIN}"
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.AGAIN}") from None
     if provenance_text(content) != text:
         raise DamagedArtifact(f"{path}: is not as it was written; {digests.AGAIN}")

@@ -14,6 +14,7 @@ from ..events import SILENT, Events
 from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
 from ..models.schedule import schedule_of
+from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import directory, proof
 from ..runtime.engines import choose, dequantized, engine_for
@@ -73,8 +74,9 @@ def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, even
 def _check_schedule(folder: Path, model: Model, sampler: Any, layout: Layout, state: Artifact) -> None:
     """Raise MissingArtifact where diffusers would draw at timesteps that the tables have no rows for."""
     again = f"quant-state/{state.manifest.key} was not calibrated for; run `sdquant sample`, then `calibrate`"
-    if unknown := sorted(set(schedule_of(sampler).timesteps) - set(layout.timesteps)):
-        raise MissingArtifact(f"{type(sampler).__name__} runs timestep {unknown[-1]:g}, which {again}")
+    for timestep in schedule_of(sampler).timesteps:
+        if min(abs(timestep - row) for row in layout.timesteps) > TOLERANCE:
+            raise MissingArtifact(f"{type(sampler).__name__} runs timestep {timestep:g}, which {again}")
     calibrated = _scheduler_fields(sampler)
     for name, value in _scheduler_fields(directory.pipeline_scheduler(model, folder)).items():
         if value != calibrated.get(name):
