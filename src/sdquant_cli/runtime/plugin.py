@@ -81,7 +81,7 @@ class SdquantConfig(QuantizationConfigMixin):
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of a network's layers `names`; raise DamagedArtifact where it makes no sense."""
-        own = {name: bits for bits, group in self.layers.items() for name in group}
+        own: dict[str, str] = {name: bits for bits, group in self.layers.items() for name in group}
         if unknown := sorted(own.keys() - set(names)):
             raise DamagedArtifact(
                 f"config.json: quantization_config.layers names {unknown[0]}, no such layer"
