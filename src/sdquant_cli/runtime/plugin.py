@@ -81,7 +81,8 @@ class SdquantConfig(QuantizationConfigMixin):
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of a network's layers `names`; raise DamagedArtifact where it makes no sense."""
-        own: dict[str, str] = {name: bits for bits, group in self.layers.items() for name in group}
+        usual: str = self.bits
+        own = {name: bits for bits, group in self.layers.items() for name in group}
         if unknown := sorted(own.keys() - set(names)):
             raise DamagedArtifact(
                 f"config.json: quantization_config.layers names {unknown[0]}, no such layer"
@@ -89,7 +90,7 @@ class SdquantConfig(QuantizationConfigMixin):
         if len(set(self.timesteps)) < len(self.timesteps):
             raise DamagedArtifact("config.json: quantization_config.timesteps has one of them twice")
         try:
-            bits = {name: Bits.parse(own.get(name, self.bits)) for name in names}
+            bits = {name: Bits.parse(own.get(name, usual)) for name in names}
             return Layout(
                 bits, tuple(self.timesteps), Tables(self.tables), self.time_table, Relax(self.relax)
             )
