@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from sdquant_cli.runtime.directory import set_dtype
+
 from .scenes import draw_scenes
 from .training import RUNS
 from .unet import SCHEDULER
@@ -53,6 +55,7 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(TARGET)
+    set_dtype(TARGET / "text_encoder" / "config.json", "float32")
     CLIPModel.from_pretrained(RUNS / "clip").half().save_pretrained(TARGET / "clip")
     CLIPTokenizer.from_pretrained(RUNS / "tokenizer").save_pretrained(TARGET / "clip")
     write_prompts()

@@ -76,7 +76,7 @@ class Model:
         files = [path for part in parts for path in files_read(self.folder / part, self.named.variant)]
         total = digest_of(self.folder, files)
         if self.named.lora:
-            total.update(f"lora {self.named.lora_scale} ".encode() + adapter.digest(self.named.lora))
+            total.update(f"adapter {self.named.lora_scale} ".encode() + adapter.digest(self.named.lora))
         fields = {name: getattr(self.named, name) for name in Named.__dataclass_fields__}
         return ModelRef(digest=total.hexdigest(), **fields)
 

@@ -1,10 +1,12 @@
 """Finds a C compiler, compiles a kernel once per machine, loads it; None where any of that fails.
 
-Libraries lie in $XDG_CACHE_HOME/sdquant/native, named by a hash of source, flags, compiler and CPU.
+Libraries lie in $XDG_CACHE_HOME/sdquant/native, named by a hash of source, flags, compiler and CPU, and by
+their own sha256: one that is not as it was compiled is compiled again.
 """
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -17,19 +19,35 @@ from ..paths import cache_folder
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 60  # a compiler that takes longer is broken
+NO_KERNEL = (
+    "sdquant: no C compiler that works (CC, cc, gcc or clang): plain torch computes instead of the kernels, "
+    "slower, and adds in another order, so that a calibration has other last digits than with a compiler"
+)
+_DIGITS = 32  # of a library's sha256, in its name
 
 
 @cache
 def load(name: str) -> ctypes.CDLL | None:
-    """The library of `native/<name>.c`, or None: no compiler, or it refuses."""
+    """Return the library of `native/<name>.c`, or None: no compiler, or it refuses; that is told once."""
+    library = _load(name)
+    if library is None:
+        _tell()
+    return library
+
+
+@cache
+def _tell() -> None:
+    logging.getLogger(__name__).warning(NO_KERNEL)
+
+
+def _load(name: str) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.name != "posix":
         return None
     source = Path(__file__).with_name(f"{name}.c")
     try:
-        library = _cache_folder() / f"{name}-{_identity(source, compiler)}.so"
-        if not library.exists():
-            _compile(compiler, source, library)
+        folder, stem = _cache_folder(), f"{name}-{_identity(source, compiler)}"
+        library = _intact(folder, stem) or _compile(compiler, source, folder, stem)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError):
         return None
@@ -42,7 +60,7 @@ def _cache_folder() -> Path:
 
 
 def _identity(source: Path, compiler: str) -> str:
-    """A hash of all that decides the machine code: -march=native makes the CPU a part of it."""
+    """Return a hash of all that decides the machine code: -march=native makes the CPU a part of it."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -59,10 +77,23 @@ def _identity(source: Path, compiler: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _compile(compiler: str, source: Path, library: Path) -> None:
+def _intact(folder: Path, stem: str) -> Path | None:
+    """Return a compiled library that has the bytes its name tells, if there is one; others are removed."""
+    for path in folder.glob(f"{stem}-*.so"):
+        if path.name == _name(stem, path):
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _name(stem: str, path: Path) -> str:
+    return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]}.so"
+
+
+def _compile(compiler: str, source: Path, folder: Path, stem: str) -> Path:
     """Compile beside the target and move it there, so that two processes at once do no harm."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(made), str(source), "-lm"]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled = Path(scratch) / "library.so"
+        command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(compiled), str(source), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-        made.replace(library)
+        return compiled.replace(folder / _name(stem, compiled))

@@ -35,6 +35,15 @@ def unpack(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
     return signed.reshape(shape)
 
 
+def code_range(packed: Tensor, bits: int) -> tuple[int, int]:
+    """Return the smallest and the largest code, without unpacking them."""
+    if bits > NIBBLE:
+        low, high = packed.aminmax()
+        return int(low), int(high)
+    halves = [((packed & 15) ^ 8).aminmax(), ((packed >> 4) ^ 8).aminmax()]  # shifted by 8
+    return min(int(low) for low, _ in halves) - 8, max(int(high) for _, high in halves) - 8
+
+
 def quantize(x: Tensor, step: float, zero: int, bits: int, padding: tuple[int, int] = (0, 0)) -> list[Tensor]:
     """Codes uint8 of activations (eq. 4), with a border that stands for 0: [codes], or [low, high bytes].
 

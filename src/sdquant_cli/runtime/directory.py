@@ -1,43 +1,46 @@
-"""A pipeline directory that diffusers loads, written from a packed network; and its proof.
+"""A pipeline directory that diffusers loads, written from a packed network.
 
-Beside what diffusers reads: recipe.json (bits of each layer, the calibration), provenance.json (what it was
-made from, sha256 of every file), selftest.safetensors (a call's inputs and output) and a model card.
+Beside what diffusers reads: recipe.json (bits of each layer, the calibration), a model card, and the proof
+(proof.py).
 """
 
-import hashlib
+import inspect
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from ..errors import DamagedArtifact, UsageProblem, first_line
-from ..models.condition import Condition, predict
-from ..models.families import FAMILIES
+from ..errors import DamagedArtifact, SdquantError, UsageProblem, first_line
+from ..models.families import FAMILIES, Family
 from ..models.load import Model
 from ..models.source import INDEX
 from ..models.weights import weight_files
-from .plugin import SdquantConfig, SdquantQuantizer
+from . import digests
+from .checks import check_numbers
+from .plugin import METHOD, SHA256, SdquantConfig, SdquantQuantizer
 
 SHARD = "100MB"
-RECIPE, PROVENANCE, SELF_TEST, CARD = "recipe.json", "provenance.json", "selftest.safetensors", "README.md"
+RECIPE, CARD = "recipe.json", "README.md"
+_TEXT_DTYPES = {"text_encoder_3": "bfloat16"}  # of T5, as it is drawn with here; of others float32
 
 
 def write_packed(network: Any, config: SdquantConfig, folder: Path) -> None:
-    """The denoiser's own folder, by diffusers' `save_pretrained`."""
+    """Write the denoiser's folder by diffusers' `save_pretrained`, and the digests of its weight files."""
+    check_numbers(network)
     network.hf_quantizer = SdquantQuantizer(config, pre_quantized=True)
-    network.is_quantized = True
     network.register_to_config(quantization_config=config, _name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    weights = {file.name: digests.sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+    content["quantization_config"][SHA256] = weights
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_dense(network: Any, folder: Path) -> None:
-    """The denoiser's own folder with ordinary weights."""
+    """Write the denoiser's folder with ordinary weights."""
     network.register_to_config(_name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
 
@@ -54,6 +57,8 @@ def write_others(model: Model, sampler: Any, folder: Path) -> None:
     for part in (*model.other_parts, "feature_extractor"):
         if (model.folder / part).is_dir() and not (folder / part).exists():
             _copy(model.folder / part, folder / part, model.named.variant)
+    for part in model.text_parts:
+        set_dtype(folder / part / "config.json", _TEXT_DTYPES.get(part, "float32"))
     for name, value in index.items():
         if isinstance(value, list) and not (folder / name).is_dir():
             index[name] = [None, None]
@@ -76,73 +81,60 @@ def _copy(source: Path, target: Path, variant: str | None) -> None:
             shutil.copyfile(path, target / name)
 
 
+def set_dtype(path: Path, dtype: str) -> None:
+    """Have transformers load a component in `dtype` where none is asked for, not as its weights are stored.
+
+    diffusers' own components are fp32 then, and the first call fails where the text is not.
+    """
+    config = json.loads(path.read_text())
+    config.pop("torch_dtype", None)  # the name before transformers 5
+    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
+
+
+def pipeline_scheduler(model: Model, folder: Path) -> Any:
+    """Return a written folder's scheduler as the pipeline holds it, which may have changed its config."""
+    import diffusers
+
+    name = json.loads((folder / INDEX).read_text())["scheduler"][1]
+    takes = inspect.signature(model.pipeline_class).parameters.values()
+    parts: dict[str, Any] = {p.name: None for p in takes if p.default is p.empty}
+    parts["scheduler"] = getattr(diffusers, name).from_pretrained(folder / "scheduler")
+    if "requires_safety_checker" in inspect.signature(model.pipeline_class).parameters:
+        parts["requires_safety_checker"] = False
+    return model.pipeline_class(**parts).scheduler
+
+
 def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, bool]:
-    """The denoiser of an exported directory, and whether it is packed; `dtype`: of what is not."""
+    """Return the denoiser of an exported directory, and whether it is packed; `dtype`: of what is not."""
     import diffusers
 
     for family in FAMILIES:
         if (path := folder / family.folder / "config.json").is_file():
-            config = json.loads(path.read_text())
-            cls = getattr(diffusers, config["_class_name"])
-            network = cls.from_pretrained(path.parent, dtype=dtype)
-            return network.requires_grad_(False), "quantization_config" in config
-    raise UsageProblem(f"{folder}: has no denoiser; expected what `sdquant export` writes")
+            packed = _is_packed(path, family)
+            cls = getattr(diffusers, family.denoiser.cls)
+            try:
+                network = cls.from_pretrained(path.parent, dtype=dtype, use_safetensors=True)
+            except SdquantError:
+                raise
+            except Exception as error:  # whatever a config.json of nonsense leads to
+                raise DamagedArtifact(
+                    f"{path.parent}: diffusers does not load it ({type(error).__name__}: "
+                    f"{first_line(error)}); {digests.AGAIN}"
+                ) from None
+            return network.requires_grad_(False), packed
+    raise UsageProblem(f"{folder}: has no denoiser; expected a folder that `sdquant export` wrote")
 
 
-# ------------------------------------------------------------------------------------- proof
-
-
-def write_self_test(
-    network: nn.Module, x: Tensor, timestep: Tensor, condition: Condition, file: Path
-) -> None:
-    """One call's inputs and output, computed by the network as it is."""
-    with torch.no_grad():
-        tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, condition)}
-    tensors["tokens"] = condition.tokens
-    tensors |= {n: t for n in ("pooled", "size") if (t := getattr(condition, n)) is not None}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-
-
-def replay(network: nn.Module, file: Path) -> float:
-    """Signal to noise, dB, of a network's answer to the stored call; infinite where it is the same."""
+def _is_packed(path: Path, family: Family) -> bool:
+    """Return whether a denoiser's config.json has our quantization; raise DamagedArtifact for nonsense."""
     try:
-        told = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise DamagedArtifact(f"{file}: {first_line(error)}") from None
-    condition = Condition(told["tokens"], told.get("pooled"), told.get("size"))
-    with torch.no_grad():
-        answer = predict(network, told["x"], told["timestep"], condition)
-    noise = (answer.double() - told["output"].double()).square().sum()
-    return float(10 * torch.log10(told["output"].double().square().sum() / noise))
-
-
-def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Call last: the digests of all files are in it."""
-    files = {str(path.relative_to(folder)): _digest(path) for path in _files(folder)}
-    (folder / PROVENANCE).write_text(json.dumps({**facts, "files": files}, indent=1) + "\n")
-
-
-def check_files(folder: Path) -> int:
-    """How many files there are, all as written; raises DamagedArtifact that names one that is not."""
-    path = folder / PROVENANCE
-    try:
-        files: dict[str, str] = json.loads(path.read_text())["files"]
-    except FileNotFoundError:
-        raise UsageProblem(f"{folder}: no {PROVENANCE}; expected what `sdquant export` writes") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}") from None
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise DamagedArtifact(f"{folder / name}: is missing; export it again")
-        if _digest(folder / name) != digest:
-            raise DamagedArtifact(f"{folder / name}: is not as it was written; export it again")
-    return len(files)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        config = json.loads(path.read_text())
+        name, quantization = config["_class_name"], config.get("quantization_config")
+        method = None if quantization is None else quantization["quant_method"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.AGAIN}") from None
+    if name != family.denoiser.cls:
+        raise DamagedArtifact(f"{path}: _class_name is {name!r}, expected {family.denoiser.cls}")
+    if method not in (None, METHOD):
+        raise DamagedArtifact(f"{path}: quantization_config.quant_method is {method!r}, expected {METHOD}")
+    return method is not None

@@ -51,7 +51,7 @@ class Packed(nn.Module):
     activation_zero: Tensor  # (rows) or (1) int32
     engine: Engine
     _run: "Run | None"  # what the engine prepared
-    _row_bits: list[int]  # of activations
+    row_bits: list[int]  # of activations
     _quantizers: list[Quantizer]  # of each row
     _text: Tensor | None  # the last prompt
     _answer: Tensor | None  # to it
@@ -61,7 +61,7 @@ class Packed(nn.Module):
     ) -> None:
         """Make room, without numbers, for a layer of these bits; `tables` is 1 or the number of rows."""
         self.installed, self.bits, self.rows, self.text_fed = True, bits, rows, text_fed
-        self._row_bits = bits_of_rows(bits.activations, tables, relaxed).tolist()
+        self.row_bits = bits_of_rows(bits.activations, tables, relaxed).tolist()
         self.weight_shape = self.weight.shape
         shape, dtype = packed_shape(self.weight_shape, bits.weights), torch.int8
         if shape is not self.weight_shape:
@@ -109,7 +109,7 @@ class Packed(nn.Module):
         if self._run is None:
             self._run = self.engine(self)
             steps, zeros = self.activation_step.tolist(), self.activation_zero.tolist()
-            self._quantizers = list(map(Quantizer, steps, zeros, self._row_bits))
+            self._quantizers = list(map(Quantizer, steps, zeros, self.row_bits))
         if len(self._quantizers) == 1:
             return self._run(x, self._quantizers[0])
         if self.rows.shared is not None:

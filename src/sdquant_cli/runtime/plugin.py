@@ -1,21 +1,25 @@
 """Our quantization method as diffusers knows it: a config, and a quantizer that loads and saves.
 
 Only for networks that are quantized already; `sdquant calibrate` and `sdquant export` make them. Numbers
-stay as they are in the file, whatever `torch_dtype` says: it applies to what is not quantized.
+stay as they are in the file, whatever `dtype` says: it applies to what is not quantized, and so does a
+later cast. Weight files are checked against the digests that were exported with them.
 """
 
 import os
 from enum import StrEnum
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
 from ..types import Bits, Execution, Relax, Tables
+from . import digests
+from .checks import check_numbers
 from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
 from .layers import TABLES, Packed
@@ -23,59 +27,87 @@ from .network import Layout, missing, pack_network, use_engine
 
 METHOD = "sdquant"
 FORMAT = 1
+SHA256 = "sha256"  # the field with the digests of weight files
 ENGINE_VARIABLE = "SDQUANT_ENGINE"
+SKIP_VARIABLE = "SDQUANT_SKIP_SHA256"
 
 
 class Method(StrEnum):  # diffusers asks for its `.value`
     SDQUANT = METHOD
 
 
+class _Fields(BaseModel):
+    """The fields of a quantization_config, and the types that JSON gives them."""
+
+    model_config = ConfigDict(strict=True)
+    bits: str = ""  # of all layers but those in `layers`
+    layers: dict[str, list[str]] = {}  # bits -> names
+    timesteps: Annotated[list[FiniteFloat], Field(min_length=1)]  # one for each row of the tables
+    tables: str = Tables.PER_STEP.value
+    time_table: bool = True
+    relax: str = Relax.NONE.value
+    made_with: str = ""
+    sha256: dict[str, str] = {}  # of weight files, by name
+
+
 class SdquantConfig(QuantizationConfigMixin):
     """`quantization_config` of a config.json: the layout of a packed network."""
 
-    def __init__(
-        self,
-        bits: str = "",
-        layers: dict[str, list[str]] | None = None,
-        timesteps: list[float] | None = None,
-        tables: str = Tables.PER_STEP,
-        time_table: bool = True,
-        relax: str = Relax.NONE,
-        format_version: int = FORMAT,
-        made_with: str = "",
-        **_: Any,  # quant_method
-    ) -> None:
-        self.quant_method = Method.SDQUANT
-        self.format_version, self.made_with = format_version, made_with
-        self.bits = bits  # of all layers but those in `layers`
-        self.layers = layers or {}  # bits -> names
-        self.timesteps = timesteps or []  # that it was calibrated for, one for each row of the tables
-        self.tables, self.time_table, self.relax = str(tables), time_table, str(relax)
+    def __init__(self, format_version: Any = FORMAT, **fields: Any) -> None:
+        """Raise NewerFormat for a newer format, DamagedArtifact for a field of another type."""
+        if not isinstance(format_version, int) or format_version < 1:
+            raise DamagedArtifact(
+                f"config.json: quantization_config.format_version is {format_version!r}, "
+                f"expected 1 ... {FORMAT}; {digests.AGAIN}"
+            )
+        if format_version > FORMAT:
+            raise NewerFormat(
+                f"config.json: written by sdquant {fields.get('made_with', '')} in format {format_version}, "
+                f"this version reads up to {FORMAT}; pip install -U sdquant"
+            )
+        self.quant_method, self.format_version = Method.SDQUANT, format_version
+        for name, value in _fields(fields):
+            setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "quant_method": METHOD,
-            "layers": {b: list(n) for b, n in self.layers.items()},
-        }
+        """Return what a config.json says; without digests: the files that are saved now may be others."""
+        fields = {name: getattr(self, name) for name in _Fields.model_fields if name != SHA256}
+        timesteps = [int(t) if t.is_integer() else t for t in self.timesteps]
+        return {**fields, "format_version": FORMAT, "quant_method": METHOD, "timesteps": timesteps}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What diffusers prints."""
+        """Return what diffusers prints."""
         return self.to_dict()
 
     def layout(self, names: list[str]) -> Layout:
-        """Bits of the network's layers `names`; raises DamagedArtifact where the config makes no sense."""
+        """Return the layout of a network's layers `names`; raise DamagedArtifact where it makes no sense."""
+        usual: str = self.bits
         own = {name: bits for bits, group in self.layers.items() for name in group}
         if unknown := sorted(own.keys() - set(names)):
             raise DamagedArtifact(
                 f"config.json: quantization_config.layers names {unknown[0]}, no such layer"
             )
+        if len(set(self.timesteps)) < len(self.timesteps):
+            raise DamagedArtifact("config.json: quantization_config.timesteps has one of them twice")
         try:
-            bits = {name: Bits.parse(own.get(name, self.bits)) for name in names}
-            timesteps = tuple(map(float, self.timesteps))
-            return Layout(bits, timesteps, Tables(self.tables), self.time_table, Relax(self.relax))
-        except (TypeError, ValueError) as error:
+            bits = {name: Bits.parse(own.get(name, usual)) for name in names}
+            return Layout(
+                bits, tuple(self.timesteps), Tables(self.tables), self.time_table, Relax(self.relax)
+            )
+        except ValueError as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
+
+
+def _fields(fields: dict[str, Any]) -> _Fields:
+    try:
+        return _Fields(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise DamagedArtifact(
+            f"config.json: quantization_config.{name}: {first['msg']}, found {str(first['input'])[:40]}; "
+            f"{digests.AGAIN}"
+        ) from None
 
 
 class SdquantQuantizer(DiffusersQuantizer):
@@ -83,17 +115,16 @@ class SdquantQuantizer(DiffusersQuantizer):
 
     requires_calibration = True
 
-    def validate_environment(self, *_: Any, **__: Any) -> None:
-        found = self.quantization_config.format_version
-        if found > FORMAT:
-            made = self.quantization_config.made_with
-            raise NewerFormat(
-                f"config.json: written by sdquant {made} in format {found}, this version reads up to "
-                f"{FORMAT}; pip install -U sdquant"
-            )
-
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
         return torch_dtype or torch.float32
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        """Check the weight files against their digests, where config.json has them; the keys stay."""
+        expected = self.quantization_config.sha256
+        if expected and os.environ.get(SKIP_VARIABLE, "0") == "0":
+            for path in map(Path, checkpoint_files):
+                digests.check(path, expected.get(path.name, ""))
+        return loaded_keys
 
     def check_if_quantized_param(
         self, model: nn.Module, _: Any, name: str, __: dict[str, Any], **___: Any
@@ -118,7 +149,7 @@ class SdquantQuantizer(DiffusersQuantizer):
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise DamagedArtifact(
                 f"{name}: is {tensor.dtype} {tuple(tensor.shape)}, config.json says {expected.dtype} "
-                f"{tuple(expected.shape)}; export it again"
+                f"{tuple(expected.shape)}; {digests.AGAIN}"
             )
         if field == "weight":
             layer.weight = nn.Parameter(tensor, requires_grad=False)
@@ -134,13 +165,14 @@ class SdquantQuantizer(DiffusersQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         if left := missing(model):
             raise DamagedArtifact(
-                f"{len(left)} tensors are missing from the weight files, the first {left[0]}; export it again"
+                f"{len(left)} tensors are missing from the weight files, the first {left[0]}; {digests.AGAIN}"
             )
+        check_numbers(model)
         wanted = os.environ.get(ENGINE_VARIABLE, "auto")
         if wanted not in ("auto", *ENGINES):
             raise UsageProblem(f"{ENGINE_VARIABLE}={wanted}: expected auto, {' or '.join(ENGINES)}")
         use_engine(model, engine_for(None if wanted == "auto" else Execution(wanted)))
-        model.half = partial(model.to, dtype=torch.float16)  # refuses too, but says what to do instead
+        model.is_quantized = False  # diffusers then allows casts, which `Packed` takes part in as it can
 
     @property
     def is_serializable(self) -> bool:

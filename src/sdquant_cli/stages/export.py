@@ -1,25 +1,27 @@
 """`export`: a quantizer state as a pipeline directory that diffusers loads; and `verify` of one."""
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from ..errors import DamagedArtifact, UsageProblem
+from ..errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
+from ..models.schedule import schedule_of
 from ..paths import check_output_folder
+from ..quant.rows import TOLERANCE
 from ..quant.state import State
-from ..runtime import directory
+from ..runtime import directory, proof
 from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, use_engine
 from ..runtime.plugin import SdquantConfig
+from ..runtime.whole import whole_folder
 from ..store import Artifact, Store
 from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
@@ -39,12 +41,12 @@ def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
     announce(events, {"state": state})
-    request.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=request.output.parent, prefix=".sdquant-export-") as partial:
-        _write(Path(partial) / "pipeline", request.format, state, store, events)
-        if request.output.exists():
-            request.output.rmdir()
-        shutil.move(Path(partial) / "pipeline", request.output)
+    try:
+        with whole_folder(request.output) as folder:
+            _write(folder, request.format, state, store, events)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise EnvironmentProblem(f"--output {request.output}: {reason}; nothing was left there") from None
     return request.output
 
 
@@ -62,10 +64,33 @@ def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, even
             directory.write_dense(network, denoiser)
             network = network.float()
         task.advance()
-        directory.write_others(model, model.sampler(setting), folder)
+        sampler = model.sampler(setting)
+        directory.write_others(model, sampler, folder)
+        if form is ExportFormat.PACKED:
+            _check_schedule(folder, model, sampler, layout, state)
         task.advance()
         _write_proof(folder, network, form, state, store)
         task.advance()
+
+
+def _check_schedule(folder: Path, model: Model, sampler: Any, layout: Layout, state: Artifact) -> None:
+    """Raise MissingArtifact where diffusers would draw at timesteps that the tables have no rows for."""
+    again = f"quant-state/{state.manifest.key} was not calibrated for; run `sdquant sample`, then `calibrate`"
+    for timestep in schedule_of(sampler).timesteps:
+        if min(abs(timestep - row) for row in layout.timesteps) > TOLERANCE:
+            raise MissingArtifact(f"{type(sampler).__name__} runs timestep {timestep:g}, which {again}")
+    calibrated = _scheduler_fields(sampler)
+    for name, value in _scheduler_fields(directory.pipeline_scheduler(model, folder)).items():
+        if value != calibrated.get(name):
+            raise MissingArtifact(
+                f"{model.pipeline_class.__name__} runs its scheduler with {name} {value} instead of "
+                f"{calibrated.get(name)}, which {again}"
+            )
+
+
+def _scheduler_fields(scheduler: Any) -> dict[str, Any]:
+    fields = json.loads(scheduler.to_json_string())
+    return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
 def config_of(layout: Layout, spec: QuantStateSpec) -> SdquantConfig:
@@ -78,10 +103,10 @@ def config_of(layout: Layout, spec: QuantStateSpec) -> SdquantConfig:
     return SdquantConfig(
         bits=usual,
         layers=layers,
-        timesteps=[int(t) if t == int(t) else t for t in layout.timesteps],
-        tables=spec.tables,
+        timesteps=list(layout.timesteps),
+        tables=spec.tables.value,
         time_table=layout.time_table,
-        relax=layout.relax,
+        relax=layout.relax.value,
         made_with=__version__,
     )
 
@@ -99,7 +124,7 @@ def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Ar
     items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
     batch = items.batch([0], torch.device("cpu"))
     first = batch.timestep[:1]
-    directory.write_self_test(network, batch.x, first, batch.condition, folder / directory.SELF_TEST)
+    proof.write_self_test(network, batch.x, first, batch.condition, folder / proof.SELF_TEST)
     model = _without_folders(state.facts.setting.model)
     recipe = {
         "format": str(form),
@@ -117,7 +142,7 @@ def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Ar
         "model": model,
         "calibrated": state.manifest.provenance.model_dump(mode="json"),
     }
-    directory.write_provenance(folder, provenance)
+    proof.write_provenance(folder, provenance)
 
 
 def _without_folders(ref: ModelRef) -> dict[str, Any]:
@@ -132,7 +157,7 @@ def _card(form: ExportFormat, state: Artifact) -> str:
     hub_id = setting.model.source.count("/") == 1 and not Path(setting.model.source).exists()
     base = [f"base_model: {setting.model.source}", "base_model_relation: quantized"] if hub_id else []
     header = ["---", "library_name: diffusers", *base, f"tags: [sdquant, {spec.bits}]", "---"]
-    needs = "import sdquant_cli  # pip install sdquant\n" if form is ExportFormat.PACKED else ""
+    needs = ["import sdquant_cli  # pip install sdquant"] if form is ExportFormat.PACKED else []
     bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in state.facts.average_bits.items())
     return "\n".join(
         [
@@ -146,9 +171,10 @@ def _card(form: ExportFormat, state: Artifact) -> str:
             else f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.",
             "",
             "```python",
-            f"import torch\n{needs}from diffusers import DiffusionPipeline",
+            *needs,
+            "from diffusers import DiffusionPipeline",
             "",
-            "pipeline = DiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32)",
+            "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
             f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
             f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
             "```",
@@ -162,7 +188,7 @@ def _card(form: ExportFormat, state: Artifact) -> str:
 
 def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
     """Digests, then the stored call on this machine's engines; signal to noise in dB by engine."""
-    files = directory.check_files(folder)
+    files = proof.check_files(folder)
     events.note(f"{files} files are as they were written")
     denoiser, packed = directory.load_denoiser(folder)
     found: dict[str, float | str] = {"files": files}
@@ -170,7 +196,7 @@ def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
     for execution in sorted(engines):
         if packed:
             use_engine(denoiser, engine_for(execution))
-        ratio = directory.replay(denoiser, folder / directory.SELF_TEST)
+        ratio = proof.replay(denoiser, folder / proof.SELF_TEST)
         if not ratio >= ENOUGH_DB:
             raise DamagedArtifact(
                 f"{folder}: its stored call comes out {ratio:.1f} dB from what it was, computed {execution} "
