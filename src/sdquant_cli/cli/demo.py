@@ -23,7 +23,8 @@ def demo(
     from .execute import show_artifact
     from .render import Terminal
 
-    opened, events = Store(store), Terminal()
+    events = Terminal()
+    opened = Store(store, events)
     metrics = pipeline.run(pipeline.demo_chain(), opened, events)
     pipeline.side_by_side(metrics, opened, output)
     show_artifact(metrics)

@@ -32,7 +32,7 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
         said = PRESETS[preset][stage.__name__.rpartition(".")[2]]
         own |= {name: value for name, value in said.items() if own[name] in (None, False)}
     request = request_of(request_type, **own)
-    store = Store(flags["store"])
+    store = Store(flags["store"], render.Terminal())
     if flags["dry_run"]:
         _show_plan(stage.plan(request, store), as_json=flags["json"])
         return

@@ -23,7 +23,8 @@ def run(
     from .render import Terminal, print_json
 
     chain = pipeline.read_chain(config)
-    metrics = pipeline.run(chain, Store(store), Terminal())
+    events = Terminal()
+    metrics = pipeline.run(chain, Store(store, events), events)
     if json:
         print_json(evaluate.document(metrics))
     else:

@@ -90,7 +90,7 @@ def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> A
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
     _check_files(request, events)
-    store = Chained(store.url)
+    store = Chained(store.url, events)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:
@@ -193,7 +193,7 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
     announce(events, metrics)
     first = next(iter(metrics.values()))
     names = first.spec.metrics
-    arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"))}
+    arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"), finite=False)}
     draft = store.begin(spec, refs(metrics), arrays)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)

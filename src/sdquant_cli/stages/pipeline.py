@@ -81,7 +81,7 @@ def _with_underscores(section: Any) -> Any:
 
 def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
     """Run all stages, each skipping what is up to date; returns the metrics."""
-    store, artifact = Chained(store.url), None
+    store, artifact = Chained(store.url, events), None
     for name, stage in _STAGES.items():
         events.note(f"== {name}")
         artifact = stage(getattr(chain, name.replace("-", "_")), store, events)
