@@ -28,7 +28,9 @@ class Meter:
 
     def __init__(self, file: Path) -> None:
         self._file, self._began, self._first = file, time.perf_counter(), _new_stretch()
-        self._before = read_json(file) or {}
+        before = read_json(file)
+        self.resumed = before is not None
+        self._before = before or {}
 
     @property
     def seconds(self) -> float:

@@ -57,7 +57,10 @@ class Draft:
         self.name = f"{objects.url}/{self.path}"
         self.scratch = scratch_of(objects, spec.kind, key)  # checkpoints; gone once it is published
         self._lock = claim(self.scratch, self.name)
-        self.meter = Meter(self.scratch / "cost.json")
+        cost = self.scratch / "cost.json"
+        self.meter = Meter(cost)
+        if cost.exists() and not self.meter.resumed:
+            events.warn(f"{cost} is damaged; what it took so far is not counted")
         self._checked: dict[str, Receipt] = {}
         self._settle("spec.json", spec.model_dump_json(indent=1).encode())
         for path, description in zarr_arrays.descriptions(self._layout).items():

@@ -99,10 +99,10 @@ class Objects:
         """Return the bytes at `path`; None where there is no such file."""
         try:
             with plain_errors(f"{self.url}/{path}"):
-                # a pipe would be waited for
-                if self.local is not None and not (self.local / path).is_file():
-                    return None
-                return bytes(obstore.get(self._backend, path).bytes())
+                if self.local is None:
+                    return bytes(obstore.get(self._backend, path).bytes())
+                file = self.local / path
+                return file.read_bytes() if file.is_file() else None  # a pipe would be waited for
         except FileNotFoundError:
             return None
 

@@ -34,7 +34,9 @@ class Tags:
             pass  # what is appended counts from now on
         number = numbers[-1] + 1 if numbers else 0
         while not self._objects.create(_path(kind, name, number), seal({"key": key})):
-            number += 1  # another writer took this number
+            if self._read(kind, name, number) == key:
+                return  # by a request whose answer was lost, or by another writer
+            number += 1
 
     def names(self) -> list[tuple[Kind, str]]:
         return sorted(self._numbers("tags"))
