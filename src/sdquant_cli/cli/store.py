@@ -40,7 +40,7 @@ def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> No
 def _row(entry: Any, tags: list[str]) -> dict[str, Any]:
     artifact = entry.artifact
     return {
-        "artifact": f"{entry.kind}/{entry.key}",
+        "artifact": entry.name,
         "tags": tags,
         "created": artifact.manifest.provenance.created_at if artifact else None,
         "bytes": sum(item.size for item in artifact.objects()) if artifact else None,
@@ -87,12 +87,14 @@ def verify(
 
     opened = _opened(store)
     entries = [opened.locate(name)] if name else opened.entries()
+    if name:
+        entries[0].published()
     problems = []
     for entry in entries:
         of_entry = list(checks.damage(entry))
         problems += of_entry
         if entry.artifact and not of_entry:
-            typer.echo(f"{entry.kind}/{entry.key} is intact")
+            typer.echo(f"{entry.name} is intact")
     if name is None:
         problems += checks.tag_damage(opened, entries)
         for remark in checks.remarks(opened, entries):
@@ -117,7 +119,7 @@ def rm(
     opened = _opened(store)
     entry = opened.locate(name)
     opened.remove(entry, force=force)
-    typer.echo(f"removed {entry.kind}/{entry.key}")
+    typer.echo(f"removed {entry.name}")
 
 
 def tag(

@@ -31,11 +31,13 @@ def tag_damage(store: Store, entries: Sequence[Entry]) -> Iterator[SdquantError]
 def remarks(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
     """Yield a line for each thing worth knowing that is no damage."""
     for entry in entries:
-        name = f"{entry.kind}/{entry.key}"
         if entry.state == "unfinished":
-            yield f"{name} is unfinished; the command that began it goes on, `sdquant rm {name}` removes it"
+            yield (
+                f"{entry.name} is unfinished; the command that began it goes on with it, "
+                f"`sdquant rm {entry.name}` removes it"
+            )
         elif entry.artifact and entry.artifact.manifest.checksum is None:
-            yield f"{name}: its manifest was written by an early version, without a checksum of its own"
+            yield f"{entry.name}: its manifest was written by an early version, without a checksum of its own"
     yield from store.tag_entries.gaps()
     known = {HEADER}
     for entry in entries:

@@ -182,11 +182,11 @@ class Objects:
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; those that are gone already are passed over."""
         with plain_errors(self.url):
-            if self.local is None:
+            if self.local is not None:
+                for path in paths:
+                    (self.local / path).unlink(missing_ok=True)
+            elif paths:
                 obstore.delete(self._backend, paths)
-                return
-            for path in paths:
-                (self.local / path).unlink(missing_ok=True)
 
     def remove_folder(self, prefix: str, first: str) -> None:
         """Delete all below `prefix`, `first` before the rest. Links are removed, what they name is not."""

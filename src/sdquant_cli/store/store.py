@@ -3,12 +3,20 @@
 import importlib.metadata
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..errors import DamagedArtifact, MissingArtifact, SdquantError, UsageProblem
+from ..errors import (
+    DamagedArtifact,
+    EnvironmentProblem,
+    MissingArtifact,
+    NewerFormat,
+    SdquantError,
+    UsageProblem,
+)
 from ..events import SILENT, Events
-from ..manifests import Provenance, Ref, Spec, artifact_key
+from ..manifests import Manifest, Provenance, Ref, Spec, artifact_key
 from ..types import Kind
 from ..version import __version__
 from .artifact import ArraySpec, Artifact, folder
@@ -37,7 +45,7 @@ MADE_BY = {
 
 @dataclass(frozen=True)
 class Entry:
-    """The place of one artifact, whatever its state: published, or damaged, or unfinished if neither."""
+    """The place of one artifact, whatever its state; unfinished, if it has neither artifact nor problem."""
 
     kind: Kind
     key: str
@@ -45,10 +53,29 @@ class Entry:
     problem: SdquantError | None = None  # why its manifest cannot be read
 
     @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.key}"
+
+    @property
     def state(self) -> str:
         if self.problem:
-            return "damaged"
+            return _STATES[type(self.problem)]
         return "published" if self.artifact else "unfinished"
+
+    def published(self) -> Artifact:
+        """Return the artifact; raises for any other state."""
+        if self.problem:
+            raise self.problem
+        if self.artifact is None:
+            raise MissingArtifact(f"{self.name} is unfinished; the command that began it goes on with it")
+        return self.artifact
+
+
+_STATES: dict[type, str] = {
+    DamagedArtifact: "damaged",
+    NewerFormat: "newer",
+    EnvironmentProblem: "unreadable",
+}
 
 
 class Store:
@@ -63,7 +90,7 @@ class Store:
             where = f"{url}/{HEADER}"
             if "format" not in read_document(header, where, FORMAT):
                 raise DamagedArtifact(f'{where} is damaged: expected {{"format": {FORMAT}}}')
-        elif self.objects.sizes("artifacts"):
+        elif self._places():
             raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
 
     # ------------------------------------------------------------------------------ making
@@ -72,7 +99,9 @@ class Store:
         self, spec: Spec, inputs: dict[str, Ref], arrays: dict[str, ArraySpec], units: int = 1
     ) -> Artifact | Draft:
         """Return the published artifact of this spec and these inputs, or a draft to fill."""
-        layout = {name: array.info.model_dump(mode="json") for name, array in arrays.items()}
+        layout: dict[str, object] = {
+            name: array.info.model_dump(mode="json") for name, array in arrays.items()
+        }
         key = artifact_key(spec, inputs, layout)
         published = self.find(spec.kind, key)
         if published is not None:
@@ -88,7 +117,8 @@ class Store:
 
     def _leave(self, published: Artifact) -> None:
         """Remove the scratch of a run that was killed after it had published."""
-        clear(scratch_of(self.objects, published.kind, published.key), published.path)
+        with suppress(EnvironmentProblem):  # that process has just published, and does it itself
+            clear(scratch_of(self.objects, published.kind, published.key), published.path)
 
     def provenance(self, threads: int) -> Provenance:
         """Return everything but what it took, which the draft knows."""
@@ -133,11 +163,8 @@ class Store:
         key = self._tagged_key(kind, tag)
         artifact = self.find(kind, key) if key else None
         if artifact is None:
-            why = (
-                f"no {kind} artifact"
-                if key is None
-                else f"{kind}/{key}, named by {tag}, is not there any more"
-            )
+            gone = f"{kind}/{key}, named by {tag}, is not there any more"
+            why = gone if key else f"no {kind} artifact"
             raise MissingArtifact(f"{self.url}: {why}; make it with `{MADE_BY[kind]}`")
         artifact.check_sizes()
         return artifact
@@ -147,14 +174,7 @@ class Store:
         kind, _, name = text.partition("/")
         if kind in set(Kind) and not KEY.fullmatch(name):
             return self.need(Kind(kind), name or "latest")
-        entry = self.locate(text)
-        if entry.problem:
-            raise entry.problem
-        if entry.artifact is None:
-            raise MissingArtifact(
-                f"{self.url}: {text} is unfinished; the command that began it goes on with it"
-            )
-        return entry.artifact
+        return self.locate(text).published()
 
     def locate(self, text: str) -> Entry:
         """Return the place of an artifact in any state, by the same names as `resolve`."""
@@ -166,7 +186,7 @@ class Store:
             what = f"{kind} artifact"
         else:
             what = "artifact"
-            places = [place for place in self._places() if place[1].startswith(text)]
+            places = [place for place in self._places() if text and place[1].startswith(text)]
         if len(places) == 1:
             return self._entry(places[0])
         number = f"{len(places)} {what}s" if places else f"no {what}"
@@ -183,7 +203,7 @@ class Store:
     def _entry(self, place: tuple[Kind, str]) -> Entry:
         try:
             return Entry(*place, artifact=self.find(*place))
-        except SdquantError as error:
+        except (DamagedArtifact, NewerFormat, EnvironmentProblem) as error:
             return Entry(*place, problem=error)
 
     def entries(self) -> list[Entry]:
@@ -195,13 +215,15 @@ class Store:
         """Return all published artifacts, oldest first; warns of manifests that cannot be read."""
         entries = self.entries()
         for entry in entries:
+            if isinstance(entry.problem, EnvironmentProblem):
+                raise entry.problem  # it may be readable the next time
             if entry.problem:
                 self.events.warn(str(entry.problem))
         return [entry.artifact for entry in entries if entry.artifact]
 
-    def dependents(self, key: str) -> list[Artifact]:
-        """Return the artifacts that were made directly from this one."""
-        return [a for a in self.artifacts() if any(r.key == key for r in a.manifest.inputs.values())]
+    def dependents(self, of: Manifest | Artifact | Entry) -> list[Artifact]:
+        """Return the artifacts that were made directly from this one, as far as manifests can be read."""
+        return [a for a in self.artifacts() if any(r.key == of.key for r in a.manifest.inputs.values())]
 
     # ----------------------------------------------------------------------------- changing
 
@@ -228,7 +250,7 @@ class Store:
 
         Raises EnvironmentProblem while a process is making it.
         """
-        needed_by = [a for a in self.dependents(which.key) if a.key != which.key]
+        needed_by = self.dependents(which)
         if needed_by and not force:
             names = ", ".join(f"{a.kind}/{a.key}" for a in needed_by)
             raise UsageProblem(f"{which.kind}/{which.key}: {names} depend on it; remove those first")
