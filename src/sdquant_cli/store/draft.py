@@ -97,15 +97,14 @@ class Draft:
 
     def _check(self, path: str, unit: int) -> Receipt | None:
         """Return a receipt whose objects are stored as it says; remove any other."""
-        where = f"{self._objects.url}/{path}"
-        harmed = list(self._shards(unit).values())
+        expected = set(self._shards(unit).values())
         try:
-            receipt = read_value(Receipt, self._objects.read(path) or b"", where)
-            if receipt.unit == unit and sorted(item.path for item in receipt.objects) == sorted(harmed):
+            receipt = read_value(Receipt, self._objects.read(path) or b"", f"{self._objects.url}/{path}")
+            if receipt.unit == unit and {item.path for item in receipt.objects} == expected:
                 harmed = [item.path for item in receipt.objects if self._stored(item.path) != item]
                 if not harmed:
                     return receipt
-                self._remove_objects(harmed)
+                self._objects.delete([f"{self.path}/{path}" for path in harmed])
         except DamagedArtifact:
             pass  # the receipt itself: its objects are looked at when the unit is written
         self._drop(path, unit)
@@ -115,10 +114,6 @@ class Draft:
         self._events.warn(f"{self.name}: stored bytes of unit {unit} are damaged; it is made again")
         self._checked.pop(path, None)
         self._objects.delete([path])
-
-    def _remove_objects(self, paths: list[str]) -> None:
-        present = self._objects.sizes(self.path)
-        self._objects.delete([f"{self.path}/{path}" for path in paths if f"{self.path}/{path}" in present])
 
     def missing(self) -> list[int]:
         done = self.receipts()
@@ -195,7 +190,7 @@ class Draft:
                     f"another machine or number of threads rounds in another way"
                 )
                 return self._stored_now(path)
-            self._remove_objects([path])
+            self._objects.delete([f"{self.path}/{path}"])
             self._objects.create(f"{self.path}/{path}", data)
         return self._stored_now(path)
 
