@@ -64,3 +64,12 @@ class Heard:
 
     def note(self, message: str) -> None:
         pass
+
+
+def warnings_of(result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+
+
+def complaint(result) -> str:
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("sdquant: ")]
+    return line
