@@ -6,14 +6,15 @@ numbers people ask for, so that reading it needs neither zarr nor torch.
 """
 
 import hashlib
-import json
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from .errors import UsageProblem
+from .sealed import canonical, not_finite
 from .types import Dtype, Execution, Kind, Measure, Ranges, Relax, Select, StepMatch, Tables, Train
 
-FORMAT = 1
+FORMAT = 2  # of new manifests; 1 had no checksum
 
 
 class Frozen(BaseModel):
@@ -214,7 +215,7 @@ def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) 
     """20 hex digits of sha256 over the canonical JSON of spec, inputs' digests and array layout.
 
     Fields that are None are left out: a field that a later version adds leaves the keys of what was made
-    without it as they are.
+    without it as they are. Raises UsageProblem for a number that is not finite.
     """
     identity = {
         "kind": spec.kind.value,
@@ -223,8 +224,9 @@ def artifact_key(spec: Spec, inputs: dict[str, Ref], layout: dict[str, object]) 
         "inputs": {role: ref.digest for role, ref in inputs.items()},
         "layout": layout,
     }
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+    if bad := not_finite(identity["spec"]):
+        raise UsageProblem(f"{spec.kind}: {bad} is not a finite number; leave it out or name another")
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:20]
 
 
 # ---------------------------------------------------------------------------------- manifests
@@ -272,7 +274,7 @@ class Provenance(Frozen):
 class Manifest(Frozen):
     """What every published artifact says of itself."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     kind: Kind
     key: str
     digest: str  # sha256 over (path, size, sha256) of all objects
@@ -281,6 +283,7 @@ class Manifest(Frozen):
     metadata: tuple[StoredObject, ...]  # the arrays' own descriptions
     units: tuple[Receipt, ...]
     provenance: Provenance
+    checksum: str | None = None  # sha256 over the canonical JSON of all the rest; None in format 1
 
     @property
     def ref(self) -> Ref:

@@ -1,9 +1,10 @@
 """What a piece of work takes: seconds, and memory of the process it runs in. Standard library only."""
 
 import ctypes
-import json
 import time
 from pathlib import Path
+
+from .sealed import read_json, write_json
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _peaks: list[int] = []  # bytes; of every stretch between two resets of the kernel's mark
@@ -21,12 +22,15 @@ def memory(field: str) -> int | None:
 class Meter:
     """Seconds, and the largest resident set of this process, since it was made.
 
-    `save` leaves them in a file, and a meter of the same file goes on from there.
+    `save` leaves them in a file, and a meter of the same file goes on from there; from nothing, if that
+    is damaged.
     """
 
     def __init__(self, file: Path) -> None:
         self._file, self._began, self._first = file, time.perf_counter(), _new_stretch()
-        self._before = json.loads(file.read_text()) if file.exists() else {}
+        before = read_json(file)
+        self.resumed = before is not None
+        self._before = before or {}
 
     @property
     def seconds(self) -> float:
@@ -41,9 +45,7 @@ class Meter:
         return max(self._before.get("peak_memory") or 0, mark, *_peaks[self._first :])
 
     def save(self) -> None:
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"seconds": self.seconds, "peak_memory": self.peak_memory}))
-        partial.replace(self._file)
+        write_json(self._file, {"seconds": self.seconds, "peak_memory": self.peak_memory})
 
 
 def _new_stretch() -> int | None:

@@ -133,7 +133,7 @@ def test_a_file_of_another_kind_is_kept(sdquant, tmp_path):
 def test_a_store_of_a_newer_format(sdquant):
     sdquant.store.mkdir()
     (sdquant.store / "sdquant-store.json").write_text('{"format": 99}')
-    assert "store format 99" in one_line(sdquant("ls", code=6))
+    assert "sdquant-store.json: format 99" in one_line(sdquant("ls", code=6))
 
 
 def test_a_damaged_store_header(sdquant):

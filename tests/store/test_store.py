@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,48 +10,14 @@ import zarr
 
 from sdquant_cli.errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, NewerFormat, UsageProblem
 from sdquant_cli.manifests import (
-    LatentsFacts,
-    LatentsSpec,
-    ModelRef,
     PromptsFacts,
     PromptsSpec,
-    Setting,
     artifact_key,
 )
+from sdquant_cli.sealed import seal, write_json
 from sdquant_cli.store import Absent, ArraySpec, Artifact, Chained, Draft, Glance, Store
 from sdquant_cli.types import Kind
-
-SETTING = Setting(
-    model=ModelRef(source="m", digest="d"),
-    scheduler="pndm",
-    steps=50,
-    guidance_scale=3.0,
-    height=64,
-    width=64,
-    dtype="fp32",
-)
-SPEC = LatentsSpec(setting=SETTING, per_prompt=1, seed=0, micro_batch=8)
-ARRAYS = {
-    "x": ArraySpec((10, 2, 3), "float16", ("sample", "channel", "width"), 4, 2),
-    "row": ArraySpec((10,), "int64", ("sample",), 4, 2),
-}
-DATA = {"x": np.random.default_rng(0).normal(size=(10, 2, 3)).astype("f2"), "row": np.arange(10)}
-FACTS = LatentsFacts(latents=10, unet_calls=3, unet_calls_minimum=2)
-
-
-def fill(draft: Draft, units=None) -> None:
-    for unit in draft.missing() if units is None else units:
-        start, stop = draft.rows(unit, "x")
-        draft.write(unit, {name: values[start:stop] for name, values in DATA.items()}, {"n": stop - start})
-
-
-def make(store: Store, spec=SPEC, inputs=None) -> Artifact:
-    draft = store.begin(spec, inputs or {}, ARRAYS, 3)
-    assert isinstance(draft, Draft)
-    fill(draft)
-    artifact = draft.publish(FACTS, store.provenance(1))
-    store.tag(artifact)
-    return artifact
+from tests.store.making import ARRAYS, DATA, FACTS, SETTING, SPEC, fill, make
 
 
 @pytest.fixture
@@ -99,7 +66,7 @@ def test_every_part_of_the_identity_changes_the_key(store):
 
 def test_keys_do_not_depend_on_the_process():
     code = (
-        "from tests.store.test_store import SPEC\nfrom sdquant_cli.manifests import artifact_key\n"
+        "from tests.store.making import SPEC\nfrom sdquant_cli.manifests import artifact_key\n"
         "print(artifact_key(SPEC, {}, {'b': 1, 'a': 2}))"
     )
     root = Path(__file__).parents[2]
@@ -138,7 +105,8 @@ def test_rows_that_are_not_a_unit_are_refused(store):
 
 
 def test_zeros_and_nan_are_stored(store):
-    draft = store.begin(SPEC, {}, ARRAYS, 3)
+    arrays = {**ARRAYS, "x": replace(ARRAYS["x"], finite=False)}
+    draft = store.begin(SPEC, {}, arrays, 3)
     values = np.zeros((10, 2, 3), "f2")
     values[3] = np.nan
     for unit in draft.missing():
@@ -184,18 +152,22 @@ def test_a_flipped_digit_in_a_manifest_is_found(store, tmp_path):
         store.need(Kind.LATENTS)
 
 
-def test_manifests_of_before_the_meter_are_read(store, tmp_path):
+def test_manifests_of_before_the_checksum_are_read(store, tmp_path):
     artifact = make(store)
     path = tmp_path / "store" / artifact.path / "manifest.json"
     document = json.loads(path.read_text())
-    assert document["provenance"].pop("peak_memory") != 0
-    path.write_text(json.dumps(document))
-    assert store.need(Kind.LATENTS).manifest.provenance.peak_memory is None
+    assert document.pop("checksum") == artifact.manifest.checksum
+    assert document["provenance"].pop("peak_memory") != 0  # of before the meter, too
+    path.write_text(json.dumps({**document, "format": 1}))
+    old = store.need(Kind.LATENTS)
+    assert old.manifest.provenance.peak_memory is None
+    assert np.array_equal(old.read("x"), DATA["x"])
+    old.verify()
 
 
 def test_what_it_took_goes_on_from_the_last_checkpoint(store):
     draft = store.begin(SPEC, {}, ARRAYS, 3)
-    draft.scratch.joinpath("cost.json").write_text('{"seconds": 100, "peak_memory": 9000000000000}')
+    write_json(draft.scratch / "cost.json", {"seconds": 100, "peak_memory": 9000000000000})
     resumed = store.begin(SPEC, {}, ARRAYS, 3)
     assert 100 < resumed.meter.seconds < 160
     resumed.meter.save()
@@ -250,11 +222,19 @@ def test_newer_formats_are_refused(store, tmp_path):
     artifact = make(store)
     path = tmp_path / "store" / artifact.path / "manifest.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "format": 2}))
-    with pytest.raises(NewerFormat, match="format 2"):
+    path.write_text(json.dumps({**document, "format": 3, "unheard of": 1}))
+    with pytest.raises(NewerFormat, match=r"manifest\.json: format 3"):
         store.need(Kind.LATENTS)
-    (tmp_path / "store" / "sdquant-store.json").write_text('{"format": 2}')
-    with pytest.raises(NewerFormat, match="store format 2"):
+    # a later version of the same format has added a field
+    path.write_bytes(seal({**document, "unheard of": 1}))
+    with pytest.raises(NewerFormat, match=r"field unheard of.*another version of sdquant"):
+        store.need(Kind.LATENTS)
+    entry = tmp_path / "store" / "tags" / "latents" / "latest" / "00000000.json"
+    entry.write_text('{"format": 2, "keys": []}')
+    with pytest.raises(NewerFormat, match=r"00000000\.json: format 2"):
+        store.need(Kind.LATENTS)
+    (tmp_path / "store" / "sdquant-store.json").write_text('{"format": 2, "place": "x"}')
+    with pytest.raises(NewerFormat, match=r"sdquant-store\.json: format 2"):
         Store(str(tmp_path / "store"))
 
 

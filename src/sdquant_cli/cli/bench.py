@@ -56,7 +56,8 @@ def bench(
         repeats=repeats,
         pictures=pictures,
     )
-    found = stage.run(request, Store(store), render.Terminal())
+    events = render.Terminal()
+    found = stage.run(request, Store(store, events), events)
     if json:
         render.print_json(found.model_dump(mode="json"))
         return

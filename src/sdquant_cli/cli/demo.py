@@ -26,7 +26,8 @@ def demo(
 
     check_output(output, "--output", store)
     check_overwrites(output, "--output", PNG, "a PNG picture")
-    opened, events = Store(store), Terminal()
+    events = Terminal()
+    opened = Store(store, events)
     metrics = pipeline.run(pipeline.demo_chain(), opened, events)
     pipeline.side_by_side(metrics, opened, output)
     show_artifact(metrics)

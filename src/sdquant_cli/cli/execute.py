@@ -36,7 +36,7 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
         typed = _typed(flags["context"])
         fields |= {name: value for name, value in settings.items() if name not in typed}
     request = request_of(request_type, **fields)
-    store = Store(flags["store"])
+    store = Store(flags["store"], render.Terminal())
     if flags["dry_run"]:
         _show_plan(stage.plan(request, store), as_json=flags["json"])
         return

@@ -30,6 +30,7 @@ def export(
     from .render import Terminal
 
     request = request_of(ExportRequest, output=output, state=state, format=format)
-    folder = stage.run(request, Store(store), Terminal())
+    events = Terminal()
+    folder = stage.run(request, Store(store, events), events)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     typer.echo(f"{folder} ({size / 1e6:.1f} MB)")

@@ -30,5 +30,6 @@ def report(
     from .render import Terminal
 
     request = request_of(ReportRequest, names=tuple(names or ()), output=output, pictures=pictures)
-    path = stage.run(request, Store(store), Terminal())
+    events = Terminal()
+    path = stage.run(request, Store(store, events), events)
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

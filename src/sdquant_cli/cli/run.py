@@ -23,8 +23,8 @@ def run(
     from .execute import show_artifact
     from .render import Terminal, print_json
 
-    chain = read_chain(config)
-    metrics = pipeline.run(chain, Store(store), Terminal())
+    chain, events = read_chain(config), Terminal()
+    metrics = pipeline.run(chain, Store(store, events), events)
     if json:
         print_json(evaluate.document(metrics))
     else:

@@ -1,7 +1,7 @@
 """`sdquant ls`, `show`, `verify`, `rm`, `tag`: looking after a store."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,30 +10,42 @@ from . import options as o
 NameArgument = Annotated[str, typer.Argument(help="kind, kind/key, kind/tag, or the beginning of a key.")]
 
 
-def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:
-    """List artifacts, oldest first.
-
-    Example: sdquant ls
-    """
+def _opened(url: str) -> Any:
     from ..store import Store
     from . import render
 
-    opened = Store(store)
-    tags = opened.tags()
-    rows = [
-        {
-            "artifact": f"{a.manifest.kind}/{a.manifest.key}",
-            "tags": tags.get(a.manifest.key, []),
-            "created": a.manifest.provenance.created_at,
-            "bytes": sum(item.size for item in a.objects()),
-        }
-        for a in opened.artifacts()
-    ]
+    return Store(url, render.Terminal())
+
+
+def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:
+    """List artifacts, oldest first; unfinished and damaged ones last.
+
+    Example: sdquant ls
+    """
+    from . import render
+
+    opened = _opened(store)
+    tags, entries = opened.tags(), opened.entries()
+    for entry in entries:
+        if entry.problem:
+            opened.events.warn(str(entry.problem))
+    rows = [_row(entry, tags.get(entry.key, [])) for entry in entries]
     if json:
         render.print_json(rows)
     else:
-        cells = [[" ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows]
-        render.print_table(("artifact", "tags", "created", "bytes"), cells)
+        cells = [[" ".join(v) if isinstance(v, list) else str(v or "") for v in row.values()] for row in rows]
+        render.print_table(("artifact", "tags", "created", "bytes", "state"), cells)
+
+
+def _row(entry: Any, tags: list[str]) -> dict[str, Any]:
+    artifact = entry.artifact
+    return {
+        "artifact": entry.name,
+        "tags": tags,
+        "created": artifact.manifest.provenance.created_at if artifact else None,
+        "bytes": sum(item.size for item in artifact.objects()) if artifact else None,
+        "state": entry.state,
+    }
 
 
 def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:
@@ -41,11 +53,10 @@ def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.Jso
 
     Example: sdquant show quant-state
     """
-    from ..store import Store
     from . import render
     from .execute import show_artifact
 
-    artifact = Store(store).resolve(name)
+    artifact = _opened(store).resolve(name)
     if json:
         render.print_json(artifact.manifest.model_dump(mode="json"))
         return
@@ -57,7 +68,7 @@ def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.Jso
 
 def verify(
     name: Annotated[
-        str | None, typer.Argument(help="An artifact, or an exported folder; all artifacts by default.")
+        str | None, typer.Argument(help="An artifact, or an exported folder; the whole store by default.")
     ] = None,
     store: o.StoreOption = o.DEFAULT_STORE,
 ) -> None:
@@ -71,13 +82,29 @@ def verify(
 
         render.print_pairs(f"{name} is intact", verify_export(Path(name), render.Terminal()))
         return
-    from ..store import Store
+    from ..errors import DamagedArtifact
+    from ..store import checks
 
-    opened = Store(store)
-    artifacts = [opened.resolve(name)] if name else opened.artifacts()
-    for artifact in artifacts:
-        artifact.verify()
-        typer.echo(f"{artifact.manifest.kind}/{artifact.manifest.key} is intact")
+    opened = _opened(store)
+    entries = [opened.locate(name)] if name else opened.entries()
+    if name:
+        entries[0].published()
+    problems = []
+    for entry in entries:
+        of_entry = list(checks.damage(entry))
+        problems += of_entry
+        if entry.artifact and not of_entry:
+            typer.echo(f"{entry.name} is intact")
+    if name is None:
+        problems += checks.tag_damage(opened, entries)
+        for remark in checks.remarks(opened, entries):
+            opened.events.warn(remark)
+    if len(problems) == 1:
+        raise problems[0]
+    for problem in problems:
+        opened.events.warn(str(problem))
+    if problems:
+        raise DamagedArtifact(f"{store}: {len(problems)} files are damaged, each named above")
 
 
 def rm(
@@ -85,16 +112,14 @@ def rm(
     force: Annotated[bool, typer.Option("--force", help="Also if others were made from it.")] = False,
     store: o.StoreOption = o.DEFAULT_STORE,
 ) -> None:
-    """Remove an artifact that no other depends on.
+    """Remove an artifact that no other depends on, whether it is finished or damaged.
 
     Example: sdquant rm images/latest
     """
-    from ..store import Store
-
-    opened = Store(store)
-    artifact = opened.resolve(name)
-    opened.remove(artifact, force=force)
-    typer.echo(f"removed {artifact.manifest.kind}/{artifact.manifest.key}")
+    opened = _opened(store)
+    entry = opened.locate(name)
+    opened.remove(entry, force=force)
+    typer.echo(f"removed {entry.name}")
 
 
 def tag(
@@ -106,9 +131,7 @@ def tag(
 
     Example: sdquant tag quant-state/latest release-1
     """
-    from ..store import Store
-
-    opened = Store(store)
+    opened = _opened(store)
     artifact = opened.resolve(name)
     opened.tag(artifact, tag_name)
-    typer.echo(f"{artifact.manifest.kind}/{tag_name} is now {artifact.manifest.key}")
+    typer.echo(f"{artifact.kind}/{tag_name} is now {artifact.key}")

@@ -1,6 +1,8 @@
-"""Checkpoints of a training in scratch beside its artifact: the last two, each written as a whole."""
+"""Checkpoints of a training in scratch beside its artifact: the last two, each whole, with its sha256."""
 
 import pickle
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from ..errors import EnvironmentProblem
 from ..events import Events
 from ..methods.training import Training
+from ..sealed import is_intact, remove_file, write_file
 from ..store import Draft
 
 EVERY = 50  # iterations; at most this much is done again after a kill
@@ -40,25 +43,23 @@ def _resume(training: Training, folder: Path, events: Events) -> None:
 def _save(training: Training, folder: Path) -> None:
     write(folder / f"{training.iteration:08d}.pt", training.state_dict())
     for old in sorted(folder.glob("[0-9]*.pt"))[:-KEPT]:
-        old.unlink()
+        remove_file(old)
 
 
 def read(path: Path, events: Events) -> Any:
-    """What was written to a checkpoint; None, with a warning, if that cannot be read."""
-    try:
-        return torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        events.warn(f"{path} is damaged and is left out")
-        return None
+    """Return what was written to a checkpoint; None, with a warning, if its bytes have changed since."""
+    if is_intact(path):
+        with suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return torch.load(path, weights_only=True)
+    events.warn(f"{path} is damaged and is left out")
+    return None
 
 
 def write(path: Path, state: object) -> None:
     """Write a checkpoint as a whole: it is there with all its bytes, or not at all."""
-    partial = path.with_suffix(".partial")
     try:
-        torch.save(state, partial)
+        write_file(path, partial(torch.save, state))
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise EnvironmentProblem(
-            f"{partial}: {' '.join(str(error).split())}; run again once it can be written"
+            f"{path}: {' '.join(str(error).split())}; run again once it can be written"
         ) from None
-    partial.replace(path)

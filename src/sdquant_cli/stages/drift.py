@@ -83,7 +83,8 @@ def measure_drift(
     count = min(count, images.facts.images)
     spec = DriftSpec(setting=setting, prompts=count, seed=drawn.seed, micro_batch=drawn.micro_batch)
     timesteps = schedule_of(model.sampler(setting)).calls
-    column = ArraySpec((count, len(timesteps)), "float64", ("sample", "call"), drawn.micro_batch)
+    dims = ("sample", "call")
+    column = ArraySpec((count, len(timesteps)), "float64", dims, drawn.micro_batch, finite=False)
     draft = store.begin(spec, refs(inputs), dict.fromkeys(COLUMNS, column), -(-count // drawn.micro_batch))
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)

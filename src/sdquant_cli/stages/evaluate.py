@@ -54,7 +54,7 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
         measure_drift(images, request.drift_prompts, store, device, events)
     n = images.facts.images
     per_picture = [name for name in names if CATALOG[name].form is not Form.SETS]
-    arrays = {name: ArraySpec((n,), "float64", ("sample",)) for name in per_picture}
+    arrays = {name: ArraySpec((n,), "float64", ("sample",), finite=False) for name in per_picture}
     files = {file for name in names for file in CATALOG[name].files}
     spec = MetricsSpec(
         metrics=tuple(names), weights={file: WEIGHT_FILES[file].sha256 for file in sorted(files)}

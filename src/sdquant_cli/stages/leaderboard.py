@@ -91,7 +91,7 @@ def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> A
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
     _check_files(request, store, events)
-    store = Chained(store.url)
+    store = Chained(store.url, events)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:
@@ -202,7 +202,7 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
     announce(events, metrics)
     first = next(iter(metrics.values()))
     names = first.spec.metrics
-    arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"))}
+    arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"), finite=False)}
     draft = store.begin(spec, refs(metrics), arrays)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)

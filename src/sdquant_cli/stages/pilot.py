@@ -1,6 +1,5 @@
 """The pilot run of `sample --select density`: a few whole trajectories choose the steps for all prompts."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..models.density import assigned, counts, density, differences, radius_of, 
 from ..models.families import denoiser_of
 from ..models.schedule import Schedule
 from ..models.trajectories import Trajectories
+from ..sealed import read_json, write_json
 
 PROMPTS = 8  # as EDA-DM's script for SD has them
 CHOICE = "steps.json"  # in scratch, so that a resumed run takes the same steps on any machine
@@ -31,11 +31,13 @@ def choose(
 ) -> tuple[tuple[int, ...], ...]:
     """The one call whose input is kept of each prompt, chosen once and then remembered in `scratch`."""
     path = scratch / CHOICE
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(_chosen(paths, prompts, select, events)))
-        partial.replace(path)
-    return tuple((call,) for call in json.loads(path.read_text()))
+    chosen = read_json(path)
+    if chosen is None:
+        if path.exists():
+            events.warn(f"{path} is damaged; the pilot runs again")
+        chosen = {"calls": _chosen(paths, prompts, select, events)}
+        write_json(path, chosen)
+    return tuple((call,) for call in chosen["calls"])
 
 
 def _chosen(paths: Trajectories, prompts: int, select: SelectSpec, events: Events) -> tuple[int, ...]:

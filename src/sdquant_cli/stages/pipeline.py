@@ -30,7 +30,7 @@ def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
     """Run all stages, each skipping what is up to date; returns the metrics."""
     generate.check_files(chain.generate, store)
     evaluate.check_files(chain.evaluate, store)
-    store, artifact = Chained(store.url), None
+    store, artifact = Chained(store.url, events), None
     for name, stage in _STAGES.items():
         events.note(f"== {name}")
         artifact = stage(getattr(chain, name.replace("-", "_")), store, events)

@@ -28,6 +28,7 @@ from ..quant.state import grids
 from ..quant.swap import swap
 from ..store import ArraySpec, Artifact
 from ..types import Bits, Dtype, Train
+from .checkpoints import EVERY, KEPT
 
 EFFICIENCY = 0.5  # of a large matrix product's rate
 _BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
@@ -72,7 +73,12 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
     held = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
     # teacher, student and its gradients: four forward passes
     updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
-    return {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+    numbers: Numbers = {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+    if weights and spec.iterations > EVERY:
+        copies = 4 if spec.train.averaging else 3  # the weights, two moments of Adam, their mean
+        # of checkpoints, one of them while it is written
+        numbers["scratch, bytes, roughly"] = (KEPT + 1) * copies * weights
+    return numbers
 
 
 def _reconstructing(model: Model, setting: Setting, spec: QuantStateSpec) -> Numbers:

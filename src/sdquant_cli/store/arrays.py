@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import ObjectStore, WrapperStore
+from zarr.storage import MemoryStore, ObjectStore
 
 from ..errors import DamagedArtifact
 from ..manifests import ArrayInfo
@@ -16,58 +15,55 @@ from .objects import Objects, plain_errors
 GROUP = "data.zarr"
 
 
-class _CreateOnce(WrapperStore[ObjectStore]):
-    """A zarr store whose objects are never overwritten with other bytes."""
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await self._store.set_if_not_exists(key, value)
-
-
-def _zarr_store(objects: Objects, artifact: str, *, writable: bool) -> ZarrStore:
-    inner = ObjectStore(objects.below(f"{artifact}/{GROUP}"), read_only=not writable)
-    return _CreateOnce(inner) if writable else inner
+def descriptions(layout: dict[str, ArrayInfo]) -> dict[str, bytes]:
+    """Return the zarr.json of the group and of each array, by path."""
+    stored: dict[str, Buffer] = {}
+    group = zarr.open_group(MemoryStore(stored), mode="w")
+    for name, info in layout.items():
+        group.create_array(name, **_description(info))
+    return {f"{GROUP}/{path}": buffer.to_bytes() for path, buffer in stored.items()}
 
 
-def create_group(objects: Objects, artifact: str, arrays: dict[str, ArrayInfo]) -> None:
-    """Write the metadata of the group and its arrays; the same call again changes nothing."""
-    store = _zarr_store(objects, artifact, writable=True)
-    with plain_errors(f"{objects.url}/{artifact}"):
-        group = zarr.open_group(store, mode="a")
-        for name, info in arrays.items():
-            if name not in group:
-                tail = info.shape[1:]
-                group.create_array(
-                    name,
-                    shape=info.shape,
-                    dtype=info.dtype,
-                    chunks=(info.chunk_rows, *tail),
-                    shards=(info.unit_rows, *tail),
-                    serializer=BytesCodec(),
-                    compressors=[*([ZstdCodec(level=1)] if info.compressed else []), Crc32cCodec()],
-                    fill_value=np.nan if np.dtype(info.dtype).kind == "f" else 0,
-                    dimension_names=info.dims,
-                )
+def _description(info: ArrayInfo) -> dict[str, Any]:
+    tail = info.shape[1:]
+    return {
+        "shape": info.shape,
+        "dtype": info.dtype,
+        "chunks": (info.chunk_rows, *tail),
+        "shards": (info.unit_rows, *tail),
+        "serializer": BytesCodec(),
+        "compressors": [*([ZstdCodec(level=1)] if info.compressed else []), Crc32cCodec()],
+        "fill_value": np.nan if np.dtype(info.dtype).kind == "f" else 0,
+        "dimension_names": info.dims,
+    }
 
 
-def write_rows(objects: Objects, artifact: str, name: str, start: int, values: np.ndarray) -> None:
-    """Store one unit's rows; `start` is a multiple of the array's unit_rows."""
+def shard_path(name: str, info: ArrayInfo, unit: int) -> str:
+    """Return the path of the one object that holds a unit's rows of an array."""
+    return f"{GROUP}/{name}/c/{unit}" + "/0" * (len(info.shape) - 1)
+
+
+def encode(info: ArrayInfo, start: int, values: np.ndarray) -> Any:
+    """Return the bytes of the shard that holds the rows from `start` on, all those of one unit."""
+    stored: dict[str, Buffer] = {}
     with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk reads as zeros: store them
-        array: Any = zarr.open_group(_zarr_store(objects, artifact, writable=True), mode="r+")[name]
-    if start % array.shards[0] or (start + len(values)) not in (start + array.shards[0], array.shape[0]):
-        raise ValueError(f"{name}: rows {start}..{start + len(values)} are not whole units")
-    with plain_errors(f"{objects.url}/{artifact}"):
-        array[start : start + len(values)] = values
+        array = zarr.create_array(MemoryStore(stored), **_description(info))
+    array[start : start + len(values)] = values
+    (shard,) = (buffer for path, buffer in stored.items() if path != "zarr.json")
+    return shard.as_buffer_like()
 
 
 def read_rows(objects: Objects, artifact: str, name: str, start: int, stop: int) -> np.ndarray:
-    """Rows start..stop of an array; raises DamagedArtifact where stored bytes fail their checksum."""
+    """Return rows start..stop of an array; raises DamagedArtifact where stored bytes fail their checksum."""
+    where = f"{objects.url}/{artifact}"
     try:
-        group = zarr.open_group(_zarr_store(objects, artifact, writable=False), mode="r")
-        array: Any = group[name]
-        return np.asarray(array[start:stop])
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        with plain_errors(where):
+            store = ObjectStore(objects.below(f"{artifact}/{GROUP}"), read_only=True)
+            array: Any = zarr.open_group(store, mode="r")[name]
+            return np.asarray(array[start:stop])
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedArtifact(
-            f"{artifact}: array {name!r} cannot be read ({reason}); "
+            f"{where}: array {name!r} cannot be read ({reason}); "
             f"run `sdquant verify`, then `sdquant rm` and make it again"
         ) from None

@@ -1,43 +1,28 @@
-"""One artifact: a Draft while it is being made, an Artifact once its manifest is published.
+"""A published artifact: its manifest, and its arrays on request."""
 
-Work is split in units. A unit is complete when its receipt exists; the artifact is complete when
-its manifest exists. Both are created once and never changed, so a kill at any moment loses at most
-the unit in hand, and a reader never sees half an artifact.
-"""
+from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
-
-from ..errors import DamagedArtifact, EnvironmentProblem, NewerFormat
-from ..manifests import (
-    FORMAT,
-    MANIFESTS,
-    ArrayInfo,
-    Frozen,
-    Manifest,
-    Provenance,
-    Receipt,
-    Ref,
-    Spec,
-    StoredObject,
-)
-from ..meter import Meter
+from ..errors import DamagedArtifact, SdquantError
+from ..manifests import ArrayInfo, Manifest, Ref, StoredObject
 from ..types import Kind
-from . import arrays as zarr_arrays
-from .objects import Objects, plain_errors
+from .documents import read_value
+from .objects import Objects
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def folder(kind: Kind, key: str) -> str:
     return f"artifacts/{kind}/{key}"
+
+
+def receipt_path(artifact: str, unit: int) -> str:
+    return f"{artifact}/units/{unit:06d}.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +36,7 @@ class ArraySpec:
     unit_rows: int | None = None
     chunk_rows: int | None = None
     compressed: bool = False
+    finite: bool = True  # whether numbers that are not are refused
 
     @property
     def info(self) -> ArrayInfo:
@@ -68,26 +54,6 @@ class ArraySpec:
         )
 
 
-def parse_manifest(kind: Kind, data: bytes, where: str) -> Manifest:
-    """Read a manifest; raises NewerFormat or DamagedArtifact, naming the place and the field."""
-    try:
-        found = json.loads(data)
-        newer = int(found["format"]) > FORMAT
-    except (ValueError, TypeError, KeyError):
-        raise DamagedArtifact(f"{where}: not a manifest of sdquant") from None
-    if newer:
-        raise NewerFormat(
-            f"{where}: format {found['format']}, this sdquant reads up to {FORMAT}; upgrade with "
-            f"`pip install -U sdquant`"
-        )
-    try:
-        return MANIFESTS[kind].model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise DamagedArtifact(f"{where}: field {field}: {first['msg']}") from None
-
-
 class Artifact:
     """A published artifact: its manifest, and its arrays on request."""
 
@@ -95,6 +61,15 @@ class Artifact:
         self._objects = objects
         self.manifest = manifest
         self.path = folder(manifest.kind, manifest.key)
+        self._checked: set[str] = set()  # what `read` has found intact
+
+    @property
+    def kind(self) -> Kind:
+        return self.manifest.kind
+
+    @property
+    def key(self) -> str:
+        return self.manifest.key
 
     @property
     def ref(self) -> Ref:
@@ -109,11 +84,22 @@ class Artifact:
         return self.manifest.facts  # type: ignore[attr-defined]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start..stop of an array, all by default."""
-        info = self.manifest.arrays[name]
-        return zarr_arrays.read_rows(
-            self._objects, self.path, name, start, info.shape[0] if stop is None else stop
-        )
+        """Return rows start..stop of an array, all by default; raises DamagedArtifact."""
+        from . import arrays  # zarr takes most of a second to import
+
+        self._check_before_reading(name)
+        last = self.manifest.arrays[name].shape[0] if stop is None else stop
+        return arrays.read_rows(self._objects, self.path, name, start, last)
+
+    def _check_before_reading(self, name: str) -> None:
+        """zarr reads a missing shard as empty, and trusts zarr.json: check them once."""
+        if not self._checked:
+            self.check_sizes()
+        if name not in self._checked:
+            for item in self.manifest.metadata:
+                if item.path.split("/")[1:-1] in ([], [name]):
+                    self._check_bytes(item)
+            self._checked.add(name)
 
     def objects(self) -> Iterator[StoredObject]:
         yield from self.manifest.metadata
@@ -124,158 +110,64 @@ class Artifact:
         """Raise DamagedArtifact where an object is missing or has another size (one listing)."""
         present = self._objects.sizes(self.path)
         for item in self.objects():
-            self._complain(item, present.get(f"{self.path}/{item.path}"), item.size, "bytes")
+            self._compare(item, present.get(f"{self.path}/{item.path}"), item.size, "bytes")
+
+    def _check_bytes(self, item: StoredObject) -> None:
+        data = self._objects.read(f"{self.path}/{item.path}")
+        sha256 = None if data is None else hashlib.sha256(data).hexdigest()
+        self._compare(item, sha256, item.sha256, "sha256")
+
+    def _compare(self, item: StoredObject, stored: object, published: object, field: str) -> None:
+        if stored != published:
+            what = "is missing" if stored is None else f"has {field} {stored}, published with {published}"
+            raise DamagedArtifact(f"{self._objects.url}/{self.path}/{item.path} {what}; {self._way_out}")
+
+    @property
+    def _way_out(self) -> str:
+        return f"remove the artifact with `sdquant rm {self.kind}/{self.key} --force` and make it again"
+
+    # --------------------------------------------------------------------------- verifying
 
     def verify(self) -> None:
-        """Raise DamagedArtifact where an object's sha256 is not the one that was published."""
+        """Raise DamagedArtifact unless every stored file is as it was published."""
+        for error in self.damage():
+            raise error
+
+    def damage(self) -> Iterator[SdquantError]:
+        """Yield an error for each stored file that is not as it was published."""
         for item in self.objects():
-            data = self._objects.read(f"{self.path}/{item.path}")
-            found = None if data is None else hashlib.sha256(data).hexdigest()
-            self._complain(item, found, item.sha256, "sha256")
-        if content_digest(list(self.objects())) != self.manifest.digest:
-            raise DamagedArtifact(
-                f"{self.path}/manifest.json: the digest does not match its own list of objects"
+            yield from _error_of(self._check_bytes, item)
+        if content_digest(self.objects()) != self.manifest.digest:
+            yield DamagedArtifact(
+                f"{self._objects.url}/{self.path}/manifest.json: the digest does not match its own list of "
+                f"objects; {self._way_out}"
             )
+        yield from _error_of(self._check_copy, f"{self.path}/spec.json", self.spec)
+        for receipt in self.manifest.units:
+            yield from _error_of(self._check_copy, receipt_path(self.path, receipt.unit), receipt)
 
-    def _complain(self, item: StoredObject, found: object, expected: object, field: str) -> None:
-        if found != expected:
-            what = "is missing" if found is None else f"has {field} {found}, published with {expected}"
-            raise DamagedArtifact(
-                f"{self._objects.url}/{self.path}/{item.path} {what}; remove the artifact with "
-                f"`sdquant rm {self.manifest.kind}/{self.manifest.key} --force` and make it again"
-            )
+    def _check_copy(self, path: str, value: Any) -> None:
+        """Raise DamagedArtifact unless a file says what the manifest repeats."""
+        where = f"{self._objects.url}/{path}"
+        data = self._objects.read(path)
+        if data is None:
+            raise DamagedArtifact(f"{where} is missing; {self._way_out}")
+        if read_value(type(value), data, where) != value:
+            raise DamagedArtifact(f"{where} differs from the manifest; {self._way_out}")
 
 
-def content_digest(items: list[StoredObject]) -> str:
-    """sha256 over (path, size, sha256) of all objects, sorted by path."""
+def _error_of(check: Any, *arguments: Any) -> Iterator[SdquantError]:
+    try:
+        check(*arguments)
+    except SdquantError as error:
+        yield error
+
+
+def content_digest(items: Iterable[StoredObject]) -> str:
+    """Return the sha256 over (path, size, sha256) of all objects, sorted by path."""
     lines = sorted(f"{item.path} {item.size} {item.sha256}\n" for item in items)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-class Draft:
-    """An artifact being made, by one process at a time. Write each missing unit, then publish.
-
-    Raises EnvironmentProblem while another process of this machine has the same draft in hand.
-    """
-
-    def __init__(
-        self,
-        objects: Objects,
-        spec: Spec,
-        key: str,
-        inputs: dict[str, Ref],
-        layout: dict[str, ArrayInfo],
-        units: int,
-    ) -> None:
-        self._objects, self._spec, self._key, self._inputs = objects, spec, key, inputs
-        self._layout = layout
-        self.units = units
-        self.path = folder(spec.kind, key)
-        root = objects.local or Path(".sdquant-scratch").absolute()
-        self.scratch = root / "scratch" / spec.kind / key  # checkpoints; gone once it is published
-        self._lock = self._claimed()
-        self.meter = Meter(self.scratch / "cost.json")
-        objects.create(f"{self.path}/spec.json", spec.model_dump_json(indent=1).encode())
-        zarr_arrays.create_group(objects, self.path, layout)
-
-    def _claimed(self) -> FileLock:
-        """Held until the draft is published or its process ends."""
-        with plain_errors(str(self.scratch)):
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.scratch / "lock", is_singleton=True)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                raise EnvironmentProblem(
-                    f"{self._objects.url}/{self.path}: another process is making it; wait for that, then run "
-                    f"the same command again"
-                ) from None
-        return lock
-
-    def _receipt_path(self, unit: int) -> str:
-        return f"{self.path}/units/{unit:06d}.json"
-
-    def receipts(self) -> dict[int, Receipt]:
-        """Receipts of the units that are stored already."""
-        paths = [p for p in self._objects.sizes(f"{self.path}/units") if p.endswith(".json")]
-        found = [Receipt.model_validate_json(self._objects.read(p) or b"") for p in paths]
-        return {receipt.unit: receipt for receipt in found}
-
-    def missing(self) -> list[int]:
-        done = self.receipts()
-        return [unit for unit in range(self.units) if unit not in done]
-
-    def rows(self, unit: int, array: str) -> tuple[int, int]:
-        """First and last-plus-one row of `array` in a unit."""
-        info = self._layout[array]
-        return unit * info.unit_rows, min((unit + 1) * info.unit_rows, info.shape[0])
-
-    def peek(self, array: str) -> np.ndarray:
-        """An array of the draft; complete once no unit is missing."""
-        return zarr_arrays.read_rows(self._objects, self.path, array, 0, self._layout[array].shape[0])
-
-    def write(self, unit: int, values: dict[str, np.ndarray], counts: dict[str, int] | None = None) -> None:
-        """Store a unit's rows of every array, read them back, and leave the receipt."""
-        self._clear_leftovers(unit, list(values))
-        for name, rows in values.items():
-            start, stop = self.rows(unit, name)
-            if stop > start:
-                info = self._layout[name]
-                rows = np.ascontiguousarray(rows, dtype=info.dtype)
-                if rows.shape != (stop - start, *info.shape[1:]):
-                    raise ValueError(
-                        f"{name}: unit {unit} takes {(stop - start, *info.shape[1:])}, got {rows.shape}"
-                    )
-                zarr_arrays.write_rows(self._objects, self.path, name, start, rows)
-        stored = [self._stored(path) for name in values for path in self._shards(unit, name)]
-        receipt = Receipt(unit=unit, objects=tuple(stored), counts=counts or {})
-        self._objects.create(self._receipt_path(unit), receipt.model_dump_json().encode())
-
-    def _shards(self, unit: int, array: str) -> list[str]:
-        info = self._layout[array]
-        start, stop = self.rows(unit, array)
-        tail = "/0" * (len(info.shape) - 1)
-        return [f"{zarr_arrays.GROUP}/{array}/c/{unit}{tail}"] if stop > start else []
-
-    def _clear_leftovers(self, unit: int, names: list[str]) -> None:
-        """Objects without a receipt are the remains of a killed run."""
-        present = self._objects.sizes(f"{self.path}/{zarr_arrays.GROUP}")
-        wanted = (f"{self.path}/{path}" for name in names for path in self._shards(unit, name))
-        leftovers = [path for path in wanted if path in present]
-        if leftovers:
-            self._objects.delete(leftovers)
-
-    def _stored(self, path: str) -> StoredObject:
-        data = self._objects.read(f"{self.path}/{path}")
-        if data is None:
-            raise DamagedArtifact(f"{self._objects.url}/{self.path}/{path} vanished while it was written")
-        return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-    def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
-        """Create the manifest: from here on the artifact exists."""
-        receipts = self.receipts()
-        names = ["zarr.json", *(f"{name}/zarr.json" for name in self._layout)]
-        metadata = [self._stored(f"{zarr_arrays.GROUP}/{name}") for name in names]
-        units = [receipts[unit] for unit in range(self.units)]
-        cost = {"seconds": self.meter.seconds, "peak_memory": self.meter.peak_memory}
-        items = [*metadata, *(item for receipt in units for item in receipt.objects)]
-        manifest = MANIFESTS[self._spec.kind].model_validate(
-            {
-                "kind": self._spec.kind,
-                "key": self._key,
-                "digest": content_digest(items),
-                "inputs": self._inputs,
-                "arrays": self._layout,
-                "metadata": metadata,
-                "units": units,
-                "provenance": provenance.model_copy(update=cost),
-                "spec": self._spec,
-                "facts": facts,
-            }
-        )
-        self._objects.create(f"{self.path}/manifest.json", manifest.model_dump_json(indent=1).encode())
-        artifact = Artifact(self._objects, manifest)
-        artifact.check_sizes()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self._lock.release(force=True)
-        return artifact
+def object_of(path: str, data: bytes) -> StoredObject:
+    return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())

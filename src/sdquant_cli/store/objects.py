@@ -1,16 +1,39 @@
 """Objects by path, created once. Local folders and S3 buckets are the same code through obstore."""
 
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError, PermissionDeniedError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from ..errors import EnvironmentProblem, UsageProblem
+
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "file")
+RETRIES: dict[str, Any] = {  # some three minutes of outage: obstore's own ten attempts last a few seconds
+    "max_retries": 60,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+CONFLICTS = (0.2, 1.0, 3.0, 10.0)  # seconds to wait after each 409 that left nothing behind
+AT_ONCE = 16  # requests to a server
+_MEANINGS = (
+    ("No space left", "the disk is full"),
+    ("Read-only file system", "it is read-only"),
+    ("ermission denied", "permission is denied"),
+    ("NoSuchBucket", "there is no such bucket"),
+)
 
 
 @contextmanager
@@ -18,22 +41,36 @@ def plain_errors(where: str) -> Iterator[None]:
     """Turn the object store's own errors into one line that names the place."""
     try:
         yield
-    except (AlreadyExistsError, NotFoundError, FileNotFoundError):
+    except (AlreadyExistsError, FileNotFoundError):
         raise
-    except (GenericError, PermissionDeniedError, OSError) as error:
-        text = str(error)
-        for sign, meaning in (
-            ("No space left", "the disk is full"),
-            ("Read-only file system", "it is read-only"),
-            ("ermission denied", "permission is denied"),
-            ("NoSuchBucket", "there is no such bucket"),
-        ):
+    except (BaseError, OSError) as error:
+        text = str(error) or type(error).__name__
+        for sign, meaning in _MEANINGS:
             if sign in text:
                 raise EnvironmentProblem(
                     f"{where}: {meaning}; what was stored is intact, run the same command again "
                     f"after mending it, or name another place with --store"
                 ) from None
-        raise EnvironmentProblem(f"{where}: {text.splitlines()[0]}") from None
+        raise EnvironmentProblem(
+            f"{where}: {text.splitlines()[0]}; what was stored is intact, run the same command again"
+        ) from None
+
+
+def _folder(url: str) -> Path | None:
+    """Return the folder that a store's name means, None for a bucket; raises UsageProblem for a file."""
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme.lower() in SCHEMES and not rest.startswith("//"):
+        raise UsageProblem(f"--store {url}: expected two slashes, as in {scheme}://{rest.lstrip('/')}")
+    if scheme.lower() == "file":
+        folder = Path(unquote(urlsplit(url).path))
+    elif "://" in url:
+        return None
+    else:
+        folder = Path(os.path.expanduser(url)).absolute()  # noqa: PTH111  # the other raises without a home
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    if not nearest.is_dir():
+        raise UsageProblem(f"--store {url}: {nearest} is a file, a store is a folder")
+    return folder
 
 
 class Objects:
@@ -41,66 +78,159 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.local = None if "://" in url else Path(url).absolute()
-        if self.local is not None:
-            nearest = next(p for p in (self.local, *self.local.parents) if p.exists())
-            if not nearest.is_dir():
-                raise UsageProblem(f"--store {url}: {nearest} is a file, a store is a folder")
+        self.local = _folder(url)
+        self._durable: set[Path] = set()  # folders whose names outlast a power cut
 
     @cached_property
     def _backend(self) -> ObjectStore:
         """Opened when first written to or read from: looking at an absent store creates nothing."""
         with plain_errors(self.url):
-            return from_url(self.url) if self.local is None else LocalStore(prefix=self.local, mkdir=True)
-
-    def _is_absent(self, prefix: str = "") -> bool:
-        return self.local is not None and not (self.local / prefix).is_dir()
+            return self.below("")
 
     def below(self, prefix: str) -> ObjectStore:
-        """The same place, seen from a prefix."""
+        """Return the same place, seen from a prefix."""
         if self.local is None:
-            return from_url(f"{self.url}/{prefix}")
+            return from_url(f"{self.url}/{prefix}".rstrip("/"), retry_config=RETRIES)
         return LocalStore(prefix=self.local / prefix, mkdir=True)
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Store `data` at `path` and sync it; False if something is there already."""
-        try:
-            with plain_errors(f"{self.url}/{path}"):
-                obstore.put(self._backend, path, data, mode="create")
-                self._sync(path)
-        except AlreadyExistsError:
-            return False
-        return True
+    # ----------------------------------------------------------------------------- reading
 
     def read(self, path: str) -> bytes | None:
-        """The bytes at `path`, or None."""
-        if self._is_absent():
-            return None
+        """Return the bytes at `path`; None where there is no such file."""
         try:
             with plain_errors(f"{self.url}/{path}"):
-                return bytes(obstore.get(self._backend, path).bytes())
-        except (NotFoundError, FileNotFoundError):
+                if self.local is None:
+                    return bytes(obstore.get(self._backend, path).bytes())
+                file = self.local / path
+                return file.read_bytes() if file.is_file() else None  # a pipe would be waited for
+        except FileNotFoundError:
             return None
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Path and size of every object below `prefix`."""
-        if self._is_absent(prefix):
-            return {}
+        """Return path and size of every object below `prefix`; links to folders are not followed."""
         with plain_errors(f"{self.url}/{prefix}"):
+            if self.local is not None:
+                return dict(_files(self.local, prefix))
             listed = [item for page in obstore.list(self._backend, prefix=prefix) for item in page]
         return {item["path"]: item["size"] for item in listed}
 
-    def delete(self, paths: list[str]) -> None:
-        with plain_errors(self.url):
-            obstore.delete(self._backend, paths)
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders right below `prefix`, in order."""
+        with plain_errors(f"{self.url}/{prefix}"):
+            if self.local is None:
+                listed = obstore.list_with_delimiter(self._backend, prefix=prefix)["common_prefixes"]
+                return sorted(path.rpartition("/")[2] for path in listed)
+            top = self.local / prefix
+            return sorted(path.name for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
 
-    def _sync(self, path: str) -> None:
-        """Local files: make the file and its name survive a power loss (obstore syncs nothing)."""
-        if self.local is None:
-            return
-        for target in (self.local / path, (self.local / path).parent):
-            handle = os.open(target, os.O_RDONLY)
+    def each(self, read: Any, items: Sequence[Any]) -> list[Any]:
+        """Return `read` of each item; of a server's, many at once."""
+        if self.local is not None:
+            return [read(item) for item in items]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(read, items))
+
+    # ----------------------------------------------------------------------------- writing
+
+    def create(self, path: str, data: Any) -> bool:
+        """Store bytes at `path` so that they outlast a power cut; False if something is there already."""
+        with plain_errors(f"{self.url}/{path}"):
+            if self.local is None:
+                return self._create_on_server(path, data)
+            return self._create_in_folder(self.local, path, data)
+
+    def _create_in_folder(self, root: Path, path: str, data: Any) -> bool:
+        """Bytes are synced before they get their name: it never stands for half of them."""
+        staged = f"{path}.{secrets.token_hex(4)}.partial"
+        obstore.put(self._backend, staged, data)
+        _fsync(root / staged)
+        try:
+            obstore.rename(self._backend, staged, path, overwrite=False)
+        except AlreadyExistsError:
+            obstore.delete(self._backend, staged)
+            return False
+        folder = (root / path).parent
+        _fsync(folder)
+        while folder not in self._durable and folder != root.parent:
+            self._durable.add(folder)
+            folder = folder.parent
+            _fsync(folder)
+        return True
+
+    def _create_on_server(self, path: str, data: Any) -> bool:
+        """S3 answers 409, told as if the object existed, while another request creates it."""
+        for wait in CONFLICTS:
             try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+                obstore.put(self._backend, path, data, mode="create")
+            except AlreadyExistsError:
+                if self._is_on_server(path):
+                    return False
+                time.sleep(wait)
+            else:
+                return True
+        raise EnvironmentProblem(f"{self.url}/{path}: the server tells of a conflict each time; try later")
+
+    def _is_on_server(self, path: str) -> bool:
+        try:
+            obstore.head(self._backend, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # ---------------------------------------------------------------------------- removing
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects; those that are gone already are passed over."""
+        with plain_errors(self.url):
+            if self.local is not None:
+                for path in paths:
+                    (self.local / path).unlink(missing_ok=True)
+            elif paths:
+                obstore.delete(self._backend, paths)
+
+    def remove_folder(self, prefix: str, first: str) -> None:
+        """Delete all below `prefix`, `first` before the rest. Links are removed, what they name is not."""
+        if self.local is None:
+            self.delete([f"{prefix}/{first}"])
+            self.delete(list(self.sizes(prefix)))
+            return
+        folder = self.local / prefix
+        if link := next((p for p in folder.parents if p != self.local and _is_link_in(p, self.local)), None):
+            raise UsageProblem(
+                f"{link} is a link out of the store, and nothing is removed there; remove {link.resolve()}/"
+                f"{folder.relative_to(link)} by hand"
+            )
+        with plain_errors(str(folder)):
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.is_dir():
+                (folder / first).unlink(missing_ok=True)
+                _fsync(folder)
+                shutil.rmtree(folder)
+        self._durable.clear()
+
+
+def _is_link_in(path: Path, root: Path) -> bool:
+    return path.is_relative_to(root) and path.is_symlink()
+
+
+def _files(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield path and size of the regular files below a prefix."""
+    for folder, _, names in os.walk(root / prefix):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                status = path.stat()
+            except OSError:  # a dangling link, or removed since
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(root).as_posix(), status.st_size
+
+
+def _fsync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, outlast a power cut (obstore syncs nothing)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -2,19 +2,32 @@
 
 import importlib.metadata
 import json
-import os
 import platform
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from ..errors import DamagedArtifact, MissingArtifact, NewerFormat, UsageProblem
-from ..manifests import FORMAT, Manifest, Provenance, Ref, Spec, artifact_key
+from ..errors import (
+    DamagedArtifact,
+    EnvironmentProblem,
+    MissingArtifact,
+    NewerFormat,
+    SdquantError,
+    UsageProblem,
+)
+from ..events import SILENT, Events
+from ..manifests import Manifest, Provenance, Ref, Spec, artifact_key
 from ..types import Kind
 from ..version import __version__
-from .artifact import ArraySpec, Artifact, Draft, folder, parse_manifest
+from .artifact import ArraySpec, Artifact, folder
+from .documents import read_document, read_manifest
+from .draft import Draft
 from .objects import Objects
+from .scratch import clear, scratch_of
+from .tags import KEY, Tags
 
 HEADER = "sdquant-store.json"
+FORMAT = 1  # of the store: where things lie
 MADE_BY = {
     Kind.PROMPTS: "sdquant sample --prompts FILE",
     Kind.TEXT_EMBEDS: "sdquant sample --prompts FILE",
@@ -30,48 +43,85 @@ MADE_BY = {
 }
 
 
-class Store:
-    """Artifacts under one URL: a folder, or `s3://bucket/prefix`."""
+@dataclass(frozen=True)
+class Entry:
+    """The place of one artifact, whatever its state; unfinished, if it has neither artifact nor problem."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    kind: Kind
+    key: str
+    artifact: Artifact | None = None
+    problem: SdquantError | None = None  # why its manifest cannot be read
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.key}"
+
+    @property
+    def state(self) -> str:
+        if self.problem:
+            return _STATES[type(self.problem)]
+        return "published" if self.artifact else "unfinished"
+
+    def published(self) -> Artifact:
+        """Return the artifact; raises for any other state."""
+        if self.problem:
+            raise self.problem
+        if self.artifact is None:
+            raise MissingArtifact(f"{self.name} is unfinished; the command that began it goes on with it")
+        return self.artifact
+
+
+_STATES: dict[type, str] = {
+    DamagedArtifact: "damaged",
+    NewerFormat: "newer",
+    EnvironmentProblem: "unreadable",
+}
+
+
+class Store:
+    """Artifacts under one URL: a folder, or `s3://bucket/prefix`. Warnings go to `events`."""
+
+    def __init__(self, url: str, events: Events = SILENT) -> None:
+        self.url, self.events = url, events
         self.objects = Objects(url)
+        self.tag_entries = Tags(self.objects)
         header = self.objects.read(HEADER)
-        if header is None:
-            if self.objects.sizes("artifacts"):
-                raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
-            return
-        try:
-            version = int(json.loads(header)["format"])
-        except (ValueError, KeyError, TypeError):
-            raise DamagedArtifact(f'{url}/{HEADER}: expected {{"format": {FORMAT}}}') from None
-        if version > FORMAT:
-            raise NewerFormat(
-                f"{url}: store format {version}, this sdquant reads up to {FORMAT}; upgrade with "
-                f"`pip install -U sdquant`"
-            )
+        if header is not None:
+            where = f"{url}/{HEADER}"
+            if "format" not in read_document(header, where, FORMAT):
+                raise DamagedArtifact(f'{where} is damaged: expected {{"format": {FORMAT}}}')
+        elif self._places():
+            raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
 
     # ------------------------------------------------------------------------------ making
 
     def begin(
         self, spec: Spec, inputs: dict[str, Ref], arrays: dict[str, ArraySpec], units: int = 1
     ) -> Artifact | Draft:
-        """The published artifact of this spec and these inputs, or a draft to fill."""
-        layout = {name: array.info for name, array in arrays.items()}
-        key = artifact_key(spec, inputs, {n: i.model_dump(mode="json") for n, i in layout.items()})
+        """Return the published artifact of this spec and these inputs, or a draft to fill."""
+        layout: dict[str, object] = {
+            name: array.info.model_dump(mode="json") for name, array in arrays.items()
+        }
+        key = artifact_key(spec, inputs, layout)
         published = self.find(spec.kind, key)
         if published is not None:
             published.check_sizes()
+            self._leave(published)
             return published
         self._open(folder(spec.kind, key))
-        return Draft(self.objects, spec, key, inputs, layout, units)
+        return Draft(self.objects, spec, key, inputs, arrays, units, self.events)
 
     def _open(self, path: str) -> None:  # noqa: ARG002
         """Something is about to be made at `path`."""
         self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
 
+    def _leave(self, published: Artifact) -> None:
+        """Remove the scratch of a run that was killed after it had published."""
+        with suppress(EnvironmentProblem):  # that process has just published, and does it itself
+            clear(scratch_of(self.objects, published.kind, published.key), published.path)
+
     def provenance(self, threads: int) -> Provenance:
-        """Everything but what it took, which the draft knows."""
+        """Return everything but what it took, which the draft knows."""
         packages = ("torch", "diffusers", "transformers", "zarr", "numpy")
         return Provenance(
             sdquant=__version__,
@@ -84,105 +134,135 @@ class Store:
     # ----------------------------------------------------------------------------- finding
 
     def find(self, kind: Kind, key: str) -> Artifact | None:
+        """Return the artifact published under a key, if any; raises DamagedArtifact or NewerFormat."""
         path = f"{folder(kind, key)}/manifest.json"
-        data = self.objects.read(path)
+        data = self.objects.read(path) if KEY.fullmatch(key) else None
         if data is None:
             return None
-        return Artifact(self.objects, parse_manifest(kind, data, f"{self.url}/{path}"))
+        return Artifact(self.objects, read_manifest(kind, key, data, f"{self.url}/{path}"))
 
     def follow(self, ref: Ref) -> Artifact:
-        """The artifact that a manifest points to; raises MissingArtifact if it was removed."""
-        found = self.find(ref.kind, ref.key)
-        if found is None:
+        """Return the artifact that a manifest points to; raises MissingArtifact if it was removed."""
+        artifact = self.find(ref.kind, ref.key)
+        if artifact is None:
             raise MissingArtifact(
                 f"{self.url}: {ref.kind}/{ref.key} was removed; make it with `{MADE_BY[ref.kind]}`"
             )
-        return found
+        return artifact
+
+    def _tagged_key(self, kind: Kind, tag: str) -> str | None:
+        return self.tag_entries.key(kind, tag)
 
     def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
-        """The artifact that a tag names, if it is still there."""
-        history = self._tag_history(kind, tag)
-        return self.find(kind, history[-1]) if history else None
+        """Return the artifact that a tag names, if it is still there."""
+        key = self._tagged_key(kind, tag)
+        return self.find(kind, key) if key else None
 
     def need(self, kind: Kind, tag: str = "latest") -> Artifact:
-        """The tagged artifact; raises MissingArtifact that names the command to run."""
-        found = self.latest(kind, tag)
-        if found is None:
-            raise MissingArtifact(f"{self.url}: no {kind} artifact; make it with `{MADE_BY[kind]}`")
-        found.check_sizes()
-        return found
+        """Return the tagged artifact; raises MissingArtifact that names the command to run."""
+        key = self._tagged_key(kind, tag)
+        artifact = self.find(kind, key) if key else None
+        if artifact is None:
+            gone = f"{kind}/{key}, named by {tag}, is not there any more"
+            why = gone if key else f"no {kind} artifact"
+            raise MissingArtifact(f"{self.url}: {why}; make it with `{MADE_BY[kind]}`")
+        artifact.check_sizes()
+        return artifact
 
     def resolve(self, text: str) -> Artifact:
-        """An artifact by `kind`, `kind/key`, `kind/tag` or the beginning of a key."""
+        """Return a published artifact by `kind`, `kind/key`, `kind/tag` or the beginning of a key."""
+        kind, _, name = text.partition("/")
+        if kind in set(Kind) and not KEY.fullmatch(name):
+            return self.need(Kind(kind), name or "latest")
+        return self.locate(text).published()
+
+    def locate(self, text: str) -> Entry:
+        """Return the place of an artifact in any state, by the same names as `resolve`."""
         kind_text, _, name = text.partition("/")
         if kind_text in set(Kind):
             kind = Kind(kind_text)
-            found = self.find(kind, name) if name else None
-            return found or self.need(kind, name or "latest")
-        matches = [a for a in self.artifacts() if a.manifest.key.startswith(text)]
-        if len(matches) == 1:
-            return matches[0]
-        what = "no artifact" if not matches else f"{len(matches)} artifacts"
-        raise MissingArtifact(f"{self.url}: {what} named {text!r}; `sdquant ls` shows what is there")
+            key = name if KEY.fullmatch(name) else self._tagged_key(kind, name or "latest")
+            places = [(kind, key)] if key and key in self.objects.folders(f"artifacts/{kind}") else []
+            what = f"{kind} artifact"
+        else:
+            what = "artifact"
+            places = [place for place in self._places() if text and place[1].startswith(text)]
+        if len(places) == 1:
+            return self._entry(places[0])
+        number = f"{len(places)} {what}s" if places else f"no {what}"
+        raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` shows what is there")
+
+    def _places(self) -> list[tuple[Kind, str]]:
+        return [
+            (kind, key)
+            for kind in Kind
+            for key in self.objects.folders(f"artifacts/{kind}")
+            if KEY.fullmatch(key)
+        ]
+
+    def _entry(self, place: tuple[Kind, str]) -> Entry:
+        try:
+            return Entry(*place, artifact=self.find(*place))
+        except (DamagedArtifact, NewerFormat, EnvironmentProblem) as error:
+            return Entry(*place, problem=error)
+
+    def entries(self) -> list[Entry]:
+        """Return the places of all artifacts, published ones first, oldest first."""
+        entries = self.objects.each(self._entry, self._places())
+        return sorted(entries, key=_age)
 
     def artifacts(self) -> list[Artifact]:
-        """All published artifacts, oldest first."""
-        found = []
-        for path in self.objects.sizes("artifacts"):
-            parts = path.split("/")
-            if len(parts) == 4 and parts[3] == "manifest.json" and parts[1] in set(Kind):
-                artifact = self.find(Kind(parts[1]), parts[2])
-                if artifact is not None:
-                    found.append(artifact)
-        return sorted(found, key=lambda a: (a.manifest.provenance.created_at, a.manifest.kind))
+        """Return all published artifacts, oldest first; warns of manifests that cannot be read."""
+        entries = self.entries()
+        for entry in entries:
+            if isinstance(entry.problem, EnvironmentProblem):
+                raise entry.problem  # it may be readable the next time
+            if entry.problem:
+                self.events.warn(str(entry.problem))
+        return [entry.artifact for entry in entries if entry.artifact]
 
-    def dependents(self, manifest: Manifest) -> list[Artifact]:
-        """Artifacts that were made directly from this one."""
-        return [a for a in self.artifacts() if any(r.key == manifest.key for r in a.manifest.inputs.values())]
+    def dependents(self, of: Manifest | Artifact | Entry) -> list[Artifact]:
+        """Return the artifacts that were made directly from this one, as far as manifests can be read."""
+        return [a for a in self.artifacts() if any(r.key == of.key for r in a.manifest.inputs.values())]
 
     # ----------------------------------------------------------------------------- changing
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
         """Let a tag name this artifact from now on; the tag's history is kept."""
-        kind, key = artifact.manifest.kind, artifact.manifest.key
-        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise UsageProblem(f"tag {name!r}: expected letters, digits, '-', '_' and '.'")
-        history = self._tag_history(kind, name)
-        if history and history[-1] == key:
-            return
-        number = len(history)
-        while not self.objects.create(
-            f"tags/{kind}/{name}/{number:08d}.json", json.dumps({"key": key}).encode()
-        ):
-            number += 1  # another writer took this number
+        self.tag_entries.append(artifact.kind, name, artifact.key)
 
     def tags(self) -> dict[str, list[str]]:
-        """Key of an artifact -> the tags that name it now."""
+        """Return key of an artifact -> the tags that name it now; warns of tags that cannot be read."""
+        for line in self.tag_entries.gaps():
+            self.events.warn(line)
         heads: dict[str, list[str]] = {}
-        names = {tuple(p.split("/")[1:3]) for p in self.objects.sizes("tags")}
-        for kind, name in sorted(names):
-            history = self._tag_history(Kind(kind), name)
-            heads.setdefault(history[-1], []).append(name)
+        for kind, name in self.tag_entries.names():
+            try:
+                key = self.tag_entries.key(kind, name)
+            except SdquantError as error:
+                self.events.warn(str(error))
+            else:
+                heads.setdefault(str(key), []).append(name)
         return heads
 
-    def _tag_history(self, kind: Kind, name: str) -> list[str]:
-        paths = sorted(self.objects.sizes(f"tags/{kind}/{name}"))
-        return [json.loads(self.objects.read(path) or b"{}")["key"] for path in paths]
+    def remove(self, which: Artifact | Entry, *, force: bool = False) -> None:
+        """Delete an artifact, finished or not; raises UsageProblem while others depend on it, unless forced.
 
-    def remove(self, artifact: Artifact, *, force: bool = False) -> None:
-        """Delete an artifact; raises UsageProblem while others depend on it, unless forced."""
-        needed_by = self.dependents(artifact.manifest)
+        Raises EnvironmentProblem while a process is making it.
+        """
+        needed_by = self.dependents(which)
         if needed_by and not force:
-            names = ", ".join(f"{a.manifest.kind}/{a.manifest.key}" for a in needed_by)
-            raise UsageProblem(
-                f"{artifact.path.removeprefix('artifacts/')}: {names} depend on it; remove those first"
-            )
-        manifest = f"{artifact.path}/manifest.json"
-        self.objects.delete([manifest])  # first: from here on no reader sees it
-        self.objects.delete([p for p in self.objects.sizes(artifact.path) if p != manifest])
-        if self.objects.local is not None:
-            for place, _, _ in os.walk(self.objects.local / artifact.path, topdown=False):
-                Path(place).rmdir()
+            names = ", ".join(f"{a.kind}/{a.key}" for a in needed_by)
+            raise UsageProblem(f"{which.kind}/{which.key}: {names} depend on it; remove those first")
+        path = folder(which.kind, which.key)
+        clear(scratch_of(self.objects, which.kind, which.key), f"{self.url}/{path}")
+        self.objects.remove_folder(path, "manifest.json")  # first: from here on no reader sees it
+
+
+def _age(entry: Entry) -> tuple[str, str]:
+    """Oldest first; what is not published has no date and comes last."""
+    created = entry.artifact.manifest.provenance.created_at if entry.artifact else "~"
+    return created, entry.kind
 
 
 class Chained(Store):
@@ -191,16 +271,16 @@ class Chained(Store):
     Another process that tags what it made meanwhile does not come between them.
     """
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._tagged: dict[tuple[Kind, str], Artifact] = {}
+    def __init__(self, url: str, events: Events = SILENT) -> None:
+        super().__init__(url, events)
+        self._tagged: dict[tuple[Kind, str], str] = {}
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
         super().tag(artifact, name)
-        self._tagged[artifact.manifest.kind, name] = artifact
+        self._tagged[artifact.kind, name] = artifact.key
 
-    def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
-        return self._tagged.get((kind, tag)) or super().latest(kind, tag)
+    def _tagged_key(self, kind: Kind, tag: str) -> str | None:
+        return self._tagged.get((kind, tag)) or super()._tagged_key(kind, tag)
 
 
 class Absent(Exception):
@@ -216,5 +296,8 @@ class Glance(Chained):
     def _open(self, path: str) -> None:
         raise Absent(path)
 
+    def _leave(self, published: Artifact) -> None:
+        pass
+
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
-        self._tagged[artifact.manifest.kind, name] = artifact
+        self._tagged[artifact.kind, name] = artifact.key

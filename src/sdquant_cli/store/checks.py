@@ -1,0 +1,57 @@
+"""The checks of `sdquant verify`: every file of a store against what was published."""
+
+from collections.abc import Iterator, Sequence
+
+from ..errors import DamagedArtifact, SdquantError
+from .artifact import folder, receipt_path
+from .store import HEADER, Entry, Store
+from .tags import is_entry
+
+
+def damage(entry: Entry) -> Iterator[SdquantError]:
+    """Yield an error for each file of an artifact that is not as it was published."""
+    if entry.problem:
+        yield entry.problem
+    elif entry.artifact:
+        yield from entry.artifact.damage()
+
+
+def tag_damage(store: Store, entries: Sequence[Entry]) -> Iterator[SdquantError]:
+    """Yield an error for each tag that cannot be read, or names an artifact that has lost its manifest."""
+    yield from store.tag_entries.problems()
+    tags = store.tags()
+    for entry in entries:
+        if entry.state == "unfinished" and (names := tags.get(entry.key)):
+            yield DamagedArtifact(
+                f"{store.url}/{folder(entry.kind, entry.key)}/manifest.json is missing, and the artifact is "
+                f"tagged {', '.join(names)}; the command that made it publishes it again from what is stored"
+            )
+
+
+def remarks(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield a line for each thing worth knowing that is no damage."""
+    for entry in entries:
+        if entry.state == "unfinished":
+            yield (
+                f"{entry.name} is unfinished; the command that began it goes on with it, "
+                f"`sdquant rm {entry.name}` removes it"
+            )
+        elif entry.artifact and entry.artifact.manifest.checksum is None:
+            yield f"{entry.name}: its manifest was written by an early version, without a checksum of its own"
+    yield from store.tag_entries.gaps()
+    known = {HEADER}
+    for entry in entries:
+        known |= _files_of(entry)
+    unread = tuple(f"{folder(e.kind, e.key)}/" for e in entries if e.artifact is None)
+    for path in sorted(store.objects.sizes("")):
+        if path not in known and not path.startswith((*unread, "scratch/")) and not is_entry(path):
+            yield f"{path!r} in {store.url} is no file of sdquant, and is passed over"
+
+
+def _files_of(entry: Entry) -> set[str]:
+    if entry.artifact is None:
+        return set()
+    path, manifest = entry.artifact.path, entry.artifact.manifest
+    objects = {f"{path}/{item.path}" for item in entry.artifact.objects()}
+    receipts = {receipt_path(path, receipt.unit) for receipt in manifest.units}
+    return objects | receipts | {f"{path}/spec.json", f"{path}/manifest.json"}

@@ -1,0 +1,120 @@
+"""What lies in scratch is gone on from only with the bytes that were written."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sdquant_cli.events import SILENT
+from sdquant_cli.meter import Meter
+from sdquant_cli.stages import checkpoints, pilot
+from tests.store.making import Heard, flip
+
+
+class Counting:
+    """A training of 220 iterations, whose state is a tensor."""
+
+    iterations = 220
+
+    def __init__(self) -> None:
+        self.iteration, self.value, self.ended = 0, torch.zeros(4), False
+        self.stop_at = None
+
+    def step(self) -> None:
+        if self.iteration == self.stop_at:
+            raise KeyboardInterrupt
+        self.iteration += 1
+        self.value = self.value * 0.5 + self.iteration
+
+    def finish(self) -> None:
+        self.ended = True
+
+    def state_dict(self) -> dict:
+        return {"iteration": self.iteration, "value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.iteration, self.value = state["iteration"], state["value"]
+        self.resumed_at = self.iteration
+
+
+class Listening(Heard):
+    def task(self, *args):
+        return SILENT.task(*args)
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """A draft's scratch with checkpoints of iterations 100 and 150."""
+    draft = SimpleNamespace(scratch=tmp_path, meter=Meter(tmp_path / "cost.json"))
+    training = Counting()
+    training.stop_at = 170
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.run_from_last(training, draft, SILENT)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["00000100.pt", "00000150.pt"]
+    assert len(list(tmp_path.iterdir())) == 5  # with their sha256, and cost.json
+    return draft
+
+
+def harm(path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "no sha256":
+        path.with_name(path.name + ".sha256").unlink()
+    else:
+        flip(path, data.index(b"\x80") if how == "flip in the header" else len(data) // 2)
+
+
+@pytest.mark.parametrize("how", ["flip", "flip in the header", "truncate", "empty", "no sha256"])
+@pytest.mark.parametrize(("victims", "resumed_at"), [(("150",), 100), (("100", "150"), None)])
+def test_a_damaged_checkpoint_is_not_gone_on_from(interrupted, how, victims, resumed_at):
+    for name in victims:
+        harm(interrupted.scratch / f"00000{name}.pt", how)
+    heard, training = Listening(), Counting()
+    checkpoints.run_from_last(training, interrupted, heard)
+    assert getattr(training, "resumed_at", None) == resumed_at
+    assert len(heard.warnings) == len(victims)
+    undisturbed = Counting()
+    while undisturbed.iteration < undisturbed.iterations:
+        undisturbed.step()
+    assert torch.equal(training.value, undisturbed.value)
+    assert training.ended
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[1", b"[" * 100_000, b'{"seconds": 1e999}', b'{"seconds": 5}', b"\xff"]
+)
+def test_a_damaged_cost_file_counts_nothing(tmp_path, data):
+    first = Meter(tmp_path / "cost.json")
+    first.save()
+    assert Meter(tmp_path / "cost.json").resumed
+    (tmp_path / "cost.json").write_bytes(data)
+    damaged = Meter(tmp_path / "cost.json")
+    assert not damaged.resumed
+    assert damaged.seconds < 5
+
+
+def test_a_damaged_choice_of_steps_is_made_again(tmp_path, monkeypatch):
+    chosen = []
+
+    def choose(*_):
+        chosen.append(1)
+        return (3, 1, 4)
+
+    monkeypatch.setattr(pilot, "_chosen", choose)
+    heard = Heard()
+    path = tmp_path / pilot.CHOICE
+    for change in (None, b"", b"[3, 1, 5]", b'{"calls": [3, 1, 5]}'):
+        if change is not None:
+            path.write_bytes(change)
+        for _ in range(2):
+            assert pilot.choose(None, 3, None, tmp_path, heard) == ((3,), (1,), (4,))
+    document = json.loads(path.read_text())
+    document["calls"][0] = 2
+    path.write_text(json.dumps(document))
+    assert pilot.choose(None, 3, None, tmp_path, heard) == ((3,), (1,), (4,))
+    assert len(chosen) == 5
+    assert len(heard.warnings) == 4
