@@ -7,6 +7,8 @@ numbers people ask for, so that reading it needs neither zarr nor torch.
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +22,22 @@ class Frozen(BaseModel):
     """A value: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def field_that_is_not_finite(value: object, name: str = "") -> str | None:
+    """The dotted name of the first number within a dumped value that JSON has no word for, None without."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for key, part in parts:
+        field = field_that_is_not_finite(part, f"{name}.{key}" if name else str(key))
+        if field is not None:
+            return field
+    return None
 
 
 class Ref(Frozen):

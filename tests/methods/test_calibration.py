@@ -43,7 +43,7 @@ class Net(nn.Module):
 ROWS = torch.tensor([9.0, 5.0, 1.0])
 
 
-def items(count=12):
+def items(count=12, scale=3.0):
     g = torch.Generator().manual_seed(0)
     return Items(
         x=torch.randn(count, 2, 4, 4, generator=g).half(),
@@ -51,6 +51,7 @@ def items(count=12):
         text=torch.arange(count) % 3 + 1,
         texts=Condition(torch.randn(4, 3, 5, generator=g).half()),
         timesteps=ROWS,
+        guidance_scale=scale,
     )
 
 

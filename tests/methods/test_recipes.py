@@ -37,7 +37,7 @@ class Teacher(nn.Module):
         return Answer(self.gain * x + encoder_hidden_states.mean((1, 2))[:, None, None, None])
 
 
-def material(name=Scheduler.PNDM, steps=6, pictures=None):
+def material(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
     g = torch.Generator().manual_seed(0)
     sampler = partial(fakes.sampler, name, steps)
     items = Items(
@@ -46,8 +46,9 @@ def material(name=Scheduler.PNDM, steps=6, pictures=None):
         text=torch.arange(8) + 1,
         texts=Condition(torch.randn(9, 3, 5, generator=g).half()),
         timesteps=torch.tensor(schedule_of(sampler()).timesteps),
+        guidance_scale=scale,
     )
-    return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, 3.0, pictures)
+    return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, scale, pictures)
 
 
 @pytest.mark.parametrize("name", [name for name in Scheduler if name is not Scheduler.FLOW_EULER])

@@ -41,9 +41,9 @@ def conditions(model, setting):
 
 
 def setting(model, scheduler=None, steps=3):
-    side = model.resolution
+    height, width = model.default_size
     name = scheduler or model.default_scheduler
-    return fakes.setting(name, steps, height=side, width=side, model=model.ref)
+    return fakes.setting(name, steps, height=height, width=width, model=model.ref)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.guidance import condition_of, halves, repeated
 from .items import Batch, shuffled
 from .recipe import Material, Pictures, Recipe
 
@@ -51,20 +52,21 @@ class NoisedPictures:
         clean = pictures.x[picks].float()
         noise = torch.randn(clean.shape, generator=g)
         x = noised(clean, noise, (self._signal[row], self._deviation[row]))
-        return _paired(x, row, pictures, picks, m)
+        return _batch(x, row, pictures, picks, m)
 
     def learn(self, prediction: Tensor) -> None:
         """Nothing: the next batch does not depend on it."""
 
 
-def _paired(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
-    """Each item without and with its text."""
-    row = row.repeat(2)
+def _batch(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
+    """The items of noised pictures."""
+    row, scale = repeated(row, m.guidance_scale), m.guidance_scale
     return Batch(
-        x.repeat(2, 1, 1, 1).to(m.device),
+        repeated(x, scale).to(m.device),
         m.items.timesteps[row].to(m.device),
         row,
-        pictures.texts.guided(pictures.text[picks]).to(m.device),
+        condition_of(pictures.texts, pictures.text[picks], scale).to(m.device),
+        halves=halves(scale),
     )
 
 

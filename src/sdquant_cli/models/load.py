@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..manifests import ModelRef, Setting
 from ..types import Dtype, Scheduler
 from . import adapter, samplers
 from .attention import attention_places
-from .families import Family
+from .families import AUTOENCODERS, NORMALISING, Family
 from .layers import projections, quantizable_layers, time_layers
 from .shortcuts import split_shortcuts
 from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
@@ -56,6 +57,7 @@ class Model:
     def __init__(self, named: Named, folder: Path, *, split_shortcuts: bool = False) -> None:
         self.named, self.folder, self.split_shortcuts = named, folder, split_shortcuts
         self.family: Family = family_in(folder, named.source)
+        self._schedulers: dict[str, Any] = {}  # by name
         self._check_configuration()
 
     def split(self) -> "Model":
@@ -119,9 +121,17 @@ class Model:
         return self._config(self.family.folder)
 
     @cached_property
-    def resolution(self) -> int:
-        """Side of the pictures the model was trained on, in pixels."""
-        return int(self.config["sample_size"]) * self.latent_factor
+    def default_size(self) -> tuple[int, int]:
+        """Height and width of the pictures the model was trained on, in pixels."""
+        size = self.config.get("sample_size")
+        sides = [size, size] if isinstance(size, int) else size
+        if not (isinstance(sides, list) and len(sides) == 2 and all(map(_is_side, sides))):
+            raise UsageProblem(
+                f"{self.folder / self.family.folder / 'config.json'}: sample_size is {size}; expected an "
+                f"integer, or height and width in latent cells"
+            )
+        height, width = sides
+        return height * self.latent_factor, width * self.latent_factor
 
     @cached_property
     def latent_factor(self) -> int:
@@ -230,18 +240,21 @@ class Model:
 
     @uninterrupted()
     def vae(self, device: str = "cpu") -> nn.Module:
-        """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
-        from diffusers import AutoencoderKL
+        """The autoencoder, always fp32: its decoder overflows in fp16 on some models.
 
-        return self._load(AutoencoderKL, "vae", torch.float32).to(device)
+        What the family's pipeline leaves unread of its configuration is None.
+        """
+        vae: Any = self._load(self._vae_class, "vae", torch.float32)
+        unread = [name for name in NORMALISING if name not in self.family.normalised]
+        vae.register_to_config(**dict.fromkeys(unread))
+        return vae.to(device)
 
     @uninterrupted()
     def text_pipeline(self, device: str = "cpu") -> Any:
         """The pipeline with its text encoders alone: diffusers' own way from prompts to embeddings."""
         import transformers
 
-        takes = inspect.signature(self.pipeline_class).parameters.values()
-        parts = {p.name: None if p.default is p.empty else p.default for p in takes}
+        parts = self._no_parts
         for name in self.text_parts:
             # T5 has 4.8 billion parameters and is used in half precision everywhere
             dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
@@ -253,8 +266,7 @@ class Model:
         if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
             parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
         parts |= {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
-        if "requires_safety_checker" in parts:
-            parts["requires_safety_checker"] = False
+        parts |= self._unchecked
         pipeline = self.pipeline_class(**parts)
         if self.named.lora:
             adapter.fuse_into_text_encoders(pipeline, self.named.lora, self.lora_scale)
@@ -267,29 +279,73 @@ class Model:
 
     def sampler(self, setting: Setting) -> Any:
         """A sampler of this model's noise schedule at the beginning of a trajectory."""
-        name, steps = Scheduler(setting.scheduler), setting.steps
-        if name not in self.family.samplers:
-            known = ", ".join(self.family.samplers)
-            raise UsageProblem(f"--scheduler {name}: {self.family.name} takes {known}")
-        sampler = samplers.from_config(name, self._config("scheduler", "scheduler_config.json"))
-        trained = int(sampler.config.num_train_timesteps)
-        if not 1 <= steps <= trained:
-            raise UsageProblem(f"--steps {steps}: expected 1..{trained}")
+        sampler = copy.deepcopy(self._scheduler(setting.scheduler))
         _, h, w = self.latent_shape(setting.height, setting.width)
         patch = int(self.config.get("patch_size") or 1)
-        try:
-            samplers.set_timesteps(sampler, steps, (h // patch) * (w // patch))
-        except (ValueError, IndexError) as error:
-            raise UsageProblem(f"--steps {steps}: {type(sampler).__name__} refuses it ({error})") from None
+        tokens = (h // patch) * (w // patch)
+        samplers.set_timesteps(sampler, setting.steps, tokens, indexed=self.family.indexed)
         return sampler
 
+    def rehearse(self, setting: Setting) -> None:
+        """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""
+        channels = int(self.config["in_channels"])
+        predicted = int(self.config.get("out_channels") or channels)
+        samplers.rehearse(self.sampler(setting), setting.steps, channels, predicted)
+
     @property
-    def default_scheduler(self) -> Scheduler:
-        """The sampler the model was published with, if known here; the family's first otherwise."""
-        name = self._config("scheduler", "scheduler_config.json")["_class_name"]
-        known = {cls: short for short, cls in samplers.CLASSES.items()}
-        found = known.get(name)
-        return found if found in self.family.samplers else self.family.samplers[0]
+    def default_scheduler(self) -> str:
+        """The sampler the model was published with: its short name, or its class where it has none."""
+        config = self._config("scheduler", "scheduler_config.json")
+        entry = self._index.get("scheduler")
+        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else config.get("_class_name")
+        try:
+            return Scheduler.parse(str(name))
+        except ValueError as error:
+            raise UsageProblem(f"{self.folder / INDEX}: scheduler: {error}") from None
+
+    def _scheduler(self, name: str) -> Any:
+        """The scheduler of a name as the pipeline has it, its timesteps not set; made once."""
+        if name not in self._schedulers:
+            scheduler = samplers.from_config(name, self._noise_schedule)
+            samplers.check_family(self.family, name, scheduler)
+            self._schedulers[name] = self._in_pipeline(scheduler)
+        return self._schedulers[name]
+
+    @cached_property
+    def _noise_schedule(self) -> Mapping[str, Any]:
+        """The configuration of the model's own scheduler, as the pipeline has it."""
+        file = "scheduler_config.json"
+        config, where = self._config("scheduler", file), self.folder / "scheduler" / file
+        own = samplers.own_scheduler(self.default_scheduler, config, where)
+        return self._in_pipeline(own).config  # type: ignore[no-any-return]
+
+    def _in_pipeline(self, scheduler: Any) -> Any:
+        return samplers.as_pipeline_has_it(self.pipeline_class, self._no_parts, scheduler)
+
+    @property
+    def _no_parts(self) -> dict[str, Any]:
+        """Arguments that make the family's pipeline without components."""
+        takes = inspect.signature(self.pipeline_class).parameters.values()
+        parts = {p.name: None if p.default is p.empty else p.default for p in takes}
+        return parts | self._unchecked
+
+    @property
+    def _unchecked(self) -> dict[str, Any]:
+        """The argument that leaves the safety checker out, of pipelines that have one."""
+        name = "requires_safety_checker"
+        return {name: False} if name in inspect.signature(self.pipeline_class).parameters else {}
+
+    @property
+    def _vae_class(self) -> Any:
+        import diffusers
+
+        entry = self._index.get("vae")
+        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else AUTOENCODERS[0]
+        if name not in AUTOENCODERS:
+            raise UsageProblem(
+                f"{self.folder / INDEX}: vae is {name}; expected one of {', '.join(AUTOENCODERS)}"
+            )
+        return getattr(diffusers, name)
 
     @property
     def lora_scale(self) -> float:
@@ -308,6 +364,7 @@ class Model:
         return getattr(diffusers, self.family.denoiser.cls)
 
     def _check_configuration(self) -> None:
+        _ = self._vae_class  # refuses what is not drawn
         for name, allowed in self.family.denoiser.supported.items():
             if (found := self.config.get(name, allowed[0])) not in allowed:
                 raise UsageProblem(
@@ -350,6 +407,10 @@ class Model:
                 )
         loaded: nn.Module = module.eval().requires_grad_(False)
         return loaded
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _tokenizer_of(text_encoder: str) -> str:

@@ -200,7 +200,7 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
     standings = _standings(metrics, store)
     means = [[standing.metrics[name].mean for name in names] for standing in standings]
     for unit in draft.missing():
-        draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
+        draft.write(unit, {"value": np.array(means, dtype=float)}, finite=False)  # None becomes nan
     images = store.follow(first.manifest.inputs["images"])
     facts = LeaderboardFacts(
         setting=images.spec.setting,

@@ -28,6 +28,7 @@ from ..types import (
 
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
+SchedulerText = Annotated[str, AfterValidator(Scheduler.parse)]  # as in euler, or HeunDiscreteScheduler
 GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
@@ -47,7 +48,7 @@ class SettingRequest(Request):
     base: str | None = None  # of a single file
     lora: Path | None = None
     lora_scale: float | None = None
-    scheduler: Scheduler | None = None
+    scheduler: SchedulerText | None = None
     steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0)
     height: int | None = Field(default=None, ge=8)

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ..errors import DamagedArtifact, EnvironmentProblem, NewerFormat
+from ..errors import DamagedArtifact, EnvironmentProblem, NewerFormat, SdquantError
 from ..manifests import (
     FORMAT,
     MANIFESTS,
@@ -29,6 +29,7 @@ from ..manifests import (
     Ref,
     Spec,
     StoredObject,
+    field_that_is_not_finite,
 )
 from ..meter import Meter
 from ..types import Kind
@@ -214,8 +215,20 @@ class Draft:
         """An array of the draft; complete once no unit is missing."""
         return zarr_arrays.read_rows(self._objects, self.path, array, 0, self._layout[array].shape[0])
 
-    def write(self, unit: int, values: dict[str, np.ndarray], counts: dict[str, int] | None = None) -> None:
-        """Store a unit's rows of every array, read them back, and leave the receipt."""
+    def write(
+        self,
+        unit: int,
+        values: dict[str, np.ndarray],
+        counts: dict[str, int] | None = None,
+        *,
+        finite: bool = True,
+    ) -> None:
+        """Store a unit's rows of every array, read them back, and leave the receipt.
+
+        Raises SdquantError for NaN or infinity, unless `finite` is False.
+        """
+        if finite:
+            self._check_finite(unit, values)
         self._clear_leftovers(unit, list(values))
         for name, rows in values.items():
             start, stop = self.rows(unit, name)
@@ -230,6 +243,18 @@ class Draft:
         stored = [self._stored(path) for name in values for path in self._shards(unit, name)]
         receipt = Receipt(unit=unit, objects=tuple(stored), counts=counts or {})
         self._objects.create(self._receipt_path(unit), receipt.model_dump_json().encode())
+
+    def _check_finite(self, unit: int, values: dict[str, np.ndarray]) -> None:
+        for name, rows in values.items():
+            info, first = self._layout[name], self.rows(unit, name)[0]
+            with np.errstate(over="ignore"):  # fp16 turns large numbers into infinity
+                stored = np.asarray(rows).astype(info.dtype)
+            broken = ~np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
+            if broken.any():
+                raise SdquantError(
+                    f"{self.path}: {name} of {info.dims[0]} {first + int(broken.argmax())} is not finite; "
+                    f"nothing of its unit was stored"
+                )
 
     def _shards(self, unit: int, array: str) -> list[str]:
         info = self._layout[array]
@@ -252,7 +277,9 @@ class Draft:
         return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
-        """Create the manifest: from here on the artifact exists."""
+        """Create the manifest: from here on the artifact exists. Raises SdquantError for facts with NaN."""
+        if (field := field_that_is_not_finite(facts.model_dump())) is not None:
+            raise SdquantError(f"{self.path}: {field} is not finite; the artifact was not published")
         receipts = self.receipts()
         names = ["zarr.json", *(f"{name}/zarr.json" for name in self._layout)]
         metadata = [self._stored(f"{zarr_arrays.GROUP}/{name}") for name in names]
