@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 import zarr
 
-from sdquant_cli.errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, NewerFormat, UsageProblem
+from sdquant_cli.errors import (
+    DamagedArtifact,
+    EnvironmentProblem,
+    MissingArtifact,
+    NewerFormat,
+    SdquantError,
+    UsageProblem,
+)
 from sdquant_cli.manifests import (
     LatentsFacts,
     LatentsSpec,
     ModelRef,
     PromptsFacts,
     PromptsSpec,
+    SensitivityFacts,
     Setting,
     artifact_key,
 )
@@ -135,6 +143,26 @@ def test_rows_that_are_not_a_unit_are_refused(store):
     draft = store.begin(SPEC, {}, ARRAYS, 3)
     with pytest.raises(ValueError, match="unit 0 takes"):
         draft.write(0, {"x": DATA["x"][:3]})
+
+
+def test_numbers_that_are_not_finite_are_refused_and_the_unit_stays_missing(store):
+    draft = store.begin(SPEC, {}, ARRAYS, 3)
+    start, stop = draft.rows(1, "x")
+    rows = {"x": np.zeros((stop - start, 2, 3), "f4"), "row": np.zeros(stop - start, np.int64)}
+    rows["x"][1, 0, 0] = 1e6  # beyond fp16
+    with pytest.raises(SdquantError, match=rf"x of sample {start + 1} is not finite"):
+        draft.write(1, rows)
+    assert draft.missing() == [0, 1, 2]
+
+
+def test_facts_that_are_not_finite_are_not_published(store):
+    draft = store.begin(SPEC, {}, ARRAYS, 3)
+    fill(draft)
+    scores = {"conv_in": 1.0, "conv_out": float("nan")}
+    facts = SensitivityFacts(samples=1, ranking=(), scores=scores, top=(), bottom=())
+    with pytest.raises(SdquantError, match=r"scores\.conv_out is not finite"):
+        draft.publish(facts, store.provenance(1))
+    assert store.artifacts() == []
 
 
 def test_zeros_and_where_it_is_said_nan_are_stored(store):

@@ -2,9 +2,7 @@
 
 import copy
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from . import adapter, samplers
 from .attention import attention_places
 from .families import AUTOENCODERS, NORMALISING, Family
 from .layers import projections, quantizable_layers, time_layers
+from .pipelines import no_components, pipeline_class_of
 from .shortcuts import split_shortcuts
 from .source import DEFAULTS_FILE, EMBEDDED, EMBEDDED_FOLDER, INDEX, family_in, locate
 from .uninterrupted import uninterrupted
@@ -57,7 +56,6 @@ class Model:
     def __init__(self, named: Named, folder: Path, *, split_shortcuts: bool = False) -> None:
         self.named, self.folder, self.split_shortcuts = named, folder, split_shortcuts
         self.family: Family = family_in(folder, named.source)
-        self._schedulers: dict[str, Any] = {}  # by name
         self._check_configuration()
 
     def split(self) -> "Model":
@@ -254,7 +252,7 @@ class Model:
         """The pipeline with its text encoders alone: diffusers' own way from prompts to embeddings."""
         import transformers
 
-        parts = self._no_parts
+        parts = no_components(self.pipeline_class)
         for name in self.text_parts:
             # T5 has 4.8 billion parameters and is used in half precision everywhere
             dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
@@ -265,8 +263,8 @@ class Model:
             parts[tokenizer] = cls.from_pretrained(self.folder / tokenizer, local_files_only=True)
         if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
             parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
-        parts |= {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
-        parts |= self._unchecked
+        options = {n: value for n, value in self._index.items() if n in parts and not isinstance(value, list)}
+        parts |= options | {n: False for n in parts if n == "requires_safety_checker"}
         pipeline = self.pipeline_class(**parts)
         if self.named.lora:
             adapter.fuse_into_text_encoders(pipeline, self.named.lora, self.lora_scale)
@@ -279,12 +277,9 @@ class Model:
 
     def sampler(self, setting: Setting) -> Any:
         """A sampler of this model's noise schedule at the beginning of a trajectory."""
-        sampler = copy.deepcopy(self._scheduler(setting.scheduler))
         _, h, w = self.latent_shape(setting.height, setting.width)
         patch = int(self.config.get("patch_size") or 1)
-        tokens = (h // patch) * (w // patch)
-        samplers.set_timesteps(sampler, setting.steps, tokens, indexed=self.family.indexed)
-        return sampler
+        return self._samplers.begin(setting.scheduler, setting.steps, (h // patch) * (w // patch))
 
     def rehearse(self, setting: Setting) -> None:
         """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""
@@ -295,52 +290,27 @@ class Model:
     @property
     def default_scheduler(self) -> str:
         """The sampler the model was published with: its short name, or its class where it has none."""
-        config = self._config("scheduler", "scheduler_config.json")
-        entry = self._index.get("scheduler")
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else config.get("_class_name")
         try:
-            return Scheduler.parse(str(name))
+            return Scheduler.parse(self._class_of("scheduler"))
         except ValueError as error:
             raise UsageProblem(f"{self.folder / INDEX}: scheduler: {error}") from None
 
-    def _scheduler(self, name: str) -> Any:
-        """The scheduler of a name as the pipeline has it, its timesteps not set; made once."""
-        if name not in self._schedulers:
-            scheduler = samplers.from_config(name, self._noise_schedule)
-            samplers.check_family(self.family, name, scheduler)
-            self._schedulers[name] = self._in_pipeline(scheduler)
-        return self._schedulers[name]
-
     @cached_property
-    def _noise_schedule(self) -> Mapping[str, Any]:
-        """The configuration of the model's own scheduler, as the pipeline has it."""
+    def _samplers(self) -> samplers.Samplers:
         file = "scheduler_config.json"
         config, where = self._config("scheduler", file), self.folder / "scheduler" / file
-        own = samplers.own_scheduler(self.default_scheduler, config, where)
-        return self._in_pipeline(own).config  # type: ignore[no-any-return]
+        return samplers.Samplers(self.family, self.default_scheduler, config, where)
 
-    def _in_pipeline(self, scheduler: Any) -> Any:
-        return samplers.as_pipeline_has_it(self.pipeline_class, self._no_parts, scheduler)
-
-    @property
-    def _no_parts(self) -> dict[str, Any]:
-        """Arguments that make the family's pipeline without components."""
-        takes = inspect.signature(self.pipeline_class).parameters.values()
-        parts = {p.name: None if p.default is p.empty else p.default for p in takes}
-        return parts | self._unchecked
-
-    @property
-    def _unchecked(self) -> dict[str, Any]:
-        """The argument that leaves the safety checker out, of pipelines that have one."""
-        name = "requires_safety_checker"
-        return {name: False} if name in inspect.signature(self.pipeline_class).parameters else {}
+    def _class_of(self, part: str) -> str:
+        """The class that model_index.json names for a component."""
+        entry = self._index.get(part)
+        return str(entry[1] if isinstance(entry, list) and len(entry) == 2 else entry)
 
     @property
     def _vae_class(self) -> Any:
         import diffusers
 
-        entry = self._index.get("vae")
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else AUTOENCODERS[0]
+        name = self._class_of("vae")
         if name not in AUTOENCODERS:
             raise UsageProblem(
                 f"{self.folder / INDEX}: vae is {name}; expected one of {', '.join(AUTOENCODERS)}"
@@ -353,9 +323,7 @@ class Model:
 
     @property
     def pipeline_class(self) -> Any:
-        import diffusers
-
-        return getattr(diffusers, self.family.pipelines[0])
+        return pipeline_class_of(self.family)
 
     @property
     def _denoiser_class(self) -> Any:

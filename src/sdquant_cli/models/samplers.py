@@ -1,9 +1,11 @@
 """Samplers: diffusers' schedulers, as the pipeline of the model's family has them and calls them."""
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ from torch import Tensor
 from ..errors import UsageProblem
 from ..types import Scheduler
 from .families import Family
+from .pipelines import no_components, pipeline_class_of
 
 # whatever a scheduler raises where it cannot run a schedule, the user reads one line
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError)
-REFUSALS += (TypeError, ValueError)
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 SOLVER = ("algorithm_type", "solver_type", "final_sigmas_type")  # names of one class's own algorithms
 ITEMS, SIDE = 2, 4  # of the latent that a rehearsal draws
 
@@ -65,19 +76,6 @@ def scheduler_class(name: str) -> Any:
     return cls
 
 
-def as_pipeline_has_it(pipeline_class: Any, parts: Mapping[str, Any], scheduler: Any) -> Any:
-    """The scheduler that a pipeline made of it holds: pipelines mend old configurations on construction."""
-    with _quietly():
-        return pipeline_class(**{**parts, "scheduler": scheduler}).scheduler
-
-
-def own_scheduler(name: str, config: Mapping[str, Any], where: Path) -> Any:
-    """A model's scheduler from its configuration, the file `where`."""
-    cls = scheduler_class(name)
-    with _refused(f"{where}: {cls.__name__} refuses it"):
-        return cls.from_config(dict(config))
-
-
 def from_config(name: str, config: Mapping[str, Any]) -> Any:
     """A scheduler of any class on the noise schedule of another one's `config`, as diffusers makes it.
 
@@ -106,6 +104,41 @@ def check_family(family: Family, name: str, sampler: Any) -> None:
         raise UsageProblem(
             f"--scheduler {name}: {class_name_of(name)} has no {missing[0]}, which {family.name} needs"
         )
+
+
+class Samplers:
+    """The samplers of a model: on its noise schedule, as its family's pipeline has them."""
+
+    def __init__(self, family: Family, own: str, config: Mapping[str, Any], where: Path) -> None:
+        """`own` names the model's scheduler; `config` is its configuration, in the file `where`."""
+        self.family, self._own, self._where = family, own, where
+        self._config = config
+        self._schedulers: dict[str, Any] = {}  # by name, their timesteps not set
+
+    def begin(self, name: str, steps: int, tokens: int) -> Any:
+        """A sampler at the beginning of a trajectory over latents of so many tokens."""
+        if name not in self._schedulers:
+            scheduler = from_config(name, self._noise_schedule)
+            check_family(self.family, name, scheduler)
+            self._schedulers[name] = self._in_pipeline(scheduler)
+        sampler = copy.deepcopy(self._schedulers[name])
+        set_timesteps(sampler, steps, tokens, indexed=self.family.indexed)
+        return sampler
+
+    @cached_property
+    def _noise_schedule(self) -> Mapping[str, Any]:
+        """The configuration of the model's own scheduler, as the pipeline has it."""
+        cls = scheduler_class(self._own)
+        with _refused(f"{self._where}: {cls.__name__} refuses it"):
+            own = cls.from_config(dict(self._config))
+        config: Mapping[str, Any] = self._in_pipeline(own).config
+        return config
+
+    def _in_pipeline(self, scheduler: Any) -> Any:
+        """The scheduler that a pipeline made of it holds: some mend old configurations on construction."""
+        pipeline_class = pipeline_class_of(self.family)
+        with _quietly():
+            return pipeline_class(**{**no_components(pipeline_class), "scheduler": scheduler}).scheduler
 
 
 def set_timesteps(sampler: Any, steps: int, tokens: int, *, indexed: bool = False) -> None:
