@@ -122,6 +122,12 @@ def test_noised_pictures_of_flow_matching_are_what_its_sampler_would_make_of_the
     torch.testing.assert_close(noised(clean, noise, shares(sampler, sampler.timesteps)), theirs)
 
 
+@pytest.mark.parametrize("name", ["IPNDMScheduler", "EDMEulerScheduler"])
+def test_samplers_that_cannot_noise_pictures_are_refused(name):
+    with pytest.raises(UsageProblem, match=f"--method parallel: {name} does not say"):
+        shares(from_config(name, {}), torch.zeros(1))
+
+
 def test_without_guidance_noised_pictures_are_with_their_text():
     text = torch.tensor([3, 5, 2])
     m = material(scale=1.0)

@@ -40,7 +40,9 @@ SchedulerOption = Annotated[
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Inference steps.")]
-GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", help="Weight of the prompt.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option("--guidance-scale", help="Weight of the prompt; at 1 or below, no guidance.")
+]
 HeightOption = Annotated[int | None, typer.Option("--height", help="Pixels.")]
 WidthOption = Annotated[int | None, typer.Option("--width", help="Pixels.")]
 DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Format of the floating-point denoiser.")]

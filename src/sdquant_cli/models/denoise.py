@@ -44,8 +44,8 @@ def denoise(
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Pictures (N,H,W,3) uint8 of latents (N,C,h,w), one after the other: memory is that of one."""
-    deviation, mean = _moments(vae, latents)
-    moved = latents * deviation + mean
+    factor, mean = _scale(vae, latents)
+    moved = latents / factor + mean
     images = torch.cat([vae.decode(one[None]).sample for one in moved])
     return (images.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -57,15 +57,15 @@ def encode_pictures(vae: Any, images: Tensor) -> Tensor:
     encoded = vae.encode(pixels)
     # AutoencoderTiny gives latents, not their distribution
     latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
-    deviation, mean = _moments(vae, latents)
-    return (latents - mean) / deviation
+    factor, mean = _scale(vae, latents)
+    return (latents - mean) * factor
 
 
-def _moments(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviation and mean of the autoencoder's latents, by channel, where the denoiser's have 1 and 0."""
+def _scale(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and mean that take the autoencoder's latents z to the denoiser's: (z - mean) * factor."""
     config = vae.config
-    deviation, mean = torch.tensor(1 / config.scaling_factor), torch.tensor(config.get("shift_factor") or 0.0)
+    factor, mean = torch.tensor(config.scaling_factor), torch.tensor(config.get("shift_factor") or 0.0)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        deviation = torch.tensor(config.latents_std).view(1, -1, 1, 1) / config.scaling_factor
+        factor = config.scaling_factor / torch.tensor(config.latents_std).view(1, -1, 1, 1)
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
-    return deviation.to(latents), mean.to(latents)
+    return factor.to(latents), mean.to(latents)

@@ -91,10 +91,14 @@ def from_config(name: str, config: Mapping[str, Any]) -> Any:
             return cls.from_config(rest)
 
 
+def is_flow(sampler: Any) -> bool:
+    """Whether a sampler is of flow matching, whose noisy latents are (1 - s) x + s noise."""
+    return not hasattr(sampler, "init_noise_sigma") or bool(sampler.config.get("use_flow_sigmas"))
+
+
 def check_family(family: Family, name: str, sampler: Any) -> None:
     """Raise UsageProblem for a sampler that the family's pipeline has no use for."""
-    flow = not hasattr(sampler, "init_noise_sigma") or bool(sampler.config.get("use_flow_sigmas"))
-    if family.flow and not flow:
+    if family.flow and not is_flow(sampler):
         raise UsageProblem(
             f"--scheduler {name}: {family.name} takes {Scheduler.FLOW_EULER} and other schedulers of flow "
             f"matching"

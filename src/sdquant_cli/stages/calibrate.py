@@ -15,6 +15,7 @@ from ..events import SILENT, Events
 from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..methods.initialise import Observed, all_batches, initial_states
 from ..methods.items import Items
+from ..methods.parallel import shares
 from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
@@ -95,6 +96,8 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
     spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures, each=each)
     model = model_of(spec, setting)
     check_attention(request, model)
+    if recipe.needs_pictures:
+        shares(model.sampler(setting), torch.zeros(1))  # refuses what cannot noise pictures
     return _Work(request, recipe, model, spec, latents, ranking)
 
 
