@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from sdquant_cli.errors import UsageProblem
+from sdquant_cli.errors import SdquantError, UsageProblem
 from sdquant_cli.models.condition import Condition
 from sdquant_cli.models.denoise import decode, denoise, encode_pictures
 from sdquant_cli.models.guidance import condition_of
@@ -356,6 +356,8 @@ def test_a_tiny_autoencoder_is_drawn_and_others_are_refused_by_name(tmp_path):
         assert torch.equal(
             encode_pictures(vae, pictures), tiny.encode(pictures.permute(0, 3, 1, 2) / 127.5 - 1).latents
         )
+    with pytest.raises(SdquantError, match="picture 5 is not finite: the autoencoder"):
+        decode(vae, latents * torch.nan, 5)
     with pytest.raises(UsageProblem, match="vae is AsymmetricAutoencoderKL; expected one of AutoencoderKL"):
         find_model(named("AsymmetricAutoencoderKL"))
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import SdquantError
 from .condition import Condition, dtype_of, predict
 from .guidance import combined, repeated
 from .samplers import Trajectory
@@ -42,11 +43,19 @@ def denoise(
 
 
 @torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (N,H,W,3) uint8 of latents (N,C,h,w), one after the other: memory is that of one."""
+def decode(vae: Any, latents: Tensor, first: int = 0) -> Tensor:
+    """Pictures (N,H,W,3) uint8 of latents (N,C,h,w), one after the other: memory is that of one.
+
+    Raises SdquantError for a picture with NaN, by its number, counted from `first`.
+    """
     factor, mean = _scale(vae, latents)
     moved = latents / factor + mean
     images = torch.cat([vae.decode(one[None]).sample for one in moved])
+    broken = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise SdquantError(
+            f"picture {first + broken[0]} is not finite: the autoencoder computes NaN or infinity for it"
+        )
     return (images.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 

@@ -20,4 +20,4 @@ def check_state(state: State) -> None:
     advice = "the network computes NaN or infinity on the latents; try another --dtype or method"
     for name, layer in state.items():
         for field in ("weight_step", "activation_step"):
-            check_finite(getattr(layer, field).view(1, -1), [f"{field} of layer {name}"], advice)
+            check_finite(getattr(layer, field)[None], [f"{field} of layer {name}"], advice)

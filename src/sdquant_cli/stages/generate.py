@@ -218,7 +218,7 @@ def _draw_units(
                     step_generators(spec.seed, batch),
                 )
                 check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
-                parts.append(decode(vae, latents).cpu().numpy())
+                parts.append(decode(vae, latents, batch.start).cpu().numpy())
                 task.advance(len(batch))
             draft.write(unit, {"image": np.concatenate(parts)})
 
