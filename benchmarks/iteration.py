@@ -63,6 +63,7 @@ def calibration_items(model: str) -> Items:
         text=torch.ones(latents, dtype=torch.long),
         texts=Condition(torch.randn(2, tokens, channels, generator=g).half()),
         timesteps=torch.tensor(TIMESTEPS),
+        guidance_scale=7.5,
     )
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from sdquant_cli.events import SILENT
 from sdquant_cli.manifests import Setting
 from sdquant_cli.models.condition import Condition, predict
-from sdquant_cli.models.denoise import scale_input
+from sdquant_cli.models.guidance import combined, condition_of, repeated
 from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.models.prompt_files import read_prompts
-from sdquant_cli.models.samplers import step
+from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.stages.calibration_data import load_items
 from sdquant_cli.stages.chain import find_state, open_model
 from sdquant_cli.stages.quantized import quantized_denoiser
@@ -46,7 +46,8 @@ class Ground:
         stored = store_prompts(store, file, SILENT)
         embeds = store_embeddings(store, self.model, stored, CPU, SILENT)
         index = torch.from_numpy(embeds.read("index"))
-        self.condition = read_texts(embeds, self.model, setting).guided(index)
+        texts = read_texts(embeds, self.model, setting)
+        self.condition = condition_of(texts, index, setting.guidance_scale)
         self.noise = initial_noise(
             self.model.latent_shape(setting.height, setting.width), SEED, range(prompts)
         )
@@ -57,9 +58,9 @@ class Ground:
         self.latents = self._run(self._watched)
 
     def guided(self, network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """Prediction (N,C,h,w) of inputs (N,C,h,w); the condition is of 2N."""
-        without, given = predict(network, torch.cat([x, x]), timestep, condition).chunk(2)
-        return without + self.setting.guidance_scale * (given - without)
+        """Prediction (N,C,h,w) of inputs (N,C,h,w) and the condition of their items."""
+        scale = self.setting.guidance_scale
+        return combined(predict(network, repeated(x, scale), timestep, condition), scale)
 
     def _watched(self, _: int, x: Tensor, timestep: Tensor) -> Tensor:
         """The floating-point network's answer, kept with its input."""
@@ -70,12 +71,10 @@ class Ground:
     @torch.no_grad()
     def _run(self, answer: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
         """Last latents (N,C,h,w), where each call is answered from its number, input and timestep."""
-        sampler = self.model.sampler(self.setting)
-        latents = self.noise * getattr(sampler, "init_noise_sigma", 1.0)
-        for call, timestep in enumerate(self.timesteps):
-            x = scale_input(sampler, latents, timestep)
-            latents = step(sampler, answer(call, x, timestep), timestep, latents, None)
-        return latents
+        path = Trajectory(self.model.sampler(self.setting), self.noise)
+        while not path.finished:
+            path.advance(answer(path.call, path.input(), path.timestep))
+        return path.latents
 
     @torch.no_grad()
     def errors(self, student: Any) -> Tensor:

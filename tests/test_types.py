@@ -1,6 +1,6 @@
 import pytest
 
-from sdquant_cli.types import Bits, Budget, Gate
+from sdquant_cli.types import Bits, Budget, Gate, Scheduler
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,22 @@ def test_budgets_are_read_written_and_counted_in_bits(text, written, bits):
 def test_other_budgets_are_refused(text):
     with pytest.raises(ValueError, match="expected average weight bits"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("dpm++", "dpm++"),
+        ("DPMSolverMultistepScheduler", "dpm++"),
+        ("HeunDiscreteScheduler", "HeunDiscreteScheduler"),
+        (Scheduler.PNDM, "pndm"),
+    ],
+)
+def test_schedulers_have_their_short_name_if_they_have_one(text, name):
+    assert Scheduler.parse(text) == name
+
+
+@pytest.mark.parametrize("text", ["dpm", "PNDM", "heun", "os.Scheduler", "SchedulerMixin", "", "Scheduler "])
+def test_other_schedulers_are_refused(text):
+    with pytest.raises(ValueError, match=r"expected one of pndm, .*HeunDiscreteScheduler"):
+        Scheduler.parse(text)

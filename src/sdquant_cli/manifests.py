@@ -47,9 +47,9 @@ class Setting(Frozen):
     """How the model draws: everything two pictures must share to be comparable."""
 
     model: ModelRef
-    scheduler: str
+    scheduler: str  # a short name, or a class of diffusers that has none
     steps: int
-    guidance_scale: float
+    guidance_scale: float  # at or below 1 there is no guidance: each latent is one item, with its prompt
     height: int  # pixels
     width: int
     dtype: str  # of the denoiser
@@ -88,15 +88,17 @@ class SelectSpec(Frozen):
 
 class LatentsSpec(Spec):
     kind: ClassVar[Kind] = Kind.LATENTS
+    stage_version: ClassVar[int] = 2
     setting: Setting
     per_prompt: int
     seed: int
-    micro_batch: int  # prompts per UNet call; each is two items, conditional and unconditional
+    micro_batch: int  # prompts per UNet call; each is two items with guidance, else one
     select: SelectSpec | None = None  # None: at random
 
 
 class TimeTableSpec(Spec):
     kind: ClassVar[Kind] = Kind.TIME_TABLE
+    stage_version: ClassVar[int] = 2
     model: ModelRef
     scheduler: str
     steps: int
@@ -110,7 +112,7 @@ class SensitivitySpec(Spec):
     measure: Measure
     bits: str
     latents: int  # the first so many
-    micro_batch: int  # latents per pass; each is two items, conditional and unconditional
+    micro_batch: int  # latents per pass; each is two items with guidance, else one
     loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; sqnr takes none
     ranges: Ranges | None = None  # how sqnr finds the grids of a layer's inputs: as `calibrate` does
     relax: Relax | None = None
@@ -163,7 +165,7 @@ class QuantStateSpec(Spec):
     attention_bits: int | None = None  # of q, k and v of every attention; None: not rounded
     softmax_bits: int | None = None  # of its probabilities
     iterations: int
-    batch_size: int  # latents per update; each is two items, conditional and unconditional
+    batch_size: int  # latents per update; each is two items with guidance, else one
     seed: int
     loss: LossSpec | None  # None: nothing is trained
     train: TrainSpec | None
@@ -177,6 +179,7 @@ class QuantStateSpec(Spec):
 
 class ImagesSpec(Spec):
     kind: ClassVar[Kind] = Kind.IMAGES
+    stage_version: ClassVar[int] = 2
     setting: Setting
     engine: Execution
     seed: int
@@ -192,6 +195,7 @@ class FeaturesSpec(Spec):
 
 class DriftSpec(Spec):
     kind: ClassVar[Kind] = Kind.DRIFT
+    stage_version: ClassVar[int] = 2
     setting: Setting
     prompts: int  # the first so many
     seed: int

@@ -37,6 +37,39 @@ class Scheduler(StrEnum):
     LCM = "lcm"
     FLOW_EULER = "flow-euler"
 
+    @property
+    def class_name(self) -> str:
+        """The class of diffusers that it stands for."""
+        return _SCHEDULER_CLASSES[self]
+
+    @classmethod
+    def parse(cls, text: str) -> str:
+        """Read a short name or the name of a class of diffusers, which gives its short name if it has one.
+
+        Raises ValueError for anything else.
+        """
+        if text in set(cls):
+            return cls(text).value
+        if not re.fullmatch(r"[A-Z][A-Za-z0-9]*Scheduler", text, re.ASCII):
+            raise ValueError(
+                f"expected one of {', '.join(cls)}, or a class of diffusers such as HeunDiscreteScheduler, "
+                f"found {text!r}"
+            )
+        short_names = {class_name: name.value for name, class_name in _SCHEDULER_CLASSES.items()}
+        return short_names.get(text, text)
+
+
+_SCHEDULER_CLASSES = {
+    Scheduler.PNDM: "PNDMScheduler",
+    Scheduler.DDIM: "DDIMScheduler",
+    Scheduler.EULER: "EulerDiscreteScheduler",
+    Scheduler.EULER_ANCESTRAL: "EulerAncestralDiscreteScheduler",
+    Scheduler.DPM: "DPMSolverMultistepScheduler",
+    Scheduler.UNIPC: "UniPCMultistepScheduler",
+    Scheduler.LCM: "LCMScheduler",
+    Scheduler.FLOW_EULER: "FlowMatchEulerDiscreteScheduler",
+}
+
 
 class Select(StrEnum):
     """At which steps of a trajectory calibration latents are taken."""

@@ -44,7 +44,7 @@ class Net(nn.Module):
 ROWS = torch.tensor([9.0, 5.0, 1.0])
 
 
-def items(count=12):
+def items(count=12, scale=3.0):
     g = torch.Generator().manual_seed(0)
     return Items(
         x=torch.randn(count, 2, 4, 4, generator=g).half(),
@@ -52,6 +52,7 @@ def items(count=12):
         text=torch.arange(count) % 3 + 1,
         texts=Condition(torch.randn(4, 3, 5, generator=g).half()),
         timesteps=ROWS,
+        guidance_scale=scale,
     )
 
 
@@ -340,3 +341,17 @@ def test_a_memory_without_room_keeps_nothing():
     for batch in all_batches(data, 5, torch.device("cpu")):
         memory.run(batch)
     assert not memory.complete
+
+
+@pytest.mark.parametrize(("scale", "count"), [(3.0, 24), (1.0, 12), (0.0, 12)])
+def test_items_are_halved_without_guidance_and_parts_keep_a_latents_items_together(scale, count):
+    ours = items(scale=scale)
+    assert ours.count == count
+    batch = ours.batch([4, 1, 7], torch.device("cpu"))
+    assert len(batch.x) == 3 * batch.halves
+    assert torch.equal(batch.x[-3:], ours.x[[4, 1, 7]].float())
+    assert torch.equal(batch.condition.tokens[-3:], ours.texts.tokens[ours.text[[4, 1, 7]]].float())
+    parts = batch.parts(2)
+    latents = [(part.item % len(ours)).view(batch.halves, -1) for part in parts]
+    assert torch.equal(torch.cat(latents, dim=1), torch.tensor([[4, 1, 7]]).expand(batch.halves, 3))
+    assert all(torch.equal(ours.some(part.item, torch.device("cpu")).x, part.x) for part in parts)

@@ -103,7 +103,7 @@ def test_a_resumed_progression_ends_where_an_undisturbed_one_does(embedded_unet)
     resumed.repeat(Passed(passed[0].guided.clone(), passed[0].found))
     for _ in range(resumed.calls - 1):
         resumed.advance()
-    assert torch.equal(whole._latents, resumed._latents)
+    assert torch.equal(whole.latents, resumed.latents)
     pairs = zip(first.modules(), second.modules(), strict=True)
     assert all(
         torch.equal(a.activation_step, b.activation_step) for a, b in pairs if hasattr(a, "activation_step")

@@ -37,7 +37,7 @@ class Teacher(nn.Module):
         return Answer(self.gain * x + encoder_hidden_states.mean((1, 2))[:, None, None, None])
 
 
-def material(name=Scheduler.PNDM, steps=6, pictures=None):
+def material(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
     g = torch.Generator().manual_seed(0)
     sampler = partial(fakes.sampler, name, steps)
     items = Items(
@@ -46,13 +46,15 @@ def material(name=Scheduler.PNDM, steps=6, pictures=None):
         text=torch.arange(8) + 1,
         texts=Condition(torch.randn(9, 3, 5, generator=g).half()),
         timesteps=torch.tensor(schedule_of(sampler()).timesteps),
+        guidance_scale=scale,
     )
-    return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, 3.0, pictures)
+    return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, scale, pictures)
 
 
+@pytest.mark.parametrize("scale", [3.0, 0.5])
 @pytest.mark.parametrize("name", [name for name in Scheduler if name is not Scheduler.FLOW_EULER])
-def test_a_serial_round_is_the_floating_point_trajectory(name):
-    m = material(name)
+def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
+    m = material(name, scale=scale)
     source, seen = Trajectories(m), []
     calls = len(m.sampler().timesteps)
     for iteration in range(calls):
@@ -65,13 +67,14 @@ def test_a_serial_round_is_the_floating_point_trajectory(name):
         m.sampler(),
         initial_noise((4, 4, 4), m.seed, [0, 1], "trajectories"),
         seen[0].condition,
-        3.0,
+        scale,
         step_generators(m.seed, [0, 1]),
         lambda _, x: expected.append(x) or True,
     )
     for call, batch in enumerate(seen):
         torch.testing.assert_close(batch.x[:2], expected[call], atol=1e-5, rtol=1e-5)
-        assert torch.equal(batch.x[:2], batch.x[2:])
+        assert len(batch.x) == len(batch.row) == len(batch.timestep) == 2 * batch.halves
+        assert torch.equal(batch.x[:2], batch.x[-2:])
         assert len(batch.timestep.unique()) == 1
         assert float(batch.timestep[0]) == pytest.approx(float(m.sampler().timesteps[call]))
 
@@ -117,6 +120,21 @@ def test_noised_pictures_of_flow_matching_are_what_its_sampler_would_make_of_the
     clean, noise = torch.randn(7, 4, 4, 4), torch.randn(7, 4, 4, 4)
     theirs = sampler.scale_noise(clean, sampler.timesteps, noise)
     torch.testing.assert_close(noised(clean, noise, shares(sampler, sampler.timesteps)), theirs)
+
+
+@pytest.mark.parametrize("name", ["IPNDMScheduler", "EDMEulerScheduler"])
+def test_samplers_that_cannot_noise_pictures_are_refused(name):
+    with pytest.raises(UsageProblem, match=f"--method parallel: {name} does not say"):
+        shares(from_config(name, {}), torch.zeros(1))
+
+
+def test_without_guidance_noised_pictures_are_with_their_text():
+    text = torch.tensor([3, 5, 2])
+    m = material(scale=1.0)
+    m = material(scale=1.0, pictures=Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts))
+    batch = NoisedPictures(m).batch(0)
+    assert len(batch.x) == len(batch.row) == 2
+    assert all((m.items.texts.tokens[text] == tokens).all((1, 2)).any() for tokens in batch.condition.tokens)
 
 
 def test_every_method_cites_its_source():

@@ -41,9 +41,9 @@ def conditions(model, setting):
 
 
 def setting(model, scheduler=None, steps=3):
-    side = model.resolution
+    height, width = model.default_size
     name = scheduler or model.default_scheduler
-    return fakes.setting(name, steps, height=side, width=side, model=model.ref)
+    return fakes.setting(name, steps, height=height, width=width, model=model.ref)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,7 +132,7 @@ def test_the_layers_that_the_paper_names_are_there(name, key, count):
 
 def test_a_scheduler_of_another_kind_is_refused(tiny):
     model = find_model(str(tiny("sd3-medium")))
-    with pytest.raises(UsageProblem, match="--scheduler pndm: Stable Diffusion 3 takes flow-euler"):
+    with pytest.raises(UsageProblem, match="--scheduler pndm: Stable Diffusion 3 takes flow-euler and other"):
         model.sampler(setting(model, "pndm"))
 
 

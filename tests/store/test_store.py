@@ -111,7 +111,8 @@ def test_zeros_and_nan_are_stored(store):
     values[3] = np.nan
     for unit in draft.missing():
         start, stop = draft.rows(unit, "x")
-        draft.write(unit, {"x": values[start:stop], "row": np.zeros(stop - start, np.int64)})
+        rows = {"x": values[start:stop], "row": np.zeros(stop - start, np.int64)}
+        draft.write(unit, rows)
     artifact = draft.publish(FACTS, store.provenance(1))
     assert np.array_equal(artifact.read("x"), values, equal_nan=True)
     assert sum(item.path.endswith("zarr.json") is False for item in artifact.objects()) == 6

@@ -33,10 +33,16 @@ BaseOption = Annotated[
 LoraOption = Annotated[Path | None, typer.Option("--lora", help="Adapter to fuse into the model.")]
 LoraScaleOption = Annotated[float | None, typer.Option("--lora-scale", help="Of --lora; 1 by default.")]
 SchedulerOption = Annotated[
-    Scheduler | None, typer.Option("--scheduler", help="Sampler; the model's own by default.")
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help=f"{', '.join(Scheduler)}, or a scheduler class of diffusers; the model's own by default.",
+    ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Inference steps.")]
-GuidanceOption = Annotated[float | None, typer.Option("--guidance-scale", help="Weight of the prompt.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option("--guidance-scale", help="Weight of the prompt; at 1 or below, no guidance.")
+]
 HeightOption = Annotated[int | None, typer.Option("--height", help="Pixels.")]
 WidthOption = Annotated[int | None, typer.Option("--width", help="Pixels.")]
 DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Format of the floating-point denoiser.")]

@@ -44,14 +44,14 @@ def watching_inputs(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor]
 class Observed:
     """Inputs of each layer by row: smallest, largest, and `VALUES` in between, evenly from all items."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int) -> None:
-        """`row` (N): the rows of all latents that will be observed."""
+    def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int, halves: int = 2) -> None:
+        """`row` (N): the rows of all latents that will be observed, as `halves` items each."""
         self.layers = layers
         self.latents = torch.bincount(row, minlength=rows)
         self.low = {name: torch.full((rows,), torch.inf) for name in layers}
         self.high = {name: torch.full((rows,), -torch.inf) for name in layers}
         self._values = {name: torch.zeros(rows, VALUES) for name in layers}
-        self._quota = (VALUES // (2 * self.latents.clamp(min=1))).clamp(min=1)  # values of each item
+        self._quota = (VALUES // (halves * self.latents.clamp(min=1))).clamp(min=1)  # values of each item
         self._filled = torch.zeros(rows, dtype=torch.long)
 
     @contextmanager
@@ -104,7 +104,7 @@ def observe(
     events: Events = SILENT,
 ) -> Observed:
     """Record the inputs of layers while `run` takes all items through the floating-point network."""
-    observed = Observed(layers, items.row, len(items.timesteps))
+    observed = Observed(layers, items.row, len(items.timesteps), items.halves)
     with events.task("observing activations", -(-len(items) // AT_ONCE), "batch") as task, torch.no_grad():
         for batch in all_batches(items, AT_ONCE, device):
             with observed.watching(batch.row):

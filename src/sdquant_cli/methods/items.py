@@ -1,4 +1,7 @@
-"""Calibration items: latents with their timesteps and text, conditional and unconditional alike."""
+"""Calibration items: latents with their timesteps and text.
+
+With guidance the network sees every latent without its prompt and with it, two items; else with it alone.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,30 +11,32 @@ import torch
 from torch import Tensor
 
 from ..models.condition import Condition, predict
+from ..models.guidance import halves
 
 
 @dataclass(frozen=True)
 class Batch:
-    """UNet inputs. Items come in pairs: the first half unconditional, the second conditional."""
+    """The network's inputs: all unconditional items, if there are any, before all conditional ones."""
 
-    x: Tensor  # (2B,C,h,w)
-    timestep: Tensor  # (2B)
-    row: Tensor  # (2B)
-    condition: Condition  # of 2B
-    item: Tensor | None = None  # (2B) place among the 2N stored items, for those that are
+    x: Tensor  # (M,C,h,w)
+    timestep: Tensor  # (M)
+    row: Tensor  # (M)
+    condition: Condition  # of M
+    item: Tensor | None = None  # (M) place among all stored items, for those that are
+    halves: int = 2  # items of each latent
 
     def __getitem__(self, index: Tensor) -> "Batch":
         row, item = (None if part is None else part[index.cpu()] for part in (self.row, self.item))
         assert row is not None
-        return Batch(self.x[index], self.timestep[index], row, self.condition[index], item)
+        return Batch(self.x[index], self.timestep[index], row, self.condition[index], item, self.halves)
 
     def parts(self, count: int) -> "list[Batch]":
-        """The batch in `count` batches of about equal size, pairs kept together."""
+        """The batch in `count` batches of about equal size, the items of a latent kept together."""
         if count == 1:
             return [self]
-        pairs = len(self.x) // 2
-        firsts = torch.arange(pairs, device=self.x.device).chunk(count)
-        return [self[torch.cat([first, first + pairs])] for first in firsts]
+        latents = len(self.x) // self.halves
+        by_half = torch.arange(len(self.x), device=self.x.device).view(self.halves, latents)
+        return [self[part.flatten()] for part in by_half.chunk(count, dim=1)]
 
 
 def prediction(network: Any, batch: Batch) -> Tensor:
@@ -48,26 +53,38 @@ class Items:
     text: Tensor  # (N) index into the texts
     texts: Condition  # of P prompts, the unconditional one at 0
     timesteps: Tensor  # (rows)
+    guidance_scale: float
 
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def halves(self) -> int:
+        """Items of each latent."""
+        return halves(self.guidance_scale)
+
+    @property
+    def count(self) -> int:
+        """All items there are."""
+        return self.halves * len(self)
+
     def batch(self, picks: Sequence[int] | Tensor, device: torch.device) -> Batch:
-        """The picked latents, each with and without its prompt."""
+        """All items of the picked latents."""
         index = torch.as_tensor(picks)
-        return self.some(torch.cat([index, len(self) + index]), device)
+        return self.some(torch.cat([half * len(self) + index for half in range(self.halves)]), device)
 
     def some(self, item: Tensor, device: torch.device) -> Batch:
-        """Any of the 2N items: latent i without its prompt is item i, with it N + i."""
-        latent, given = item % len(self), item >= len(self)
+        """Any items: latent i has items i and, with guidance, N + i; its prompt is the last one's."""
+        latent, conditional = item % len(self), item // len(self) == self.halves - 1
         row = self.row[latent]
-        text = torch.where(given, self.text[latent], 0)
+        text = torch.where(conditional, self.text[latent], 0)
         return Batch(
             self.x[latent].float().to(device),
             self.timesteps[row].to(device),
             row,
             self.texts[text].to(device),
             item,
+            self.halves,
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.guidance import combined
+
 
 @contextmanager
 def collecting_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
@@ -48,5 +50,4 @@ def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -
 
 def guided_loss(student: Tensor, teacher: Tensor, guidance_scale: float) -> Tensor:
     """Mean squared error of the combination that sampling uses, u + g (c - u); items come in halves."""
-    without, given = (student - teacher).chunk(2)
-    return (without + guidance_scale * (given - without)).square().mean()
+    return combined(student - teacher, guidance_scale).square().mean()

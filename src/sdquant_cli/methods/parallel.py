@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UsageProblem
+from ..models.guidance import condition_of, halves, repeated
+from ..models.samplers import is_flow
 from .items import Batch, shuffled
 from .recipe import Material, Pictures, Recipe
 
@@ -17,12 +20,18 @@ def shares(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
     """What picture and noise weigh in the network's input at timesteps (N).
 
     sqrt(a) and sqrt(1 - a), a the product of alphas (eq. 1, t times), for every sampler: those that work
-    with sigmas scale their input to the same. Flow matching: 1 - s and s, s the fraction of time.
+    with sigmas scale their input to the same. Flow matching: 1 - s and s, s the fraction of time. Raises
+    UsageProblem for a sampler that is of neither kind.
     """
     t = timestep.double()
-    if not hasattr(sampler, "alphas_cumprod"):
+    if is_flow(sampler):
         s = t / sampler.config.num_train_timesteps
         return 1 - s, s
+    if not hasattr(sampler, "alphas_cumprod"):
+        raise UsageProblem(
+            f"--method parallel: {type(sampler).__name__} does not say how pictures are noised; take another "
+            f"method, or another --scheduler in `sdquant sample`"
+        )
     products: Tensor = sampler.alphas_cumprod.double()
     low = t.floor().long().clamp(0, len(products) - 1)
     a = torch.lerp(products[low], products[(low + 1).clamp(max=len(products) - 1)], t - low)
@@ -51,20 +60,21 @@ class NoisedPictures:
         clean = pictures.x[picks].float()
         noise = torch.randn(clean.shape, generator=g)
         x = noised(clean, noise, (self._signal[row], self._deviation[row]))
-        return _paired(x, row, pictures, picks, m)
+        return _batch(x, row, pictures, picks, m)
 
     def learn(self, prediction: Tensor) -> None:
         """Nothing: the next batch does not depend on it."""
 
 
-def _paired(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
-    """Each item without and with its text."""
-    row = row.repeat(2)
+def _batch(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
+    """The items of noised pictures."""
+    row, scale = repeated(row, m.guidance_scale), m.guidance_scale
     return Batch(
-        x.repeat(2, 1, 1, 1).to(m.device),
+        repeated(x, scale).to(m.device),
         m.items.timesteps[row].to(m.device),
         row,
-        pictures.texts.guided(pictures.text[picks]).to(m.device),
+        condition_of(pictures.texts, pictures.text[picks], scale).to(m.device),
+        halves=halves(scale),
     )
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..models.condition import Condition, predict
-from ..models.denoise import scale_input
+from ..models.guidance import combined, condition_of, halves, repeated
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import step
+from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
 from ..quant.drop import Drop
 from ..types import Ranges
@@ -50,12 +50,21 @@ class Progression:
         self._prompts = len(self.texts) - 1
         self._device = next(self.network.parameters()).device
         self._rows = schedule_of(self.sampler).rows
-        self._generators = step_generators(self.seed, range(self._prompts))
         noise = initial_noise(self.shape, self.seed, range(self._prompts), "progressive")
-        self._latents = (noise * getattr(self.sampler, "init_noise_sigma", 1.0)).to(self._device)
+        generators = step_generators(self.seed, range(self._prompts))
+        self._path = Trajectory(self.sampler, noise.to(self._device), generators)
         parts = inputs_rounded_in(self.network)
         self.layers = {name: part for name, part in parts.items() if len(part.activation_step) > 1}
-        self.call = 0
+
+    @property
+    def call(self) -> int:
+        """The next call."""
+        return self._path.call
+
+    @property
+    def latents(self) -> Tensor:
+        """Where all prompts are (P,C,h,w)."""
+        return self._path.latents
 
     @property
     def calls(self) -> int:
@@ -81,7 +90,7 @@ class Progression:
 
     def _observe(self) -> Found:
         zeros = torch.zeros(self._prompts, dtype=torch.long)
-        observed = Observed(self.layers, zeros, 1)
+        observed = Observed(self.layers, zeros, 1, halves(self.guidance_scale))
         with dropping(self.layers.values(), Drop(1.0)):
             self._guided(lambda items: observed.watching(torch.zeros(items, dtype=torch.long)))
         row = self._rows[self.call]
@@ -100,17 +109,15 @@ class Progression:
         self, around: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
     ) -> Tensor:
         """Predictions (P,C,h,w) for all prompts; each batch runs within a context of its number of items."""
-        timestep = self.sampler.timesteps[self.call]
-        scaled, parts = scale_input(self.sampler, self._latents, timestep), []
+        scaled, parts, scale = self._path.input(), [], self.guidance_scale
         for first in range(0, self._prompts, self.at_once):
             x = scaled[first : first + self.at_once]
-            condition = self.texts.guided(torch.arange(first + 1, first + 1 + len(x))).to(self._device)
-            with around(2 * len(x)):
-                without, given = predict(self.network, torch.cat([x, x]), timestep, condition).chunk(2)
-            parts.append(without + self.guidance_scale * (given - without))
+            index = torch.arange(first + 1, first + 1 + len(x))
+            condition = condition_of(self.texts, index, scale).to(self._device)
+            with around(halves(scale) * len(x)):
+                prediction = predict(self.network, repeated(x, scale), self._path.timestep, condition)
+            parts.append(combined(prediction, scale))
         return torch.cat(parts)
 
     def _step(self, guided: Tensor) -> None:
-        timestep = self.sampler.timesteps[self.call]
-        self._latents = step(self.sampler, guided, timestep, self._latents, self._generators)
-        self.call += 1
+        self._path.advance(guided)

@@ -79,8 +79,8 @@ class Reconstruction:
         return UnitFacts(name=unit.name, layers=len(unit.layers), before=before, after=after)
 
     def _train(self, fitting: Fitting, unit: Unit, place: int) -> None:
-        items = 2 * len(self.items)
-        batch, seed = min(2 * self.batch_size, items), self.seed * 1009 + place
+        items = self.items.count
+        batch, seed = min(self.items.halves * self.batch_size, items), self.seed * 1009 + place
         with fitting.training():
             optimizer = fitting.optimizer()
             for iteration in range(fitting.sweep.iterations):
@@ -94,15 +94,16 @@ class Reconstruction:
                     )
 
     def _distance(self, fitting: Fitting) -> float:
-        items = 2 * len(self.items)
+        items = self.items.count
         item = torch.arange(0, items, -(-items // CHECKED))
         self.hold(self.items.some(item, self.device))
         return fitting.distance(item)
 
     def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
-        captures = len(self._networks) * 2 * len(self.items) * unit.reached
+        captures = len(self._networks) * self.items.count * unit.reached
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
-        updates = sweep.iterations * min(2 * self.batch_size, 2 * len(self.items)) * passes * unit.macs
+        batch = min(self.items.halves * self.batch_size, self.items.count)
+        updates = sweep.iterations * batch * passes * unit.macs
         self.forwards += (captures + updates) / total
 
     def saved(self, unit: Unit) -> Saved:
@@ -169,7 +170,7 @@ class Reconstruction:
             self._given.append(found)
 
     def _captured(self) -> Captured:
-        return Captured(2 * len(self.items), self.room)
+        return Captured(self.items.count, self.room)
 
 
 def _by_channel(layer: Layer) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..models.condition import Condition, predict
-from ..models.denoise import scale_input
+from ..models.guidance import combined, condition_of, halves, repeated
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import step
+from ..models.samplers import Trajectory
 from .items import Batch, shuffled
 from .recipe import Material, Recipe
 
@@ -25,11 +25,9 @@ class Trajectories:
     def __init__(self, material: Material) -> None:
         self._material = material
         self._calls = len(material.sampler().timesteps)
-        self._next = -1  # the iteration that the state below is for
-        self._latents = torch.empty(0)
-        self._condition: Condition | None = None
-        self._generators: list[torch.Generator] = []
-        self._sampler: object = None
+        self._next = -1  # the iteration that the path below is for
+        self._path: Trajectory
+        self._condition: Condition
 
     def batch(self, iteration: int) -> Batch:
         """Call `iteration % calls` of round `iteration // calls`; a round in its middle is replayed."""
@@ -38,16 +36,15 @@ class Trajectories:
             self._begin(first // self._calls)
         elif self._next != iteration:
             self._begin(first // self._calls)
-            for call in range(iteration - first):
-                batch = self._inputs(call)
-                teacher = self._material.teacher
+            for _ in range(iteration - first):
+                batch = self._inputs()
                 with torch.no_grad():
-                    self._advance(call, predict(teacher, batch.x, batch.timestep, batch.condition))
+                    self._advance(predict(self._material.teacher, batch.x, batch.timestep, batch.condition))
         self._next = iteration
-        return self._inputs(iteration - first)
+        return self._inputs()
 
     def learn(self, prediction: Tensor) -> None:
-        self._advance(self._next % self._calls, prediction)
+        self._advance(prediction)
         self._next += 1
 
     def _begin(self, trajectory: int) -> None:
@@ -55,24 +52,17 @@ class Trajectories:
         picks = 1 + shuffled(len(m.items.texts) - 1, m.batch_size, trajectory, m.seed)
         places = [trajectory * m.batch_size + i for i in range(len(picks))]
         noise = initial_noise(tuple(m.items.x.shape[1:]), m.seed, places, "trajectories")
-        self._sampler = m.sampler()
-        self._generators = step_generators(m.seed, places)
-        self._latents = (noise * getattr(self._sampler, "init_noise_sigma", 1.0)).to(m.device)
-        self._condition = m.items.texts.guided(picks).to(m.device)
+        self._path = Trajectory(m.sampler(), noise.to(m.device), step_generators(m.seed, places))
+        self._condition = condition_of(m.items.texts, picks, m.guidance_scale).to(m.device)
 
-    def _inputs(self, call: int) -> Batch:
-        timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
-        x = scale_input(self._sampler, self._latents, timestep)
-        table = self._material.items.timesteps
-        row = (table - float(timestep)).abs().argmin().repeat(2 * len(x))
-        assert self._condition is not None
-        return Batch(x.repeat(2, 1, 1, 1), table[row].to(x.device), row, self._condition)
+    def _inputs(self) -> Batch:
+        scale, table = self._material.guidance_scale, self._material.items.timesteps
+        x = repeated(self._path.input(), scale)
+        row = (table - float(self._path.timestep)).abs().argmin().repeat(len(x))
+        return Batch(x, table[row].to(x.device), row, self._condition, halves=halves(scale))
 
-    def _advance(self, call: int, prediction: Tensor) -> None:
-        without, given = prediction.float().chunk(2)
-        guided = without + self._material.guidance_scale * (given - without)
-        timestep = self._sampler.timesteps[call]  # type: ignore[attr-defined]
-        self._latents = step(self._sampler, guided, timestep, self._latents, self._generators)
+    def _advance(self, prediction: Tensor) -> None:
+        self._path.advance(combined(prediction.float(), self._material.guidance_scale))
 
 
 RECIPE = Recipe(

@@ -17,7 +17,7 @@ ROOM = 2 * 2**30  # bytes that remembered answers may take
 class Answer:
     """To a batch: what the student is compared with."""
 
-    prediction: Tensor  # (2B,C,h,w) fp32
+    prediction: Tensor  # (M,C,h,w) fp32
     features: dict[str, Tensor]  # outputs of the watched modules
 
 

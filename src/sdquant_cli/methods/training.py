@@ -134,7 +134,7 @@ class Training:
         if not (math.isfinite(value) and self._gradients_are_finite()):
             raise SdquantError(self._diagnosis(batch, value))
         self._update()
-        halves = zip(*(target.chunk(2) for target in targets), strict=True)
+        halves = zip(*(target.chunk(batch.halves) for target in targets), strict=True)
         self.source.learn(torch.cat([torch.cat(half) for half in halves]))
         self.losses.append(value)
         self.iteration += 1

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import SdquantError
 from .condition import Condition, dtype_of, predict
-from .samplers import step
+from .guidance import combined, repeated
+from .samplers import Trajectory
 
-Visit = Callable[[int, Tensor], bool]  # (call, input before guidance doubling) -> go on?
+Visit = Callable[[int, Tensor], bool]  # (call, input before it is repeated for guidance) -> go on?
 
 
 @torch.no_grad()
@@ -22,38 +24,38 @@ def denoise(
     generators: Sequence[torch.Generator] | None = None,
     visit: Visit | None = None,
 ) -> Tensor:
-    """Latents (N,C,h,w) from noise of the same shape, by classifier-free guidance.
+    """Latents (N,C,h,w) from noise of the same shape.
 
-    Every call runs the 2N items of `condition`, unconditional first. `generators` (N) are for samplers
-    that add noise. `visit` sees each call's input after `scale_model_input`, before the call; False
-    stops the loop. The sampler is the caller's, its timesteps set.
+    Every call runs the items of `condition`: `condition_of` N prompts at the same guidance scale.
+    `generators` (N) are for samplers that add noise. `visit` sees each call's input after
+    `scale_model_input`, before the call; False stops the loop. The sampler is the caller's, its timesteps
+    set.
     """
     condition = condition.to(noise.device, dtype_of(network))  # the same tensors in every call
-    latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
-    for call, timestep in enumerate(sampler.timesteps):
-        scaled = scale_input(sampler, latents, timestep)
-        if visit is not None and not visit(call, scaled):
+    path = Trajectory(sampler, noise, generators)
+    while not path.finished:
+        scaled = path.input()
+        if visit is not None and not visit(path.call, scaled):
             break
-        without, given = predict(network, torch.cat([scaled, scaled]), timestep, condition).chunk(2)
-        guided = without + guidance_scale * (given - without)
-        latents = step(sampler, guided, timestep, latents, generators)
-    return latents
-
-
-def scale_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """The network's input; flow matching takes latents as they are."""
-    if not hasattr(sampler, "scale_model_input"):
-        return latents
-    scaled: Tensor = sampler.scale_model_input(latents, timestep)
-    return scaled
+        prediction = predict(network, repeated(scaled, guidance_scale), path.timestep, condition)
+        path.advance(combined(prediction, guidance_scale))
+    return path.latents
 
 
 @torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (N,H,W,3) uint8 of latents (N,C,h,w), one after the other: memory is that of one."""
-    config = vae.config
-    moved = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+def decode(vae: Any, latents: Tensor, first: int = 0) -> Tensor:
+    """Pictures (N,H,W,3) uint8 of latents (N,C,h,w), one after the other: memory is that of one.
+
+    Raises SdquantError for a picture with NaN, by its number, counted from `first`.
+    """
+    factor, mean = _scale(vae, latents)
+    moved = latents / factor + mean
     images = torch.cat([vae.decode(one[None]).sample for one in moved])
+    broken = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise SdquantError(
+            f"picture {first + broken[0]} is not finite: the autoencoder computes NaN or infinity for it"
+        )
     return (images.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -61,6 +63,18 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 def encode_pictures(vae: Any, images: Tensor) -> Tensor:
     """Latents (N,C,h,w), scaled as the denoiser expects, of pictures (N,H,W,3) uint8: `decode` backwards."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    encoded = vae.encode(pixels)
+    # AutoencoderTiny gives latents, not their distribution
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    factor, mean = _scale(vae, latents)
+    return (latents - mean) * factor
+
+
+def _scale(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and mean that take the autoencoder's latents z to the denoiser's: (z - mean) * factor."""
     config = vae.config
-    mean: Tensor = vae.encode(pixels).latent_dist.mean
-    return (mean - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+    factor, mean = torch.tensor(config.scaling_factor), torch.tensor(config.get("shift_factor") or 0.0)
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        factor = config.scaling_factor / torch.tensor(config.latents_std).view(1, -1, 1, 1)
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
+    return factor.to(latents), mean.to(latents)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Scheduler
 from .condition import Condition
 
 Config = Mapping[str, Any]
@@ -135,7 +134,9 @@ class Family:
     optional: tuple[str, ...] = ()  # those of `texts` that a pipeline may lack
     sized: bool = False  # whether it is told picture sizes
     pooled: bool = False  # whether it is told the pooled text: its time features are the prompt's own
-    samplers: tuple[Scheduler, ...] = tuple(s for s in Scheduler if s is not Scheduler.FLOW_EULER)
+    flow: bool = False  # whether its samplers are those of flow matching
+    indexed: bool = False  # whether the pipeline tells its sampler that it begins at the first timestep
+    normalised: tuple[str, ...] = ()  # what it reads of the autoencoder's config beside scaling_factor
     steps: int = 50
     guidance_scale: float = 7.5
 
@@ -146,6 +147,8 @@ class Family:
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in needed]
         return ("scheduler", *needed, *tokenizers, self.folder, "vae")
 
+
+NORMALISING = ("latents_mean", "latents_std", "shift_factor")  # some pipelines read some of them
 
 FAMILIES = (
     Family(
@@ -163,6 +166,8 @@ FAMILIES = (
         texts=("text_encoder", "text_encoder_2"),
         sized=True,
         pooled=True,
+        indexed=True,
+        normalised=("latents_mean", "latents_std"),
         guidance_scale=5.0,
     ),
     Family(
@@ -173,7 +178,8 @@ FAMILIES = (
         texts=("text_encoder", "text_encoder_2", "text_encoder_3"),
         optional=("text_encoder_3",),
         pooled=True,
-        samplers=(Scheduler.FLOW_EULER,),
+        flow=True,
+        normalised=("shift_factor",),
         steps=28,
         guidance_scale=7.0,
     ),

@@ -1,7 +1,6 @@
 """Load a model's parts, one at a time, so that only what is needed is in memory."""
 
 import copy
-import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from . import adapter, samplers
 from .attention import attention_places
 from .configuration import Defaults
 from .digest import digest_of, files_read
-from .families import Family
+from .families import NORMALISING, Family
 from .folder import (
     INDEX,
     SCHEDULER_FILE,
@@ -30,6 +29,7 @@ from .folder import (
     with_defaults,
 )
 from .layers import projections, quantizable_layers, time_layers
+from .pipelines import no_components, pipeline_class_of, safety_checker_off
 from .shortcuts import split_shortcuts
 from .source import EMBEDDED, EMBEDDED_FOLDER, locate
 from .text import check_vocabulary, load_tokenizer
@@ -113,9 +113,11 @@ class Model:
         return self._config(self.family.folder)
 
     @cached_property
-    def resolution(self) -> int:
-        """Side of the pictures the model was trained on, in pixels."""
-        return int(self.config["sample_size"]) * self.latent_factor
+    def default_size(self) -> tuple[int, int]:
+        """Height and width of the pictures the model was trained on, in pixels."""
+        size = self.config["sample_size"]
+        height, width = [size, size] if isinstance(size, int) else size
+        return height * self.latent_factor, width * self.latent_factor
 
     @cached_property
     def latent_factor(self) -> int:
@@ -231,18 +233,23 @@ class Model:
 
     @uninterrupted()
     def vae(self, device: str = "cpu") -> nn.Module:
-        """The autoencoder, always fp32: its decoder overflows in fp16 on some models."""
-        from diffusers import AutoencoderKL
+        """The autoencoder, always fp32: its decoder overflows in fp16 on some models.
 
-        return self._load(AutoencoderKL, "vae", torch.float32).to(device)
+        What the family's pipeline leaves unread of its configuration is None.
+        """
+        import diffusers
+
+        vae: Any = self._load(getattr(diffusers, self._index["vae"][1]), "vae", torch.float32)
+        unread = [name for name in NORMALISING if name not in self.family.normalised]
+        vae.register_to_config(**dict.fromkeys(unread))
+        return vae.to(device)
 
     @uninterrupted()
     def text_pipeline(self, device: str = "cpu") -> Any:
         """The pipeline with its text encoders alone: diffusers' own way from prompts to embeddings."""
         import transformers
 
-        takes = inspect.signature(self.pipeline_class).parameters.values()
-        parts = {p.name: None if p.default is p.empty else p.default for p in takes}
+        parts = no_components(self.pipeline_class)
         for name in self.text_parts:
             # T5 has 4.8 billion parameters and is used in half precision everywhere
             dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
@@ -254,9 +261,8 @@ class Model:
             parts[tokenizer_of(name)] = tokenizer
         if "text_encoder_3" not in self.text_parts and "text_encoder_3" in parts:
             parts[self.family.folder] = self.skeleton  # asked for its width where T5 is absent
-        parts |= {n: value for n, value in self._index.items() if n in parts and isinstance(value, bool)}
-        if "requires_safety_checker" in parts:
-            parts["requires_safety_checker"] = False
+        options = {n: value for n, value in self._index.items() if n in parts and isinstance(value, bool)}
+        parts |= options | safety_checker_off(self.pipeline_class)
         pipeline = self.pipeline_class(**parts)
         if self.named.lora:
             config = self.skeleton.config
@@ -269,29 +275,28 @@ class Model:
 
     def sampler(self, setting: Setting) -> Any:
         """A sampler of this model's noise schedule at the beginning of a trajectory."""
-        name, steps = Scheduler(setting.scheduler), setting.steps
-        if name not in self.family.samplers:
-            known = ", ".join(self.family.samplers)
-            raise UsageProblem(f"--scheduler {name}: {self.family.name} takes {known}")
-        sampler = samplers.from_config(name, self._config("scheduler", "scheduler_config.json"))
-        trained = int(sampler.config.num_train_timesteps)
-        if not 1 <= steps <= trained:
-            raise UsageProblem(f"--steps {steps}: expected 1..{trained}")
         _, h, w = self.latent_shape(setting.height, setting.width)
         patch = int(self.config.get("patch_size") or 1)
-        try:
-            samplers.set_timesteps(sampler, steps, (h // patch) * (w // patch))
-        except (ValueError, IndexError) as error:
-            raise UsageProblem(f"--steps {steps}: {type(sampler).__name__} refuses it ({error})") from None
-        return sampler
+        return self._samplers.begin(setting.scheduler, setting.steps, (h // patch) * (w // patch))
+
+    def rehearse(self, setting: Setting) -> None:
+        """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""
+        channels = int(self.config["in_channels"])
+        predicted = int(self.config.get("out_channels") or channels)
+        samplers.rehearse(self.sampler(setting), setting.steps, channels, predicted)
 
     @property
-    def default_scheduler(self) -> Scheduler:
-        """The sampler the model was published with, if known here; the family's first otherwise."""
-        name = self._config("scheduler", "scheduler_config.json")["_class_name"]
-        known = {cls: short for short, cls in samplers.CLASSES.items()}
-        found = known.get(name)
-        return found if found in self.family.samplers else self.family.samplers[0]
+    def default_scheduler(self) -> str:
+        """The sampler the model was published with: its short name, or its class where it has none."""
+        try:
+            return Scheduler.parse(self._index["scheduler"][1])
+        except ValueError as error:
+            raise UsageProblem(f"{self.folder / INDEX}: scheduler: {error}") from None
+
+    @cached_property
+    def _samplers(self) -> samplers.Samplers:
+        config, where = self._config("scheduler", SCHEDULER_FILE), self.folder / "scheduler" / SCHEDULER_FILE
+        return samplers.Samplers(self.family, self.default_scheduler, config, where)
 
     @property
     def lora_scale(self) -> float:
@@ -299,9 +304,7 @@ class Model:
 
     @property
     def pipeline_class(self) -> Any:
-        import diffusers
-
-        return getattr(diffusers, self.family.pipelines[0])
+        return pipeline_class_of(self.family)
 
     @property
     def _denoiser_class(self) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from ..manifests import Setting
 from .condition import Condition
 from .denoise import Visit, denoise
+from .guidance import condition_of
 from .load import Model
 from .noise import initial_noise, step_generators
 
@@ -28,14 +29,14 @@ class Trajectories:
 
     def follow(self, prompts: Sequence[int], visit: Visit) -> None:
         """Denoise these prompts together until `visit` says False, or to the end."""
-        setting = self.setting
+        setting, scale = self.setting, self.setting.guidance_scale
         shape = self.model.latent_shape(setting.height, setting.width)
         denoise(
             self.network,
             self.model.sampler(setting),
             initial_noise(shape, self.seed, prompts).to(self.device),
-            self.texts.guided(self.index[list(prompts)]).to(self.device),
-            setting.guidance_scale,
+            condition_of(self.texts, self.index[list(prompts)], scale).to(self.device),
+            scale,
             step_generators(self.seed, prompts),
             visit,
         )

@@ -4,7 +4,6 @@ Beside what diffusers reads: recipe.json (bits of each layer, the calibration), 
 (proof.py).
 """
 
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from ..errors import DamagedArtifact, SdquantError, UsageProblem, first_line
 from ..models.families import FAMILIES, Family
 from ..models.load import Model
+from ..models.pipelines import in_pipeline
 from ..models.source import INDEX
 from ..models.weights import weight_files
 from . import digests
@@ -96,12 +96,7 @@ def pipeline_scheduler(model: Model, folder: Path) -> Any:
     import diffusers
 
     name = json.loads((folder / INDEX).read_text())["scheduler"][1]
-    takes = inspect.signature(model.pipeline_class).parameters.values()
-    parts: dict[str, Any] = {p.name: None for p in takes if p.default is p.empty}
-    parts["scheduler"] = getattr(diffusers, name).from_pretrained(folder / "scheduler")
-    if "requires_safety_checker" in inspect.signature(model.pipeline_class).parameters:
-        parts["requires_safety_checker"] = False
-    return model.pipeline_class(**parts).scheduler
+    return in_pipeline(model.pipeline_class, getattr(diffusers, name).from_pretrained(folder / "scheduler"))
 
 
 def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, bool]:

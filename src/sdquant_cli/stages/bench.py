@@ -19,6 +19,7 @@ from ..events import SILENT, Events
 from ..manifests import Frozen, Setting
 from ..models.condition import Condition, predict, size_ids
 from ..models.denoise import decode, denoise
+from ..models.guidance import condition_of, halves
 from ..models.load import TORCH_DTYPES, Model, find_model
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
@@ -118,13 +119,14 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
             calls = [partial(batch.put_to, network) for batch in inputs for network in networks]
             taken = interleaved(calls, request.repeats, task.advance)
         psnr = _psnr(plans, networks, state, store, request.pictures, events)
+    each = halves(own.guidance_scale)
     ways = tuple(
         Way(
             execution=plan.execution,
             dtype=plan.dtype,
             call_seconds=tuple(times.cpu for times in taken[i]),
             wall_seconds=tuple(times.wall for times in taken[i]),
-            picture_seconds=2 / request.items * _of_all_calls(taken[i :: len(plans)], kinds.values()),
+            picture_seconds=each / request.items * _of_all_calls(taken[i :: len(plans)], kinds.values()),
             load_seconds=cost.load_seconds,
             first_call_seconds=cost.first_seconds,
             peak_memory=cost.peak_bytes,
@@ -203,16 +205,14 @@ def _psnr(
     latents = store.follow(state.manifest.inputs["latents"])
     embeds, setting = store.follow(latents.manifest.inputs["text-embeds"]), state.facts.setting
     model = open_model(setting)
-    vae, texts = model.vae(), read_texts(embeds, model, setting).guided(embeds.read("index")[:count])
-    batch = range(len(texts) // 2)
+    vae, scale, index = model.vae(), setting.guidance_scale, embeds.read("index")[:count]
+    texts, batch = condition_of(read_texts(embeds, model, setting), index, scale), range(len(index))
     noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
     drawn = []
     with events.task("drawing", len(plans), "way") as task:
         for network in networks:
             generators = step_generators(PICTURE_SEED, batch)
-            latent = denoise(
-                network, model.sampler(setting), noise, texts, setting.guidance_scale, generators
-            )
+            latent = denoise(network, model.sampler(setting), noise, texts, scale, generators)
             drawn.append(decode(vae, latent).double().flatten(1))
             task.advance()
     reference = drawn[[plan.execution for plan in plans].index(Execution.SIMULATED)]

@@ -15,10 +15,12 @@ from ..events import SILENT, Events
 from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..methods.initialise import initial_states, observe
 from ..methods.items import Items, prediction
+from ..methods.parallel import shares
 from ..methods.recipe import Material, Pictures, Recipe
 from ..methods.teacher import Live, Memory, Teacher
 from ..methods.training import Aims, Training
 from ..models.attention import open_attention
+from ..models.guidance import halves
 from ..models.layers import block_names, is_text_fed
 from ..models.load import Model
 from ..models.schedule import schedule_of
@@ -38,8 +40,9 @@ from .calibration_data import (
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import reads_ranking, recipe_of, spec_of
+from .calibration_spec import check_guidance, reads_ranking, recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from .finite import check_state
 from .precalc_time import OnTable, denoiser_on_table, for_setting
 from .quantized import model_of
 from .reconstruct import progress, reconstruct
@@ -85,9 +88,14 @@ def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
     if batch < wanted:
         events.note(f"batch cut to the {batch} latents there are")
     pictures = pictures_digest(request.images) if request.images else None
-    spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures)
-    model = model_of(spec, latents.spec.setting)
+    setting = latents.spec.setting
+    check_guidance(request, setting.guidance_scale)
+    each = halves(setting.guidance_scale)
+    spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures, each=each)
+    model = model_of(spec, setting)
     check_attention(request, model)
+    if recipe.needs_pictures:
+        shares(model.sampler(setting), torch.zeros(1))  # refuses what cannot noise pictures
     return _Work(request, recipe, model, spec, latents, ranking)
 
 
@@ -168,7 +176,7 @@ def _calibrated(
     memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
     bits = choice.bits | attention_bits(spec, model)
     done.borrowed = _install_quantizers(on_table, items, bits, spec, memory, events)
-    done.forwards = 2.0 * len(items)  # that observed
+    done.forwards = float(items.count)  # that observed
     if memory and memory.complete:
         teacher = None
     if spec.reconstruct:
@@ -190,14 +198,16 @@ def _calibrated(
         answers = memory if memory and memory.complete else Live(teacher, aims.watched)
         done.losses = _train(work, student, answers, material, aims, draft, events)
         passes = 3 if answers is memory else 4  # forward, backward, and the teacher's
-        done.forwards += 2.0 * spec.batch_size * spec.iterations * passes
+        done.forwards += float(items.halves) * spec.batch_size * spec.iterations * passes
     if spec.tables is Tables.PROGRESSIVE:
         done.forwards += progress(on_table, model, items, spec, setting, draft, events)
-    done.packed = pack(capture(student, bits))
+    state = capture(student, bits)
+    check_state(state)
+    done.packed = pack(state)
     if spec.correction:
         answers = memory if memory and memory.complete else Live(teacher, ())
         done.packed |= corrected.estimate(student, answers, items, events)
-        done.forwards += 4.0 * len(items)
+        done.forwards += 2.0 * items.count
     return done
 
 
@@ -302,7 +312,7 @@ def _memory(
         return None
     if spec.train.teacher is not Dtype.FP32 or spec.iterations * spec.batch_size < 2 * len(items):
         return None
-    return Memory(Live(on_table.network, aims.watched), 2 * len(items))
+    return Memory(Live(on_table.network, aims.watched), items.count)
 
 
 def _install_quantizers(

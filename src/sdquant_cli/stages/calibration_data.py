@@ -39,6 +39,7 @@ def load_items(store: Store, latents: Artifact, table: Artifact, count: int | No
         text=torch.from_numpy(index[latents.read("prompt_index", 0, count)]),
         texts=read_texts(embeds, open_model(latents.spec.setting), latents.spec.setting),
         timesteps=torch.from_numpy(table.read("timestep")).float(),
+        guidance_scale=latents.spec.setting.guidance_scale,
     )
 
 

@@ -6,6 +6,7 @@ from ..errors import UsageProblem
 from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..methods.published import METHODS
 from ..methods.recipe import Recipe
+from ..models.guidance import halves
 from ..quant.grid import Grid
 from ..types import Bits, Dtype, Relax, Tables, Train
 from .requests import CalibrateRequest
@@ -77,15 +78,25 @@ def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
     return request.mixed or request.budget is not None or in_loss
 
 
-def _iterations(request: CalibrateRequest, recipe: Recipe) -> int:
+def check_guidance(request: CalibrateRequest, scale: float) -> None:
+    """Raise UsageProblem for a loss on a guided combination that is not made."""
+    if request.guided_weight and halves(scale) == 1:
+        raise UsageProblem(
+            f"--guided-weight {request.guided_weight:g}: has no meaning at guidance scale {scale:g}, where "
+            f"there is no guidance; leave the flag out"
+        )
+
+
+def _iterations(request: CalibrateRequest, recipe: Recipe, each: int = 2) -> int:
+    """Updates, where each latent is so many items of the network."""
     if request.forwards is not None:
-        return max(1, int(request.forwards / _forwards_of_update(request, recipe)))
+        return max(1, int(request.forwards / _forwards_of_update(request, recipe, each)))
     return recipe.iterations if request.iterations is None else request.iterations
 
 
-def _forwards_of_update(request: CalibrateRequest, recipe: Recipe) -> float:
+def _forwards_of_update(request: CalibrateRequest, recipe: Recipe, each: int) -> float:
     """Runs of the whole network by one item: forward, backward as two, and the floating-point network's."""
-    items = 2 * (request.batch_size or recipe.batch_size)
+    items = each * (request.batch_size or recipe.batch_size)
     spec = _reconstruction(request, recipe)
     if spec is None:
         return items * 4.0
@@ -97,10 +108,19 @@ def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:
 
 
 def spec_of(
-    request: CalibrateRequest, recipe: Recipe, batch: int, *, ranked: bool, pictures: str | None
+    request: CalibrateRequest,
+    recipe: Recipe,
+    batch: int,
+    *,
+    ranked: bool,
+    pictures: str | None,
+    each: int = 2,
 ) -> QuantStateSpec:
-    """The spec of a request for `batch` latents an update; without a ranking there is no L_sen."""
-    iterations = _iterations(request, recipe)
+    """The spec of a request for `batch` latents an update; without a ranking there is no L_sen.
+
+    `each`: items of the network that a latent is.
+    """
+    iterations = _iterations(request, recipe, each)
     trained = recipe.source is not None and iterations > 0
     split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
     return QuantStateSpec(

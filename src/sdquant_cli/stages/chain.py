@@ -48,7 +48,10 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
     )
     defaults = model.defaults
     scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    height, width = (side or model.resolution for side in (request.height, request.width))
+    height, width = request.height, request.width
+    if not (height and width):
+        default_height, default_width = model.default_size
+        height, width = height or default_height, width or default_width
     check_sides(model, height=height, width=width)
     setting = Setting(
         model=model.ref,
@@ -59,7 +62,7 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
         width=width,
         dtype=request.dtype or Dtype.FP32,
     )
-    model.sampler(setting)  # refuses what the family cannot do
+    model.rehearse(setting)
     return model, setting
 
 

@@ -18,14 +18,17 @@ from ..manifests import DriftFacts, DriftSpec, ImagesSpec
 from ..metrics.drift import cosine, snr
 from ..models.condition import Condition, predict
 from ..models.denoise import denoise
+from ..models.guidance import condition_of, halves, repeated
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..store import ArraySpec, Artifact, Store
 from ..types import Dtype
 from .chain import open_model, publish, refs, up_to_date
+from .finite import check_finite
 from .quantized import quantized_denoiser
 from .texts import read_texts
 
+NOT_FINITE = "the model computes NaN or infinity for it"
 COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
 
 
@@ -33,6 +36,7 @@ COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
 class _Batch:
     """A micro-batch of prompts: everything but the network."""
 
+    prompts: Sequence[int]
     fresh_sampler: Callable[[], Any]
     noise: Tensor
     generators: Callable[[], list[torch.Generator]]
@@ -44,7 +48,8 @@ class _Batch:
         """What the network is given at each call."""
         seen: list[Tensor] = []
 
-        def visit(_: int, x: Tensor) -> bool:
+        def visit(call: int, x: Tensor) -> bool:
+            check_finite(x, [f"the latent of prompt {i} at call {call}" for i in self.prompts], NOT_FINITE)
             seen.append(x.clone())
             self.task.advance()
             return True
@@ -55,10 +60,13 @@ class _Batch:
 
     @torch.no_grad()
     def predictions(self, network: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
-        """Noise predictions (N,2,...) of both branches of guidance."""
-        both = predict(network, torch.cat([x, x]), timestep, self.condition)
+        """Noise predictions (N,H,...) of the H halves of guidance."""
+        scale = self.guidance_scale
+        prediction = predict(network, repeated(x, scale), timestep, self.condition)
         self.task.advance()
-        return torch.stack(both.chunk(2), dim=1)
+        by_half = torch.stack(prediction.chunk(halves(scale)), dim=1)
+        check_finite(by_half, [f"the prediction for prompt {i}" for i in self.prompts], NOT_FINITE)
+        return by_half
 
     def compare(self, teacher: nn.Module, student: nn.Module) -> dict[str, np.ndarray]:
         """The three columns (prompts, calls)."""
@@ -97,13 +105,15 @@ def measure_drift(
         for unit in draft.missing():
             picks = range(*draft.rows(unit, COLUMNS[0]))
             batch = _Batch(
+                picks,
                 partial(model.sampler, setting),
                 initial_noise(shape, drawn.seed, picks).to(device),
                 partial(step_generators, drawn.seed, picks),
-                texts.guided(index[picks.start : picks.stop]).to(device),
+                condition_of(texts, index[picks.start : picks.stop], setting.guidance_scale).to(device),
                 setting.guidance_scale,
                 task,
             )
+            # ratios are infinite where latents are equal
             draft.write(unit, batch.compare(teacher, student))
     found = {name: draft.peek(name) for name in COLUMNS}
     facts = DriftFacts(timesteps=timesteps, **{name: _means(values) for name, values in found.items()})

@@ -66,7 +66,8 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
     values = {role: measures.compare(side, reference) for role, side in inputs.items()}
     _warn_of_small_n(names, n, events)
     for unit in draft.missing():
-        draft.write(unit, {name: np.asarray(values["images"][name]) for name in per_picture})
+        columns = {name: np.asarray(values["images"][name]) for name in per_picture}
+        draft.write(unit, columns)  # some metrics have no number, or infinity
     facts = MetricsFacts(
         metrics=_summaries(values["images"], n) | skipped,
         floor=_summaries(values["floor"], n) if floor else {},

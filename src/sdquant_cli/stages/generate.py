@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..errors import SdquantError, UsageProblem
+from ..errors import UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.denoise import decode, denoise
+from ..models.guidance import condition_of, halves
 from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.prompt_files import PromptFile, read_prompts
@@ -33,12 +33,17 @@ from .chain import (
     up_to_date,
     use_device,
 )
+from .finite import check_finite
 from .quantized import execution_of, quantized_denoiser, refuse_unless_simulated
 from .requests import GenerateRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
 IMAGES_PER_UNIT = 64
 FP = "fp"
+NOT_FINITE = (
+    "the model computes NaN or infinity for its prompt; try another --dtype or --guidance-scale, or another "
+    "calibration"
+)
 _SCHEDULE = ("scheduler", "steps")
 
 
@@ -46,7 +51,7 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
     setting, state = _source(request, store, SILENT)
     model = open_model(setting)
     count = len(_prompts(request, model).prompts)
-    calls = 2 * count * len(schedule_of(model.sampler(setting)).calls)
+    calls = halves(setting.guidance_scale) * count * len(schedule_of(model.sampler(setting)).calls)
     batch = min(request.micro_batch, count)
     return Plan(
         "generate",
@@ -130,6 +135,7 @@ def _other_steps(
     inherit(own, without_model.model_copy(update=dict.fromkeys(_SCHEDULE)), state)
     setting = own.model_copy(update=schedule)
     model = open_model(own)
+    model.rehearse(setting)
     calibrated = Rows(schedule_of(model.sampler(own)).timesteps, nearest=True)
     wanted = torch.tensor(schedule_of(model.sampler(setting)).timesteps)
     distance = (calibrated.timesteps[calibrated.find(wanted)] - wanted).abs()
@@ -205,7 +211,7 @@ def _draw_units(
     )
     vae = model.vae(str(device))
     texts, index = read_texts(embeds, model, setting), embeds.read("index")
-    shape = model.latent_shape(setting.height, setting.width)
+    shape, scale = model.latent_shape(setting.height, setting.width), setting.guidance_scale
     missing = draft.missing()
     total = sum(stop - start for start, stop in (draft.rows(unit, "image") for unit in missing))
     with events.task(f"drawing ({spec.engine})", total, "image") as task:
@@ -218,24 +224,14 @@ def _draw_units(
                     network,
                     model.sampler(setting),
                     initial_noise(shape, spec.seed, batch).to(device),
-                    texts.guided(index[batch.start : batch.stop]).to(device),
-                    setting.guidance_scale,
+                    condition_of(texts, index[batch.start : batch.stop], scale).to(device),
+                    scale,
                     step_generators(spec.seed, batch),
                 )
-                parts.append(decode(vae, _finite(latents, batch)).cpu().numpy())
+                check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
+                parts.append(decode(vae, latents, batch.start).cpu().numpy())
                 task.advance(len(batch))
             draft.write(unit, {"image": np.concatenate(parts)})
-
-
-def _finite(latents: Tensor, batch: range) -> Tensor:
-    """The same latents; raises SdquantError that names the first picture with NaN or infinity."""
-    broken = (~latents.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-    if broken:
-        raise SdquantError(
-            f"picture {batch[broken[0]]} is not finite: the model computes NaN or infinity for its prompt; "
-            f"nothing of its unit was stored (another --dtype, or another calibration)"
-        )
-    return latents
 
 
 def write_png(images: Artifact, folder: Path, events: Events) -> None:

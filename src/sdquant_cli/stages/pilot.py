@@ -13,6 +13,7 @@ from ..events import Events
 from ..manifests import SelectSpec
 from ..models.density import assigned, counts, density, differences, radius_of, variety, weights
 from ..models.families import denoiser_of
+from ..models.guidance import halves
 from ..models.schedule import Schedule
 from ..models.trajectories import Trajectories
 from ..sealed import read_json, write_json
@@ -21,9 +22,9 @@ PROMPTS = 8  # as EDA-DM's script for SD has them
 CHOICE = "steps.json"  # in scratch, so that a resumed run takes the same steps on any machine
 
 
-def calls(prompts: int, schedule: Schedule) -> int:
+def calls(prompts: int, schedule: Schedule, guidance_scale: float) -> int:
     """Items through the network in the pilot of a file of so many prompts."""
-    return 2 * min(PROMPTS, prompts) * len(schedule.calls)
+    return halves(guidance_scale) * min(PROMPTS, prompts) * len(schedule.calls)
 
 
 def choose(

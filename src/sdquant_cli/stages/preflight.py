@@ -20,6 +20,7 @@ from ..meter import memory
 from ..models.attention import attention_places, open_attention
 from ..models.condition import Condition
 from ..models.footprint import Cost, cost_of_call
+from ..models.guidance import halves
 from ..models.load import TORCH_DTYPES, Model
 from ..models.units import largest_unit
 from ..quant.modules import LayerState
@@ -39,21 +40,23 @@ Numbers = dict[str, int | float | str]
 def drawing(
     model: Model, setting: Setting, batch: int, items: int, *, state: Artifact | None = None
 ) -> Numbers:
-    """Of running `items` through the denoiser, 2 x `batch` at once, after encoding the prompts."""
+    """Of running `items` through the denoiser, those of `batch` prompts at once, after encoding prompts."""
+    together = halves(setting.guidance_scale) * batch
     dtype = Dtype(setting.dtype)
     attention = state.spec.attention_bits if state else None
-    cost = _cost(model, setting, 2 * batch, dtype, attention)
+    cost = _cost(model, setting, together, dtype, attention)
     weights = _parameters(model) * _BYTES[dtype]
     codes = _quantizable(model) if state else 0
     return {
         "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
-        "seconds, roughly": _seconds(cost, dtype) * items / (2 * batch),
+        "seconds, roughly": _seconds(cost, dtype) * items / together,
     }
 
 
 def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpointing: bool) -> Numbers:
-    """Of a calibration with spec.batch_size latents an update, each with and without its prompt."""
-    items = 2 * -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
+    """Of a calibration with spec.batch_size latents an update."""
+    latents = -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
+    items = halves(setting.guidance_scale) * latents
     # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
     codes = int(2.5 * _quantizable(model))
     if spec.reconstruct is not None:
@@ -83,7 +86,7 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
 
 def _reconstructing(model: Model, setting: Setting, spec: QuantStateSpec) -> Numbers:
     """Of block after block; what is captured comes on top, up to --cache-memory."""
-    items = 2 * spec.batch_size
+    items = halves(setting.guidance_scale) * spec.batch_size
     forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
     weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
     learned = 4 * 8 * largest_unit(model.skeleton)  # alpha, its gradient and moments, and what makes weights

@@ -112,4 +112,4 @@ def progress(
                 checkpoints.write(path, {"guided": passed.guided, "found": passed.found})
                 draft.meter.save()
             task.advance()
-    return 2.0 * (len(items.texts) - 1) * (work.calls + len(items.timesteps))
+    return float(items.halves) * (len(items.texts) - 1) * (work.calls + len(items.timesteps))

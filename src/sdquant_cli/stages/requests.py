@@ -57,6 +57,7 @@ BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(v
 ColumnText = Annotated[  # a name, or a number, which YAML may write as such
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
 ]
+SchedulerText = Annotated[str, AfterValidator(Scheduler.parse)]  # as in euler, or HeunDiscreteScheduler
 GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
 
@@ -99,7 +100,7 @@ class SettingRequest(Request):
     base: str | None = None  # of a single file
     lora: Path | None = None
     lora_scale: Scale | None = None
-    scheduler: Scheduler | None = None
+    scheduler: SchedulerText | None = None
     steps: Steps | None = None
     guidance_scale: Guidance | None = None
     height: Pixels | None = None

@@ -10,6 +10,7 @@ from ..errors import UsageProblem
 from ..events import SILENT, Events, Task
 from ..manifests import LatentsFacts, LatentsSpec, SelectSpec
 from ..models.families import denoiser_of
+from ..models.guidance import halves
 from ..models.load import Model
 from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
@@ -19,11 +20,13 @@ from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype, Select
 from . import pilot, preflight
 from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
+from .finite import check_finite
 from .requests import SampleRequest
 from .texts import read_texts, store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
 LATENTS_PER_CHUNK = 16
+NOT_FINITE = "the model computes NaN, or a number beyond fp16; try another --dtype or --guidance-scale"
 RULES: dict[Select, dict[str, float]] = {  # what each takes, and the default
     Select.RANDOM: {},
     Select.STRIDE: {},
@@ -57,19 +60,28 @@ class _Work:
 
     @property
     def pilot_calls(self) -> int:
-        return pilot.calls(len(self.chosen), self.schedule) if self.pilot else 0
+        return (
+            pilot.calls(len(self.chosen), self.schedule, self.spec.setting.guidance_scale)
+            if self.pilot
+            else 0
+        )
 
     @property
     def units(self) -> int:
         return -(-len(self.chosen) // self.unit)
 
+    @property
+    def each(self) -> int:
+        """Items of the UNet that a prompt is."""
+        return halves(self.spec.setting.guidance_scale)
+
     def calls(self, batch: list[int]) -> int:
         """Items through the UNet for one batch: it stops at its last selected call, without running it."""
-        return 2 * len(batch) * max(self.chosen[i][-1] for i in batch)
+        return self.each * len(batch) * max(self.chosen[i][-1] for i in batch)
 
     @property
     def minimum_calls(self) -> int:
-        return sum(2 * chosen[-1] for chosen in self.chosen)
+        return sum(self.each * chosen[-1] for chosen in self.chosen)
 
     @property
     def planned_calls(self) -> int:
@@ -205,8 +217,10 @@ def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events
             for batch in work.batches(unit):
                 kept |= _sample_batch(work, paths, batch, task)
             order = sorted(kept)
+            x = torch.stack([kept[key] for key in order])
+            check_finite(x, [f"the latent of prompt {i} at call {call}" for i, call in order], NOT_FINITE)
             values = {
-                "x": torch.stack([kept[key] for key in order]).numpy(),
+                "x": x.numpy(),
                 "prompt_index": np.array([i for i, _ in order]),
                 "call": np.array([call for _, call in order]),
                 "row": np.array([work.schedule.rows[call] for _, call in order]),
@@ -226,7 +240,7 @@ def _sample_batch(
             if call in work.chosen[i]:
                 kept[i, call] = x[place].half().cpu()
         if call < last:
-            task.advance(2 * len(batch))
+            task.advance(work.each * len(batch))
         return call < last
 
     paths.follow(batch, visit)

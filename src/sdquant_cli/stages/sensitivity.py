@@ -13,6 +13,7 @@ from ..manifests import SensitivityFacts, SensitivitySpec
 from ..methods.initialise import initial_states, observe
 from ..methods.items import Items, prediction
 from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
+from ..models.guidance import halves
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
 from ..quant.allocate import WIDTHS, extremes
@@ -24,12 +25,14 @@ from ..types import Bits, Dtype, Kind, Measure, Ranges
 from .calibration_data import load_items
 from .calibration_spec import recipe_of, spec_of
 from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from .finite import check_finite
 from .precalc_time import denoiser_on_table, for_setting
 from .requests import CalibrateRequest, SensitivityRequest
 
 BATCHES_PER_UNIT = 8
 LAYERS_PER_UNIT = 8
 SQNR_LATENTS = 16  # by default: a forward pass of all of them for every layer, twice
+NOT_FINITE = "the network computes NaN or infinity on the latents, or once the layer is rounded"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def run(request: SensitivityRequest, store: Store, events: Events = SILENT) -> A
     direct, spec = request.measure is Measure.SQNR, _spec(request, latents)
     table = for_setting(model, setting, store)
     layers = len(model.layer_shapes)
-    arrays, units = _direct_layout(spec, layers) if direct else _gradient_layout(spec, layers)
+    each = halves(setting.guidance_scale)
+    arrays, units = (_direct_layout if direct else _gradient_layout)(spec, layers, each)
     draft = store.begin(spec, refs({"latents": latents, "time-table": table}), arrays, units)
     if isinstance(draft, Artifact):
         return up_to_date(store, draft, events)
@@ -102,10 +106,10 @@ def _count(request: SensitivityRequest, latents: Artifact) -> int:
 # ------------------------------------------------------------------------------ by gradients
 
 
-def _gradient_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArraySpec], int]:
+def _gradient_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dict[str, ArraySpec], int]:
     rows = spec.micro_batch * BATCHES_PER_UNIT
-    dims = ("latent", "without_and_with_prompt", "layer")
-    array = ArraySpec((spec.latents, 2, layers), "float64", dims, rows, rows)
+    dims = ("latent", "without_and_with_prompt" if each == 2 else "with_prompt", "layer")
+    array = ArraySpec((spec.latents, each, layers), "float64", dims, rows, rows)
     return {"first_order": array}, -(-spec.latents // rows)
 
 
@@ -120,15 +124,17 @@ def _measure_by_gradients(work: _Work) -> SensitivityFacts:
             targets[picks] = prediction(network, work.items.batch(picks, work.device))
             task.advance()
     round_weights(network, work.bits)  # in place: one network in memory
+    names = list(work.model.layer_shapes)
     with work.events.task("sensitivity", count, "batch") as task:
         for unit in missing:
             found = []
             for picks in batches[unit]:
                 terms = item_terms(network, work.items.batch(picks, work.device), targets[picks])
-                found.append(terms.view(2, len(picks), -1).transpose(0, 1).cpu().numpy())
+                check_finite(terms.T, [f"the sensitivity of layer {name}" for name in names], NOT_FINITE)
+                found.append(terms.view(work.items.halves, len(picks), -1).transpose(0, 1).cpu().numpy())
                 task.advance()
             draft.write(unit, {"first_order": np.concatenate(found)})
-    facts = _gradient_facts(work.spec, list(work.model.layer_shapes), draft.peek("first_order"))
+    facts = _gradient_facts(work.spec, names, draft.peek("first_order"))
     largest = max(abs(x) for x in facts.first_order.values())
     if work.spec.measure is Measure.PRINTED and largest > 1:
         work.events.warn(
@@ -159,8 +165,8 @@ def _gradient_facts(spec: SensitivitySpec, names: list[str], terms: np.ndarray) 
 # --------------------------------------------------------------------- one layer at a time
 
 
-def _direct_layout(spec: SensitivitySpec, layers: int) -> tuple[dict[str, ArraySpec], int]:
-    items = 2 * spec.latents
+def _direct_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dict[str, ArraySpec], int]:
+    items = each * spec.latents
     by_item, by_width = ("layer", "item"), ("layer", "width")
     unit = (LAYERS_PER_UNIT, LAYERS_PER_UNIT)
     return {
@@ -186,7 +192,9 @@ def _measure_directly(work: _Work) -> SensitivityFacts:
         for unit in missing:
             found: dict[str, list[np.ndarray]] = {"noise": [], "weight_noise": [], "rounding_error": []}
             for name in names[slice(*draft.rows(unit, "noise"))]:
-                found["noise"].append(direct.noise(name, states[name]).cpu().numpy())
+                noise = direct.noise(name, states[name])
+                check_finite(noise[None], [f"the noise of layer {name}"], NOT_FINITE)
+                found["noise"].append(noise.cpu().numpy())
                 found["weight_noise"].append(direct.weight_noise(name, states[name]).cpu().numpy())
                 weight = layers[name].weight
                 found["rounding_error"].append(np.array([rounding_error(weight, b) for b in WIDTHS]))

@@ -14,8 +14,10 @@ from ..models.prompt_files import PromptFile
 from ..models.text import count_truncated, encode, unique_prompts
 from ..store import ArraySpec, Artifact, Store
 from .chain import publish, refs
+from .finite import check_finite
 
 EMBEDS_PER_UNIT = 256
+NOT_FINITE = "the text encoder computes NaN, or a number beyond fp16"
 
 
 def read_texts(embeds: Artifact, model: Model, setting: Setting) -> Condition:
@@ -95,10 +97,14 @@ def store_embeddings(
             for part in encode(pipeline, distinct.texts[start:stop], device):
                 parts.append(part)
                 task.advance(len(part))
-            values = {"embedding": torch.cat([part.tokens for part in parts]).half().numpy()}
+            tensors = {"embedding": torch.cat([part.tokens for part in parts]).half()}
             if width is not None:
                 pooled = [part.pooled for part in parts if part.pooled is not None]
-                values["pooled"] = torch.cat(pooled).half().numpy()
+                tensors["pooled"] = torch.cat(pooled).half()
+            names = [f"the text embedding of {text!r}" for text in distinct.texts[start:stop]]
+            for tensor in tensors.values():
+                check_finite(tensor, names, NOT_FINITE)
+            values = {name: tensor.numpy() for name, tensor in tensors.items()}
             if unit == 0:
                 values["index"] = np.array(distinct.index, dtype=np.int64)
             draft.write(unit, values)
