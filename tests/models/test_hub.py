@@ -93,3 +93,20 @@ def test_ids_that_are_none(hub):
     for name in ("nobody/no thing", "nobody/--"):
         with pytest.raises(UsageProblem, match="--model nobody/"):
             find_model(name)
+
+
+@pytest.mark.parametrize("listed", [(), MORE], ids=["plain", "listed"])
+def test_without_fetching_the_network_is_left_alone(hub, monkeypatch, listed):
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    def refuse(*_, **__):
+        raise AssertionError("asks the network")
+
+    snapshot = hub("nobody/whole", listed=listed)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_http, "get_session", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    assert find_model(snapshot.id, fetch=False).folder == snapshot.folder
+    with pytest.raises(EnvironmentProblem, match="nobody/absent"):
+        find_model("nobody/absent", fetch=False)

@@ -41,7 +41,7 @@ def publish_metrics(store: Store, images: Artifact, reference: Artifact, floor=N
     values |= {"clip_score[shapes-clip]": random.uniform(0.2, 0.4, n)}
     spec = MetricsSpec(metrics=PAIRED, weights={})
     inputs = {"images": images.ref, "reference": reference.ref} | ({"floor": floor.ref} if floor else {})
-    arrays = {name: ArraySpec((n,), "float64", ("sample",)) for name in PAIRED}
+    arrays = {name: ArraySpec((n,), "float64", ("sample",), finite=False) for name in PAIRED}
     draft = store.begin(spec, inputs, arrays)
     if isinstance(draft, Artifact):
         return draft

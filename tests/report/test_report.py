@@ -362,3 +362,29 @@ def test_commands_make_the_same_metrics_in_an_empty_store(sdquant, tmp_path, mon
     first, second = (s.opened().resolve("metrics").manifest for s in (sdquant, again))
     assert first.digest == second.digest
     assert (tmp_path / "sdquant-report.html").exists()
+
+
+def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_asked(monkeypatch):
+    """Where no ranking names them: revision, variant, base and adapter count, as at calibration."""
+    from types import SimpleNamespace
+
+    from sdquant_cli.manifests import ModelRef
+    from sdquant_cli.stages import report_sections
+
+    calls = []
+
+    def find_model(**named):
+        calls.append(named)
+        return SimpleNamespace(layer_shapes={"conv_in": None})
+
+    monkeypatch.setattr(report_sections, "find_model", find_model)
+    fields = {"source": "m.safetensors", "revision": "r", "variant": "fp16", "base": "b"}
+    fields |= {"lora": "l.safetensors", "lora_scale": 0.5}
+    setting = SimpleNamespace(model=ModelRef(digest="d", **fields))
+    model = SimpleNamespace(
+        images=SimpleNamespace(spec=SimpleNamespace(setting=setting)),
+        state=SimpleNamespace(manifest=SimpleNamespace(inputs={})),
+        label="w4a8",
+    )
+    assert report_sections._layer_names([model], None) == ["conv_in"]
+    assert calls == [{**fields, "fetch": False}]

@@ -381,7 +381,12 @@ def find_model(
     base: str | None = None,
     lora: str | None = None,
     lora_scale: float | None = None,
+    *,
+    fetch: bool = True,
 ) -> Model:
-    """The model of a directory, a single file, a Hub id (from the local cache or the network) or `shapes`."""
+    """Return the model of a directory, a single file, a Hub id or `shapes`.
+
+    A Hub id is taken from the local cache or, with `fetch`, from the network.
+    """
     named = Named(source, revision, variant, base, lora, lora_scale)
-    return Model(named, locate(source, revision, variant, base))
+    return Model(named, locate(source, revision, variant, base, fetch=fetch))

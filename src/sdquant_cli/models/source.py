@@ -18,8 +18,13 @@ _PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 _NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")  # components that draw nothing
 
 
-def locate(source: str, revision: str | None, variant: str | None, base: str | None) -> Path:
-    """Return the folder of `--model`; `base` is the pipeline that a single file is a fine-tune of."""
+def locate(
+    source: str, revision: str | None, variant: str | None, base: str | None, *, fetch: bool = True
+) -> Path:
+    """Return the folder of `--model`; `base` is the pipeline that a single file is a fine-tune of.
+
+    Without `fetch` a Hub id is looked up in the local cache alone.
+    """
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
     path = Path(source)
@@ -35,13 +40,13 @@ def locate(source: str, revision: str | None, variant: str | None, base: str | N
     if path.is_file():
         if path.suffix != ".safetensors":
             raise UsageProblem(f"--model {source}: expected a folder, a .safetensors file or a Hub id")
-        return converted(path, locate(base, None, None, None) if base else None)
+        return converted(path, locate(base, None, None, None, fetch=fetch) if base else None)
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise UsageProblem(f"--model {source}: no such folder or file")
-    return _of_hub(source, revision, variant)
+    return _of_hub(source, revision, variant, fetch=fetch)
 
 
-def _of_hub(source: str, revision: str | None, variant: str | None) -> Path:
+def _of_hub(source: str, revision: str | None, variant: str | None, *, fetch: bool) -> Path:
     """Return the snapshot of a Hub id, with the files that diffusers would fetch for it."""
     import diffusers
     from huggingface_hub import constants
@@ -49,13 +54,14 @@ def _of_hub(source: str, revision: str | None, variant: str | None) -> Path:
 
     command = f"hf download {source}" + (f" --revision {revision}" if revision else "")
     problem: Exception | None = None
+    offline = constants.HF_HUB_OFFLINE or not fetch
     try:
         folder = diffusers.DiffusionPipeline.download(
             source,
             revision=revision,
             variant=variant,
             use_safetensors=True,
-            local_files_only=constants.HF_HUB_OFFLINE,
+            local_files_only=offline,
             **dict.fromkeys(_NOT_READ),
         )
     except HFValidationError as error:
@@ -67,11 +73,11 @@ def _of_hub(source: str, revision: str | None, variant: str | None) -> Path:
             f"--model {source}: not in the local Hub cache and cannot be fetched "
             f"({first_line(problem or OSError())}); try `{command}`"
         )
-    _add_defaults(source, revision, offline=constants.HF_HUB_OFFLINE or problem is not None)
+    _add_defaults(source, revision, offline=offline or problem is not None)
     try:
         check_folder(Path(folder), source, variant)
     except UsageProblem as error:
-        if problem is None and not constants.HF_HUB_OFFLINE:
+        if problem is None and not offline:
             raise
         raise EnvironmentProblem(
             f"{error}; the Hub cache has a part of {source}, and the Hub cannot be reached; try `{command}`"

@@ -107,7 +107,8 @@ def _layer_names(models: Sequence[Compared], store: Store) -> list[str]:
         ranking = _input(model, "sensitivity", store)
         if isinstance(ranking, Artifact):
             return list(ranking.facts.scores)
-    return list(find_model(models[0].images.spec.setting.model.source).layer_shapes)
+    named = models[0].images.spec.setting.model.model_dump(exclude={"digest"})
+    return list(find_model(**named, fetch=False).layer_shapes)
 
 
 def activations(models: Sequence[Compared], store: Store) -> Charts:
