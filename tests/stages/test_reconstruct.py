@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdquant_cli.errors import SdquantError
+from sdquant_cli.methods.captured import Room
 from sdquant_cli.methods.reconstruction import Reconstruction
 from sdquant_cli.stages.commands import spec_flags
 from tests.conftest import Sdquant
@@ -184,6 +185,27 @@ def test_a_dry_run_tells_what_reconstruction_takes(sampled):
     assert plan["iterations"] == 1000
     assert plan["seconds, roughly"] > 0
     assert plan["peak memory, bytes, beside the cache"] > 10**8
+
+
+def test_a_dry_run_tells_what_is_captured(sampled, monkeypatch):
+    words = ("calibrate", "--method", "pqd", *SHORT)
+    told, none_in_memory = (
+        json.loads(sampled(*words, "--cache-memory", gigabytes, "--dry-run", "--json").stdout)["plan"]
+        for gigabytes in (4, 0)
+    )
+    room_left = []
+
+    class Watched(Room):
+        def tensor(self, shape, dtype):
+            captured = super().tensor(shape, dtype)
+            room_left.append(self.bytes)
+            return captured
+
+    monkeypatch.setattr("sdquant_cli.stages.reconstruct.Room", Watched)
+    sampled(*words, "--seed", 11)
+    assert told["cache, bytes"] == pytest.approx(4e9 - min(room_left), rel=0.05)
+    assert told["scratch, bytes, roughly"] == 0
+    assert none_in_memory["scratch, bytes, roughly"] == told["cache, bytes"]
 
 
 @pytest.mark.parametrize("method", ["eda-dm", "q-diffusion", "pcr"])

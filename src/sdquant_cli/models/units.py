@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
 
 from .layers import quantizable_layers
 
@@ -61,6 +62,51 @@ def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
         units.append(Unit(name, before, tuple(layers), own, places))
         before += own
     return units
+
+
+def captured_bytes(network: nn.Module, run: Callable[[], object], networks: int) -> int:
+    """Return the most bytes that reconstruction keeps at once of what `run` calls the network on.
+
+    These are the arguments of a unit and of the modules around it, of each of so many networks, and the
+    unit's output.
+    """
+    units = units_of(network, run)
+    names = {unit.name for unit in units} | {place.name for unit in units for place in unit.around}
+    arguments, outputs = _sizes(network, names, run)
+    most = 0
+    for unit in units:
+        inputs = arguments[unit.name] + sum(arguments[place.name] for place in unit.around)
+        most = max(most, networks * inputs + outputs[unit.name])
+    return most
+
+
+def _sizes(
+    network: nn.Module, names: Iterable[str], run: Callable[[], object]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of the arguments and of the output of each module in one call."""
+    arguments: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def measure(_: nn.Module, args: object, kwargs: object, output: object) -> None:
+            arguments[name], outputs[name] = _bytes((args, kwargs)), _bytes(output)
+
+        return measure
+
+    handles = [
+        network.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names
+    ]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return arguments, outputs
+
+
+def _bytes(value: object) -> int:
+    return sum(leaf.nbytes for leaf in tree_iter(value) if isinstance(leaf, Tensor))
 
 
 def largest_unit(network: nn.Module) -> int:

@@ -104,15 +104,17 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
     setting, model = work.latents.spec.setting, work.model
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)
+    count, cache = work.latents.facts.latents, int(request.cache_memory * 1e9)
+    checkpointing = request.checkpointing
     return Plan(
         "calibrate",
         {
             "method": work.recipe.name,
-            "latents": work.latents.facts.latents,
+            "latents": count,
             "iterations": work.spec.iterations,
             "batch": work.spec.batch_size,
             "losses": work.losses,
-            **preflight.calibrating(model, setting, work.spec, checkpointing=request.checkpointing),
+            **preflight.calibrating(model, setting, work.spec, count, cache, checkpointing=checkpointing),
             "disk, bytes": preflight.disk(_layout(model, rows, work.spec)),
         },
     )

@@ -11,18 +11,20 @@ import resource
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..manifests import QuantStateSpec, Setting
 from ..meter import memory
 from ..models.attention import attention_places, open_attention
-from ..models.condition import Condition
+from ..models.condition import Condition, predict
 from ..models.footprint import Cost, cost_of_call
 from ..models.guidance import halves
 from ..models.load import TORCH_DTYPES, Model
-from ..models.units import largest_unit
+from ..models.units import captured_bytes, largest_unit
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import grids
@@ -53,14 +55,16 @@ def drawing(
     }
 
 
-def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpointing: bool) -> Numbers:
-    """Of a calibration with spec.batch_size latents an update."""
-    latents = -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
-    items = halves(setting.guidance_scale) * latents
+def calibrating(
+    model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int, *, checkpointing: bool
+) -> Numbers:
+    """Predict a calibration on so many latents that captures into `cache` bytes of memory."""
+    together = -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
+    items = halves(setting.guidance_scale) * together
     # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
     codes = int(2.5 * _quantizable(model))
     if spec.reconstruct is not None:
-        return _reconstructing(model, setting, spec)
+        return _reconstructing(model, setting, spec, latents, cache)
     if spec.train is None:
         dtype = Dtype(setting.dtype)
         held = _parameters(model) * _BYTES[dtype] + codes
@@ -84,15 +88,24 @@ def calibrating(model: Model, setting: Setting, spec: QuantStateSpec, *, checkpo
     return numbers
 
 
-def _reconstructing(model: Model, setting: Setting, spec: QuantStateSpec) -> Numbers:
-    """Of block after block; what is captured comes on top, up to --cache-memory."""
+def _reconstructing(
+    model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int
+) -> Numbers:
+    """Predict a reconstruction block after block; what is captured comes on top, on disk beyond `cache`."""
+    assert spec.reconstruct is not None
     items = halves(setting.guidance_scale) * spec.batch_size
     forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
     weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
     learned = 4 * 8 * largest_unit(model.skeleton)  # alpha, its gradient and moments, and what makes weights
     updates = 4 * _seconds(forward, Dtype.FP32) * spec.iterations
+    networks = 1 if spec.reconstruct.mixed_inputs >= 1 else 2
+    network, x, condition = _call(model, setting, 1, Dtype.FP32)
+    call = partial(predict, network, x, torch.ones(1, device="meta"), condition)
+    captured = halves(setting.guidance_scale) * latents * captured_bytes(network, call, networks)
     return {
         "peak memory, bytes, beside the cache": _resident() + weights + learned + forward.bytes,
+        "cache, bytes": min(captured, cache),
+        "scratch, bytes, roughly": max(0, captured - cache),
         "seconds, roughly": updates,
     }
 
@@ -106,19 +119,24 @@ def _cost(
     model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
 ) -> Cost:
     """Of one call; with `attention` bits its products are rounded, which keeps the fused call out."""
-    tokens, channels = model.text_shape
-    with torch.device("meta"):
-        pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
-        size = torch.empty(items, 6) if model.family.sized else None
-        condition = Condition(torch.empty(items, tokens, channels), pooled, size)
-        x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
-    network = copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype])
+    network, x, condition = _call(model, setting, items, dtype)
     if attention is not None:
         one = torch.ones(1, device="meta")
         rounding = LayerState(one[:0], one, one, *grids(Bits(0, attention)))
         open_attention(network)
         swap(network, dict.fromkeys(attention_places(network), rounding), Rows([0.0]), weights_on_grid=True)
     return cost_of_call(network, x, condition, training=training)
+
+
+def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[Any, Tensor, Condition]:
+    """Return a network without numbers, and latents and condition to call it on."""
+    tokens, channels = model.text_shape
+    with torch.device("meta"):
+        pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
+        size = torch.empty(items, 6) if model.family.sized else None
+        condition = Condition(torch.empty(items, tokens, channels), pooled, size)
+        x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
+    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), x, condition
 
 
 def _parameters(model: Model) -> int:
