@@ -230,9 +230,8 @@ def test_a_class_that_refuses_anothers_algorithm_is_used_with_its_own(tmp_path, 
         ),
         ("DPMSolverSDEScheduler", {}, 4, "DPMSolverSDEScheduler cannot be used .*torchsde"),
         ("NoSuchScheduler", {}, 4, "has no NoSuchScheduler; expected one of pndm, ddim"),
-        ("os", {}, 4, "scheduler: expected one of pndm.*found 'os'"),
-        ("SchedulerMixin", {}, 4, "scheduler: expected one of pndm.*found 'SchedulerMixin'"),
-        ("EulerDiscreteScheduler", {"beta_schedule": "none"}, 4, "scheduler_config.json: EulerDiscrete"),
+        ("os", {}, 4, "expected .*a scheduler of diffusers"),
+        ("EulerDiscreteScheduler", {"beta_schedule": "none"}, 4, "scheduler_config.json: beta_schedule is"),
     ],
 )
 def test_what_diffusers_cannot_run_is_refused_before_anything_is_computed(
@@ -333,7 +332,7 @@ def test_autoencoders_are_read_as_the_familys_pipeline_reads_them(tiny, tmp_path
     torch.testing.assert_close(again, back[family] * config["scaling_factor"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_tiny_autoencoder_is_drawn_and_others_are_refused_by_name(tmp_path):
+def test_a_tiny_autoencoder_is_drawn(tmp_path):
     folder = tmp_path / "m"
     shutil.copytree(EMBEDDED_FOLDER, folder)
     shutil.rmtree(folder / "vae")
@@ -342,12 +341,8 @@ def test_a_tiny_autoencoder_is_drawn_and_others_are_refused_by_name(tmp_path):
     tiny = diffusers.AutoencoderTiny(**sides, **blocks).eval()
     tiny.save_pretrained(folder / "vae")
     index = json.loads((folder / "model_index.json").read_text())
-
-    def named(cls):
-        (folder / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", cls]}))
-        return str(folder)
-
-    vae, latents = find_model(named("AutoencoderTiny")).vae(), torch.rand(1, 4, 8, 8)
+    (folder / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "AutoencoderTiny"]}))
+    vae, latents = find_model(str(folder)).vae(), torch.rand(1, 4, 8, 8)
     with torch.no_grad():
         expected = (tiny.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     pictures = decode(vae, latents)
@@ -358,23 +353,10 @@ def test_a_tiny_autoencoder_is_drawn_and_others_are_refused_by_name(tmp_path):
         )
     with pytest.raises(SdquantError, match="picture 5 is not finite: the autoencoder"):
         decode(vae, latents * torch.nan, 5)
-    with pytest.raises(UsageProblem, match="vae is AsymmetricAutoencoderKL; expected one of AutoencoderKL"):
-        find_model(named("AsymmetricAutoencoderKL"))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (16, (64, 64)),
-        ([16, 24], (64, 96)),
-        *((size, None) for size in (None, "x", [16], [16, 8.5], 0, [16, -8], True, 16.5)),
-    ],
-)
-def test_sample_size_is_a_side_or_height_and_width(tmp_path, size, expected):
+@pytest.mark.parametrize(("size", "expected"), [(16, (64, 64)), ([16, 24], (64, 96))])
+def test_sample_size_is_a_side_or_height_and_width(size, expected):
     model = find_model("shapes")
     model.config = {**model.config, "sample_size": size}
-    if expected:
-        assert model.default_size == expected
-    else:
-        with pytest.raises(UsageProblem, match=r"config\.json: sample_size is .*expected an integer"):
-            _ = model.default_size
+    assert model.default_size == expected

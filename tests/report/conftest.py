@@ -45,7 +45,7 @@ def publish_metrics(store: Store, images: Artifact, reference: Artifact, floor=N
     draft = store.begin(spec, inputs, arrays)
     if isinstance(draft, Artifact):
         return draft
-    draft.write(0, values, finite=False)  # psnr of equal pictures
+    draft.write(0, values)
     skipped = MetricSummary(mean=None, n=n, skipped="needs vgg16-397923af.pth")
     distribution = {"fid[shapes-clip]": MetricSummary(mean=12.345, ci95=None, n=n), "lpips": skipped}
     far = {"psnr": 11.2, "ssim": 0.31, "feature_distance[shapes-clip]": 0.41, "fid[shapes-clip]": 33.1}
@@ -85,7 +85,7 @@ def publish_drift(store: Store, images: Artifact) -> Artifact:
     )
     if isinstance(draft, Artifact):
         return draft
-    draft.write(0, {"latent_snr": fall}, finite=False)  # infinite where latents are equal
+    draft.write(0, {"latent_snr": fall})
     facts = DriftFacts(
         timesteps=tuple(np.linspace(981, 1, calls).tolist()),
         latent_cosine=(None, *(1 - 10 ** (-fall[1:] / 20)).tolist()),

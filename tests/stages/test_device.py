@@ -11,8 +11,8 @@ from tests.elsewhere import DEVICE, elsewhere
 
 TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
 ON = ("--device", DEVICE)
-SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--model")
-DRAW = ("generate", "--prompts", HELDOUT, "--limit", 2, *ON)
+SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 1, "--steps", 2, "--model")
+DRAW = ("generate", "--prompts", HELDOUT, "--limit", 1, *ON)
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ def test_the_chain(chain):
     sdquant = chain("sd-v1-4")
     sdquant("precalc-time", *ON)
     sdquant("sensitivity", *ON)
-    sdquant("calibrate", "--mixed", "--iterations", 2, "--batch-size", 2, *ON)
+    sdquant("calibrate", "--mixed", "--iterations", 1, *ON)
     for engine in ("simulated", "auto"):
         sdquant(*DRAW, "--engine", engine)
-    sdquant("evaluate", "--drift", "--drift-prompts", 1, *ON)
+    sdquant("evaluate", "--no-floor", "--drift", "--drift-prompts", 1, *ON)
     assert np.isfinite(sdquant.opened().resolve("metrics").read("psnr")).all()
 
 
@@ -76,13 +76,12 @@ def test_the_chain(chain):
         ("--method", "serial", "--correction"),
         ("--method", "parallel", "--attention-bits", 8, "--relax", "last"),
         ("--amp", "--checkpointing", "--teacher-dtype", "bf16", "--train", "low-rank"),
-        ("--method", "pqd", "--split-shortcuts"),
-        ("--method", "pcr"),
+        ("--method", "pcr", "--split-shortcuts"),
     ],
 )
 def test_other_ways_to_calibrate(chain, how):
     sdquant = chain("sd-v1-4")
-    sdquant("calibrate", "--iterations", 1, "--batch-size", 2, *how, *ON)
+    sdquant("calibrate", "--iterations", 1, *how, *ON)
     sdquant(*DRAW)
 
 
@@ -100,6 +99,6 @@ def test_an_exported_pipeline(chain, tmp_path):
 @pytest.mark.parametrize("name", ["sdxl", "sd3-medium"])
 def test_other_families(chain, name):
     sdquant = chain(name)
-    sdquant("calibrate", "--iterations", 1, "--batch-size", 2, *ON)
+    sdquant("calibrate", "--iterations", 1, *ON)
     sdquant(*DRAW)
-    assert len(sdquant.opened().resolve("images").read("image")) == 2
+    assert len(sdquant.opened().resolve("images").read("image")) == 1

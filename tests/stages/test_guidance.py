@@ -54,8 +54,18 @@ def test_a_loss_on_guidance_has_no_meaning_without(unguided):
     assert "--guided-weight 1: has no meaning at guidance scale 0" in said
 
 
-def test_latents_that_are_not_finite_are_not_stored(sdquant):
-    said = sdquant("sample", *SMALL, "--guidance-scale", "1e38", code=1).stderr
+def test_latents_that_are_not_finite_are_not_stored(sdquant, monkeypatch):
+    from sdquant_cli.models.load import Model
+
+    load = Model.denoiser
+
+    def overflowing(self, *words):
+        unet = load(self, *words)
+        unet.conv_out.bias.data.fill_(1e30)  # finite, and beyond what latents are stored in
+        return unet
+
+    monkeypatch.setattr(Model, "denoiser", overflowing)
+    said = sdquant("sample", *SMALL, "--per-prompt", 2, code=1).stderr
     assert "the latent of prompt" in said
     assert "is not finite" in said
     assert sdquant.opened().latest(Kind.LATENTS) is None

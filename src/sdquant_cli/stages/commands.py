@@ -72,6 +72,8 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
         "latents": "--limit",
         "micro_batch": "--micro-batch",
         "loss": INHERITED,  # the measure's
+        "ranges": INHERITED,
+        "relax": INHERITED,
     },
     QuantStateSpec: {
         "method": "--method",
