@@ -20,7 +20,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from ..errors import EnvironmentProblem, UsageProblem
 
-SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "file")
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
 RETRIES: dict[str, Any] = {  # some three minutes of outage: obstore's own ten attempts last a few seconds
     "max_retries": 60,
     "retry_timeout": timedelta(minutes=3),
@@ -61,6 +61,8 @@ def _folder(url: str) -> Path | None:
     scheme, colon, rest = url.partition(":")
     if colon and scheme.lower() in SCHEMES and not rest.startswith("//"):
         raise UsageProblem(f"--store {url}: expected two slashes, as in {scheme}://{rest.lstrip('/')}")
+    if "://" in url and not (scheme.lower() in SCHEMES and rest.strip("/")):
+        raise UsageProblem(f"--store {url}: expected a folder, or a bucket as in s3://bucket/prefix")
     if scheme.lower() == "file":
         folder = Path(unquote(urlsplit(url).path))
     elif "://" in url:
