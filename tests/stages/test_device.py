@@ -73,9 +73,8 @@ def test_the_chain(chain):
 @pytest.mark.parametrize(
     "how",
     [
-        ("--method", "serial", "--correction"),
-        ("--method", "parallel", "--attention-bits", 8, "--relax", "last"),
-        ("--amp", "--checkpointing", "--teacher-dtype", "bf16", "--train", "low-rank"),
+        ("--method", "serial", "--correction", "--amp", "--checkpointing", "--train", "low-rank"),
+        ("--method", "parallel", "--attention-bits", 8, "--relax", "last", "--teacher-dtype", "bf16"),
         ("--method", "pcr", "--split-shortcuts"),
     ],
 )
