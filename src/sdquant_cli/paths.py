@@ -1,4 +1,4 @@
-"""Where files are read from and written to: cache folders, and checks of what a user names.
+"""Paths of files that are read and written: cache folders, and checks of what a user names.
 
 Standard library only.
 """
@@ -76,7 +76,7 @@ def _usual_cache() -> Path:
 
 
 def _can_hold(folder: Path) -> bool:
-    """Whether a folder is there, or can be created."""
+    """Tell if a folder is there, or can be created."""
     try:
         if folder.is_dir():
             return True
@@ -181,6 +181,15 @@ def atomic_write(path: Path, data: str | bytes) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, outlast a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def atomic_append(path: Path, text: str) -> None:

@@ -71,7 +71,7 @@ class Command(TyperCommand):
 
 
 def _flag(param: Any) -> str:
-    """What the user knows a parameter by."""
+    """Return the name that the user knows a parameter by."""
     return param.opts[0] if param.opts[0].startswith("-") else param.name.upper()
 
 

@@ -63,7 +63,7 @@ class Progression:
 
     @property
     def latents(self) -> Tensor:
-        """Where all prompts are (P,C,h,w)."""
+        """Latents (P,C,h,w) of all prompts."""
         return self._path.latents
 
     @property

@@ -27,7 +27,7 @@ _Size = Annotated[list[_Cells], Field(min_length=2, max_length=2)]
 
 
 class Defaults(Fields):
-    """What a model draws with unless told otherwise: sdquant.json."""
+    """Defaults that a model draws with: sdquant.json."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)]
     steps: Annotated[int, Field(ge=1, le=1_000_000)]

@@ -29,7 +29,7 @@ def condition_of(texts: Condition, index: Tensor | Sequence[int] | NDArray[Any],
 
 
 def combined(prediction: Tensor, scale: float) -> Tensor:
-    """What the sampler is given: u + scale (c - u) (N,...) of both halves, or the prediction as it is."""
+    """Return u + scale (c - u) (N,...) of both halves for the sampler, or the prediction as it is."""
     if halves(scale) == 1:
         return prediction
     unconditional, conditional = prediction.chunk(2)

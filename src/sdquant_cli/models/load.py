@@ -82,7 +82,7 @@ class Model:
 
     @cached_property
     def defaults(self) -> Defaults:
-        """What the model draws with unless told otherwise."""
+        """Defaults that the model draws with."""
         return read_defaults(self.folder, self.family)
 
     @property

@@ -92,7 +92,7 @@ def from_config(name: str, config: Mapping[str, Any]) -> Any:
 
 
 def is_flow(sampler: Any) -> bool:
-    """Whether a sampler is of flow matching, whose noisy latents are (1 - s) x + s noise."""
+    """Tell if a sampler is of flow matching, whose noisy latents are (1 - s) x + s noise."""
     return not hasattr(sampler, "init_noise_sigma") or bool(sampler.config.get("use_flow_sigmas"))
 
 
@@ -195,7 +195,7 @@ class Trajectory:
         return timestep
 
     def input(self) -> Tensor:
-        """What the network is given at the next call; flow matching takes latents as they are."""
+        """Return the input of the network at the next call; flow matching takes latents as they are."""
         if not hasattr(self.sampler, "scale_model_input"):
             return self.latents
         scaled: Tensor = self.sampler.scale_model_input(self.latents, self.timestep)

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
+from torch.utils.hooks import RemovableHandle
 
 from .layers import quantizable_layers
 
@@ -93,16 +94,19 @@ def _sizes(
 
         return measure
 
-    handles = [
-        network.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names
-    ]
+    modules = {name: network.get_submodule(name) for name in names}
+    _run_watched([m.register_forward_hook(hook(n), with_kwargs=True) for n, m in modules.items()], run)
+    return arguments, outputs
+
+
+def _run_watched(hooks: Iterable[RemovableHandle], run: Callable[[], object]) -> None:
+    """Run without gradients, and take the hooks off again."""
     try:
         with torch.no_grad():
             run()
     finally:
-        for handle in handles:
+        for handle in hooks:
             handle.remove()
-    return arguments, outputs
 
 
 def _bytes(value: object) -> int:
@@ -144,11 +148,5 @@ def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[
 
         return count
 
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run_watched([layer.register_forward_hook(hook(name)) for name, layer in layers.items()], run)
     return macs

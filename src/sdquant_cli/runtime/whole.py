@@ -4,7 +4,6 @@ It is written under another name, which a lock marks as in use, and renamed at t
 died have left is removed by the next one that writes there.
 """
 
-import os
 import shutil
 import signal
 import tempfile
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from ..paths import sync
 
 PREFIX = ".sdquant-export-"
 _LOCK = "lock"
@@ -35,7 +36,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         _settle(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextmanager
@@ -62,15 +63,7 @@ def _settle(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
             path.chmod(mode)
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path)
 
 
 @contextmanager

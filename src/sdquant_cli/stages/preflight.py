@@ -42,7 +42,7 @@ Numbers = dict[str, int | float | str]
 def drawing(
     model: Model, setting: Setting, batch: int, items: int, *, state: Artifact | None = None
 ) -> Numbers:
-    """Of running `items` through the denoiser, those of `batch` prompts at once, after encoding prompts."""
+    """Predict running `items` through the denoiser, `batch` prompts at once, after encoding prompts."""
     together = halves(setting.guidance_scale) * batch
     dtype = Dtype(setting.dtype)
     attention = state.spec.attention_bits if state else None

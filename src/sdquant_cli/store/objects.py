@@ -19,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from ..errors import EnvironmentProblem, UsageProblem
+from ..paths import sync
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
 RETRIES: dict[str, Any] = {  # some three minutes of outage: obstore's own ten attempts last a few seconds
@@ -145,18 +146,18 @@ class Objects:
         """Bytes are synced before they get their name: it never stands for half of them."""
         staged = f"{path}.{secrets.token_hex(4)}.partial"
         obstore.put(self._backend, staged, data)
-        _fsync(root / staged)
+        sync(root / staged)
         try:
             obstore.rename(self._backend, staged, path, overwrite=False)
         except AlreadyExistsError:
             obstore.delete(self._backend, staged)
             return False
         folder = (root / path).parent
-        _fsync(folder)
+        sync(folder)
         while folder not in self._durable and folder != root.parent:
             self._durable.add(folder)
             folder = folder.parent
-            _fsync(folder)
+            sync(folder)
         return True
 
     def _create_on_server(self, path: str, data: Any) -> bool:
@@ -207,7 +208,7 @@ class Objects:
                 folder.unlink()
             elif folder.is_dir():
                 (folder / first).unlink(missing_ok=True)
-                _fsync(folder)
+                sync(folder)
                 shutil.rmtree(folder)
         self._durable.clear()
 
@@ -227,12 +228,3 @@ def _files(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(root).as_posix(), status.st_size
-
-
-def _fsync(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, outlast a power cut (obstore syncs nothing)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
