@@ -57,13 +57,13 @@ def bench(
         pictures=pictures,
     )
     events = render.Terminal()
-    found = stage.run(request, Store(store, events), events)
+    result = stage.run(request, Store(store, events), events)
     if json:
-        render.print_json(found.model_dump(mode="json"))
+        render.print_json(result.model_dump(mode="json"))
         return
-    size = f"{found.width} x {found.height}"
-    render.print_pairs(f"{found.state}, {size}, {found.items} items a call, {found.threads} threads", {})
-    render.print_table(_COLUMNS, [_row(way) for way in found.ways])
+    size = f"{result.width} x {result.height}"
+    render.print_pairs(f"{result.state}, {size}, {result.items} items a call, {result.threads} threads", {})
+    render.print_table(_COLUMNS, [_row(way) for way in result.ways])
 
 
 def _row(way: Any) -> list[str]:

@@ -33,8 +33,12 @@ def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> No
     if json:
         render.print_json(rows)
     else:
-        cells = [[" ".join(v) if isinstance(v, list) else str(v or "") for v in row.values()] for row in rows]
+        cells = [list(map(_cell, row.values())) for row in rows]
         render.print_table(("artifact", "tags", "created", "bytes", "state"), cells)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value or "")
 
 
 def _row(entry: Any, tags: list[str]) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
 def _check_tokenizer(folder: Path, positions: int) -> None:
     """Raise UsageProblem for a tokenizer without vocabulary or, of CLIP's, without a length."""
     choices = next(files for beginning, files in _VOCABULARIES.items() if folder.name.startswith(beginning))
-    if not any(all((folder / name).is_file() for name in files) for files in choices):
+    if not any(_has_all(folder, files) for files in choices):
         expected = ", or ".join(" and ".join(files) for files in choices)
         raise UsageProblem(f"{folder}: has no vocabulary; expected {expected}")
     if folder.name == "tokenizer_3":  # is asked for as many tokens as the pipeline wishes
@@ -204,6 +204,10 @@ def _check_tokenizer(folder: Path, positions: int) -> None:
             f"{path}: model_max_length is {_shown(length)}; expected at most {positions}, the text encoder's "
             f"max_position_embeddings"
         )
+
+
+def _has_all(folder: Path, names: tuple[str, ...]) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 M = TypeVar("M", bound=BaseModel)
