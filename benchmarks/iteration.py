@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from sdquant_cli.methods.initialise import initial_states, observe
-from sdquant_cli.methods.items import Items, prediction
-from sdquant_cli.methods.losses import output_loss
+from sdquant_cli.calibration.items import Items, prediction
+from sdquant_cli.calibration.losses import output_loss
+from sdquant_cli.calibration.observer import initial_states, observe
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model

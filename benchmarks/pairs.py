@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.steps import CPU, ROOT, Ground
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.quant_state import quantized_denoiser
+from sdquant_cli.artifacts.workspace import find_state, open_model
+from sdquant_cli.calibration.block_optimizer import inputs_rounded_in
+from sdquant_cli.calibration.progressive import Progression
 from sdquant_cli.cli.render import Terminal
-from sdquant_cli.methods.fitting import inputs_rounded_in
-from sdquant_cli.methods.progressive import Progression
 from sdquant_cli.models.shortcuts import SplitConv2d
-from sdquant_cli.stages.calibration_data import load_items
-from sdquant_cli.stages.chain import find_state, open_model
-from sdquant_cli.stages.quantized import quantized_denoiser
 from sdquant_cli.store import Artifact, Store
 
 AT_ONCE = 16

@@ -17,24 +17,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.calibration.items import Batch, Items, prediction
+from sdquant_cli.calibration.observer import END_OF_STEP, activation_tables, initial_states, observe
 from sdquant_cli.cli.render import Terminal
-from sdquant_cli.methods.initialise import (
-    END_OF_STEP,
-    activation_tables,
-    initial_states,
-    observe,
-)
-from sdquant_cli.methods.items import Batch, Items, prediction
 from sdquant_cli.models.condition import predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import run_on_table, tabulate
+from sdquant_cli.options.requests import PrecalcTimeRequest, SampleRequest
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.swap import swapped
 from sdquant_cli.stages import precalc_time, sample
-from sdquant_cli.stages.calibration_data import load_items
-from sdquant_cli.stages.requests import PrecalcTimeRequest, SampleRequest
 from sdquant_cli.store import Store
 from sdquant_cli.types import Bits, Ranges, Tables
 

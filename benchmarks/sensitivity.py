@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from sdquant_cli.methods.sensitivity import OneLayerAtATime, prediction
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.time_table import read_table
+from sdquant_cli.calibration.sensitivity import OneLayerAtATime, prediction
+from sdquant_cli.calibration.tabulated import denoiser_on_table
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import WIDTHS, allocate, mixed_bits, noise_by_width
@@ -24,8 +27,6 @@ from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import weight_steps
 from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal
-from sdquant_cli.stages.calibration_data import load_items
-from sdquant_cli.stages.precalc_time import denoiser_on_table
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Bits, Dtype, Kind, Measure
 
@@ -149,7 +150,7 @@ class Rounding:
         store, inputs = Store(url), direct.manifest.inputs
         time_table = store.follow(inputs["time-table"])
         self.items = load_items(store, store.follow(inputs["latents"]), time_table)
-        on_table = denoiser_on_table(find_model("shapes"), Dtype.FP32, CPU, time_table)
+        on_table = denoiser_on_table(find_model("shapes"), Dtype.FP32, CPU, read_table(time_table))
         self.unet, self.rows = on_table.network, on_table.rows
         self.layers = quantizable_layers(self.unet)
         self.original = {name: layer.weight.data for name, layer in self.layers.items()}

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.prompts import read_texts, store_embeddings, store_prompts
+from sdquant_cli.artifacts.quant_state import quantized_denoiser
+from sdquant_cli.artifacts.workspace import find_state, open_model
 from sdquant_cli.events import SILENT
 from sdquant_cli.manifests import Setting
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.guidance import combined, condition_of, repeated
 from sdquant_cli.models.noise import initial_noise
-from sdquant_cli.models.prompt_files import read_prompts
 from sdquant_cli.models.samplers import Trajectory
-from sdquant_cli.stages.calibration_data import load_items
-from sdquant_cli.stages.chain import find_state, open_model
-from sdquant_cli.stages.quantized import quantized_denoiser
-from sdquant_cli.stages.texts import read_texts, store_embeddings, store_prompts
+from sdquant_cli.prompts import read_prompts
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Dtype
 

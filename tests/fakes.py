@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sdquant_cli.artifacts.images import IMAGES_PER_UNIT
+from sdquant_cli.artifacts.prompts import store_prompts
+from sdquant_cli.artifacts.workspace import publish, refs
 from sdquant_cli.events import SILENT
 from sdquant_cli.manifests import ImagesFacts, ImagesSpec, ModelRef, Setting, TextEmbedsFacts, TextEmbedsSpec
 from sdquant_cli.models.load import find_model
-from sdquant_cli.models.prompt_files import PromptFile
-from sdquant_cli.stages.chain import publish, refs
-from sdquant_cli.stages.generate import IMAGES_PER_UNIT
-from sdquant_cli.stages.texts import store_prompts
+from sdquant_cli.prompts import PromptFile
 from sdquant_cli.store import ArraySpec, Artifact, Store
 from sdquant_cli.types import Kind
 

@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdquant_cli.calibration import serial_to_parallel
+from sdquant_cli.calibration.items import Batch, shuffled
+from sdquant_cli.calibration.recipe import Material
+from sdquant_cli.calibration.recipes.published import METHODS
+from sdquant_cli.calibration.resolve import reads_ranking
 from sdquant_cli.cli.render import Terminal
-from sdquant_cli.methods import serial_to_parallel
-from sdquant_cli.methods.items import Batch, shuffled
-from sdquant_cli.methods.published import METHODS
-from sdquant_cli.methods.recipe import Material
 from sdquant_cli.metrics.distribution import frechet
 from sdquant_cli.metrics.scores import difference
-from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
-from sdquant_cli.stages.calibration_spec import reads_ranking
-from sdquant_cli.stages.requests import (
+from sdquant_cli.options.requests import (
     CalibrateRequest,
     EvaluateRequest,
     GenerateRequest,
     SampleRequest,
     SensitivityRequest,
 )
+from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Kind, Select
 

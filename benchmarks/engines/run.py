@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.options.requests import BenchRequest, CalibrateRequest, SampleRequest
 from sdquant_cli.stages import bench, calibrate, sample
-from sdquant_cli.stages.requests import BenchRequest, CalibrateRequest, SampleRequest
 from sdquant_cli.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -159,7 +159,7 @@ def test_a_flipped_byte_stops_the_next_stage_and_names_the_object(sdquant):
 
 
 def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkeypatch):
-    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+    from sdquant_cli.calibration.sensitivity import OneLayerAtATime
 
     for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
         monkeypatch.setattr(OneLayerAtATime, name, lambda *_: torch.full((2,), 1e-3))

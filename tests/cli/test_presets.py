@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdquant_cli.stages.chain import Plan
+from sdquant_cli.artifacts.workspace import Plan
 from sdquant_cli.types import Relax, Scheduler
 from tests.conftest import PROMPTS
 

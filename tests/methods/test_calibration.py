@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from sdquant_cli.calibration.distillation import Aims, Training
+from sdquant_cli.calibration.items import Items, prediction, shuffled
+from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from sdquant_cli.calibration.observer import ENOUGH, Observed, all_batches, initial_states, observe, spread
+from sdquant_cli.calibration.recipe import Material
+from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE, MixedLatents
+from sdquant_cli.calibration.teacher import Live, Memory
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec, TrainSpec
-from sdquant_cli.methods.initialise import ENOUGH, Observed, all_batches, initial_states, observe, spread
-from sdquant_cli.methods.items import Items, prediction, shuffled
-from sdquant_cli.methods.losses import collecting_outputs, feature_loss, guided_loss, output_loss
-from sdquant_cli.methods.recipe import Material
-from sdquant_cli.methods.serial_to_parallel import RECIPE, MixedLatents
-from sdquant_cli.methods.teacher import Live, Memory
-from sdquant_cli.methods.training import Aims, Training
 from sdquant_cli.models.condition import Condition
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.swap import swap

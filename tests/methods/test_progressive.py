@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from sdquant_cli.methods.fitting import dropping
-from sdquant_cli.methods.progressive import Passed, Progression
+from sdquant_cli.calibration.block_optimizer import dropping
+from sdquant_cli.calibration.progressive import Passed, Progression
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers

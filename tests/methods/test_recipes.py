@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from sdquant_cli.calibration.items import Items
+from sdquant_cli.calibration.recipe import Material, Pictures
+from sdquant_cli.calibration.recipes.parallel import NoisedPictures, noised, shares
+from sdquant_cli.calibration.recipes.published import METHODS
+from sdquant_cli.calibration.recipes.serial import Trajectories
+from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.methods.items import Items
-from sdquant_cli.methods.parallel import NoisedPictures, noised, shares
-from sdquant_cli.methods.published import METHODS
-from sdquant_cli.methods.recipe import Material, Pictures
-from sdquant_cli.methods.serial import Trajectories
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import from_config
 from sdquant_cli.models.schedule import schedule_of
-from sdquant_cli.stages.calibration_spec import recipe_of, spec_of
-from sdquant_cli.stages.requests import CalibrateRequest
+from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.types import Relax, Scheduler, Train
 from tests import fakes
 

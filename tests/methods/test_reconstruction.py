@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from sdquant_cli.calibration.activation_cache import Captured, Room, mixed, stopping_at
+from sdquant_cli.calibration.block_optimizer import Fitting, Sweep, error, noise_to_signal, sweeps_of
 from sdquant_cli.manifests import ReconstructSpec
-from sdquant_cli.methods.captured import Captured, Room, mixed, stopping_at
-from sdquant_cli.methods.fitting import Fitting, Sweep, error, noise_to_signal, sweeps_of
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import affine_parameters, weight_steps
 from sdquant_cli.quant.rows import Rows

@@ -7,13 +7,7 @@ import torch
 from sdquant_cli.manifests import MetricsFacts, MetricSummary
 from sdquant_cli.metrics.catalog import CATALOG
 from sdquant_cli.metrics.drift import cosine, snr
-from sdquant_cli.metrics.scores import (
-    bootstrap_interval,
-    clip_score,
-    difference,
-    feature_distance,
-    summarise,
-)
+from sdquant_cli.metrics.scores import bootstrap_interval, clip_score, difference, feature_distance, summarise
 from sdquant_cli.report.markdown import metrics_summary
 
 

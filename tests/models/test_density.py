@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdquant_cli.models.density import (
+from sdquant_cli.calibration.selection.density import (
     assigned,
     counts,
     density,

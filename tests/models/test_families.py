@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from sdquant_cli.artifacts.prompts import with_sizes
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.denoise import denoise
@@ -14,15 +15,9 @@ from sdquant_cli.models.layers import projections, quantizable_layers, time_laye
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.text import encode
-from sdquant_cli.models.time_table import (
-    embed_timesteps,
-    run_on_prompt_tables,
-    run_on_table,
-    tabulate,
-)
+from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
 from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.stages.texts import with_sizes
 from tests import fakes
 from tests.conftest import ROOT
 from tools.random_models.configurations import PIPELINES

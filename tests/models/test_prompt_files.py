@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.prompt_files import read_prompts
+from sdquant_cli.prompts import read_prompts
 from tests.conftest import PROMPTS as EXAMPLES
 
 PROMPTS = ["a red circle", "a blue star, big", "a red circle"]
@@ -447,7 +447,7 @@ def test_a_limit_reads_few_rows_of_parquet(tmp_path):
     assert path.stat().st_size < 1e6
     code = (
         "import sys, resource; from pathlib import Path; "
-        "from sdquant_cli.models.prompt_files import read_prompts; import pyarrow.parquet; "
+        "from sdquant_cli.prompts import read_prompts; import pyarrow.parquet; "
         f"peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
         f"assert read_prompts(Path({str(path)!r}), 2).prompts == ({long.strip()!r},) * 2; "
         "print(peak() - before)"

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 
+from sdquant_cli.artifacts.workspace import new_setting
 from sdquant_cli.errors import SdquantError, UsageProblem
 from sdquant_cli.models.condition import Condition
 from sdquant_cli.models.denoise import decode, denoise, encode_pictures
@@ -18,8 +19,7 @@ from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.text import encode
-from sdquant_cli.stages.chain import new_setting
-from sdquant_cli.stages.requests import SampleRequest
+from sdquant_cli.options.requests import SampleRequest
 from tests import fakes
 
 STEPS, SCALE, SIDE = 3, 3.0, 32

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from sdquant_cli.calibration.selection.rules import at_random, at_stride, normally
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.select import at_random, at_stride, normally
 
 CALLS = 51
 
@@ -55,6 +55,6 @@ def test_normal_times_have_their_mean_and_deviation():
 
 
 def test_calls_out_of_reach_are_refused_and_not_waited_for(monkeypatch):
-    monkeypatch.setattr("sdquant_cli.models.select.DRAWS", 50)
+    monkeypatch.setattr("sdquant_cli.calibration.selection.rules.DRAWS", 50)
     with pytest.raises(UsageProblem, match=r"1e-05: 1 of 50 calls .* --per-prompt 2 needs"):
         normally(50, 2, 0, 0, 0.4, 1e-5)

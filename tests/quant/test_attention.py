@@ -7,18 +7,18 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
+from sdquant_cli.calibration.bit_allocation import check_attention
+from sdquant_cli.calibration.observer import Observed, initial_states
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.methods.initialise import Observed, initial_states
 from sdquant_cli.models.attention import PLACES, OpenAttention, attend, attention_places, open_attention
 from sdquant_cli.models.layers import is_text_fed
 from sdquant_cli.models.load import find_model
+from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState, QuantInput
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import capture, grids, pack, restore, unpack
 from sdquant_cli.quant.swap import swap
-from sdquant_cli.stages.bits import check_attention
-from sdquant_cli.stages.requests import CalibrateRequest
 from sdquant_cli.types import Bits, Ranges
 
 HEADS, WIDTH, TEXT = 2, 8, 6

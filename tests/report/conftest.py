@@ -9,13 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sdquant_cli.manifests import (
-    DriftFacts,
-    DriftSpec,
-    MetricsFacts,
-    MetricsSpec,
-    MetricSummary,
-)
+from sdquant_cli.manifests import DriftFacts, DriftSpec, MetricsFacts, MetricsSpec, MetricSummary
 from sdquant_cli.store import ArraySpec, Artifact, Store
 from tests.conftest import PROMPTS, Sdquant
 

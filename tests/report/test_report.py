@@ -10,7 +10,7 @@ import pytest
 
 from sdquant_cli.manifests import SensitivitySpec
 from sdquant_cli.report import pictures
-from sdquant_cli.stages.commands import FLAGS, Only, prompt_file, spec_flags
+from sdquant_cli.report.reproduce import FLAGS, Only, prompt_file, spec_flags
 from sdquant_cli.stages.report import make_page
 from tests.report.conftest import GENERATE, HELDOUT, SAMPLE, SMALL
 
@@ -100,7 +100,7 @@ def test_models_stand_side_by_side(both):
 
 def test_the_pictures_are_the_stored_ones(measured):
     store = measured.opened()
-    from sdquant_cli.stages.compared import compared
+    from sdquant_cli.report.comparison import compared
 
     page = make_page(compared(["metrics/mixed"], store), store, 4)
     reference = store.follow(store.resolve("metrics/mixed").manifest.inputs["reference"]).read("image")
@@ -126,7 +126,7 @@ def test_the_frontier_of_a_budget_is_a_line_and_without_one_there_is_none():
     from types import SimpleNamespace
 
     from sdquant_cli.manifests import FrontierPoint
-    from sdquant_cli.stages.report_sections import frontier
+    from sdquant_cli.report.sections import frontier
 
     def model(points):
         facts = SimpleNamespace(frontier=points, allocation=points[0] if points else None)
@@ -327,9 +327,9 @@ def test_a_large_prompt_file_is_named_and_not_embedded(measured, tmp_path, monke
 def test_prompt_files_hold_prompts_exactly(tmp_path):
     from pathlib import Path
 
+    from sdquant_cli.artifacts.prompts import store_prompts
     from sdquant_cli.events import SILENT
-    from sdquant_cli.models.prompt_files import PromptFile, read_prompts
-    from sdquant_cli.stages.texts import store_prompts
+    from sdquant_cli.prompts import PromptFile, read_prompts
     from sdquant_cli.store import Store
 
     for prompts in (("plain", "b\u2028c"), ("a\nline", "two"), ("\ufeffmarked",)):
@@ -369,7 +369,7 @@ def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_aske
     from types import SimpleNamespace
 
     from sdquant_cli.manifests import ModelRef
-    from sdquant_cli.stages import report_sections
+    from sdquant_cli.report import sections as report_sections
 
     calls = []
 

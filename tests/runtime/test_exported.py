@@ -18,11 +18,12 @@ from diffusers import (
 from PIL import Image
 
 import sdquant_cli
+from sdquant_cli.artifacts.prompts import read_texts
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
-from sdquant_cli.runtime import directory, measure
+from sdquant_cli.resources import measured as measure
+from sdquant_cli.runtime import directory
 from sdquant_cli.runtime.network import packed_layers
-from sdquant_cli.stages.texts import read_texts
 from sdquant_cli.types import Execution
 from tests.runtime.exports import PROMPT, STEPS, draw, load, psnr, quiet, read_config
 

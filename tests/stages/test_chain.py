@@ -60,10 +60,10 @@ def test_everything_stored_is_intact(finished):
 
 def test_latents_are_the_unets_inputs_at_their_own_call(finished):
     """Run one prompt's trajectory again, alone, and find its stored latent on the way."""
+    from sdquant_cli.artifacts.prompts import read_texts
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.load import find_model
     from sdquant_cli.models.noise import initial_noise
-    from sdquant_cli.stages.texts import read_texts
 
     sdquant, _ = finished
     store = sdquant.opened()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.stages.chain_file import read_chain
+from sdquant_cli.options.chain_file import read_chain
 
 SAMPLE = "sample:\n  prompts: p.txt\n"
 

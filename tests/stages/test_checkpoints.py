@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sdquant_cli.calibration import checkpoints
+from sdquant_cli.calibration.selection import pilot
 from sdquant_cli.events import SILENT
 from sdquant_cli.meter import Meter
-from sdquant_cli.stages import checkpoints, pilot
 from tests.store.making import Heard, flip
 
 

@@ -211,7 +211,7 @@ def test_more_pictures_than_a_unit_are_measured_and_the_second_time_read(sdquant
 def test_memory_holds_few_pictures_at_a_time():
     from types import SimpleNamespace
 
-    from sdquant_cli.stages.measure import batches
+    from sdquant_cli.artifacts.features import batches
 
     def of(side):
         return SimpleNamespace(

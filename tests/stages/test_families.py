@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from sdquant_cli.methods.published import METHODS
-from sdquant_cli.stages.commands import Goal, script
+from sdquant_cli.calibration.recipes.published import METHODS
+from sdquant_cli.report.reproduce import Goal, script
 from tools.random_models.configurations import PIPELINES
 
 

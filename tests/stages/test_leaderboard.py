@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.errors import SdquantError
-from sdquant_cli.methods.published import METHODS
 from sdquant_cli.stages import calibrate, sample
 from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.quant_state import quantized_denoiser
 from sdquant_cli.models.condition import predict
 from sdquant_cli.stages import calibrate
-from sdquant_cli.stages.calibration_data import load_items
-from sdquant_cli.stages.quantized import quantized_denoiser
 from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
 

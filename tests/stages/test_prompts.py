@@ -2,10 +2,10 @@
 
 import pytest
 
-from sdquant_cli.models.prompt_files import read_prompts
+from sdquant_cli.artifacts.prompts import read_prompts as stored_prompts
+from sdquant_cli.options.requests import LeaderboardRequest, SampleRequest
+from sdquant_cli.prompts import read_prompts
 from sdquant_cli.stages.leaderboard import _rows as rows
-from sdquant_cli.stages.requests import LeaderboardRequest, SampleRequest
-from sdquant_cli.stages.texts import read_prompts as stored_prompts
 
 TITLES = tuple(f"a big red circle, {i}" for i in range(6))
 SHUFFLED = tuple(TITLES[i] for i in (5, 0, 3, 2, 1, 4))  # by seed 0

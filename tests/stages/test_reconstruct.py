@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from sdquant_cli.calibration.activation_cache import Room
+from sdquant_cli.calibration.reconstruction import Reconstruction
 from sdquant_cli.errors import SdquantError
-from sdquant_cli.methods.captured import Room
-from sdquant_cli.methods.reconstruction import Reconstruction
-from sdquant_cli.stages.commands import spec_flags
+from sdquant_cli.report.reproduce import spec_flags
 from tests.conftest import Sdquant
 
 SHORT = ("--iterations", 2)
@@ -132,7 +132,7 @@ def test_a_block_that_answers_otherwise_alone_is_noticed(sampled, monkeypatch):
 
 
 def test_a_unit_that_diverges_is_named(sampled, monkeypatch):
-    from sdquant_cli.methods.fitting import Fitting
+    from sdquant_cli.calibration.block_optimizer import Fitting
 
     monkeypatch.setattr(
         Fitting, "_loss", lambda self, item, progress: torch.tensor(float("nan"), requires_grad=True)
@@ -201,7 +201,7 @@ def test_a_dry_run_tells_what_is_captured(sampled, monkeypatch):
             room_left.append(self.bytes)
             return captured
 
-    monkeypatch.setattr("sdquant_cli.stages.reconstruct.Room", Watched)
+    monkeypatch.setattr("sdquant_cli.calibration.phases.Room", Watched)
     sampled(*words, "--seed", 11)
     assert told["cache, bytes"] == pytest.approx(4e9 - min(room_left), rel=0.05)
     assert told["scratch, bytes, roughly"] == 0

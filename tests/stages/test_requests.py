@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sdquant_cli.stages import requests
-from sdquant_cli.stages.requests import Fields, first_problem
+from sdquant_cli.options import requests
+from sdquant_cli.options.requests import Fields, first_problem
 
 REQUIRED = {"prompts": Path("x"), "output": Path("y")}
 

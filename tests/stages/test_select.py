@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from sdquant_cli.calibration.selection import pilot
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.models.load import find_model
-from sdquant_cli.stages import pilot
+from sdquant_cli.report.reproduce import spec_flags
 from sdquant_cli.stages import sample as stage
-from sdquant_cli.stages.commands import spec_flags
 
 
 def sample(sdquant, tmp_path, *words, **more):

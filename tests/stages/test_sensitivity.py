@@ -51,8 +51,8 @@ def test_printed_and_fisher_are_two_readings_of_the_same_terms(measured):
 
 def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tiny):
     """Ordinary weight gradients of the rounded UNet, each item alone, for a few kinds of layer."""
-    from sdquant_cli.methods.sensitivity import round_weights
-    from sdquant_cli.stages.calibration_data import load_items
+    from sdquant_cli.artifacts.latents import load_items
+    from sdquant_cli.calibration.sensitivity import round_weights
     from sdquant_cli.types import Bits
 
     sdquant, _ = measured
@@ -82,10 +82,10 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
 
 
 def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured, tiny):
+    from sdquant_cli.artifacts.latents import load_items
     from sdquant_cli.quant.grid import round_to_grid
     from sdquant_cli.quant.ranges import weight_steps
     from sdquant_cli.quant.state import grids
-    from sdquant_cli.stages.calibration_data import load_items
     from sdquant_cli.types import Bits
 
     sdquant, all_facts = measured
@@ -109,7 +109,7 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
 
 def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_path, monkeypatch, tiny):
     """With made-up noises: what is tested is which layers are measured again."""
-    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+    from sdquant_cli.calibration.sensitivity import OneLayerAtATime
 
     measured, stop_at = [], 20
 
@@ -138,7 +138,7 @@ def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_p
 
 
 def test_the_direct_measure_is_of_the_grids_that_calibrate_gives(tmp_path, monkeypatch, tiny):
-    from sdquant_cli.methods.sensitivity import OneLayerAtATime
+    from sdquant_cli.calibration.sensitivity import OneLayerAtATime
 
     states = {}
 
@@ -200,7 +200,7 @@ def test_bytes_and_bits_of_one_size_choose_alike(measured, tiny):
 
 
 def test_a_configuration_file_may_write_a_budget_as_a_number():
-    from sdquant_cli.stages.requests import CalibrateRequest
+    from sdquant_cli.options.requests import CalibrateRequest
 
     assert CalibrateRequest.model_validate({"budget": 4.25}).budget == "4.25"
     assert CalibrateRequest.model_validate({}).budget is None

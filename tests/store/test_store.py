@@ -9,11 +9,7 @@ import pytest
 import zarr
 
 from sdquant_cli.errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, NewerFormat, UsageProblem
-from sdquant_cli.manifests import (
-    PromptsFacts,
-    PromptsSpec,
-    artifact_key,
-)
+from sdquant_cli.manifests import PromptsFacts, PromptsSpec, artifact_key
 from sdquant_cli.sealed import seal, write_json
 from sdquant_cli.store import Absent, ArraySpec, Artifact, Chained, Draft, Glance, Store
 from sdquant_cli.types import Kind

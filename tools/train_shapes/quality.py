@@ -14,8 +14,8 @@ from PIL import Image
 
 from sdquant_cli.metrics.features import clip_of_folder
 from sdquant_cli.models.load import EMBEDDED, EMBEDDED_FOLDER, find_model
+from sdquant_cli.options.requests import GenerateRequest
 from sdquant_cli.stages import generate
-from sdquant_cli.stages.requests import GenerateRequest
 from sdquant_cli.store import Store
 
 from .scenes import COLOURS, Scene, draw_scenes, parse, render, shade

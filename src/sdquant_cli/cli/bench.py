@@ -41,8 +41,8 @@ def bench(
 
     Example: sdquant bench --height 512 --width 512
     """
+    from ..options.requests import BenchRequest
     from ..stages import bench as stage
-    from ..stages.requests import BenchRequest
     from ..store import Store
     from . import render
     from .errors import request_of

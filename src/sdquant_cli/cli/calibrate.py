@@ -152,8 +152,8 @@ def calibrate(
 
     Example: sdquant calibrate --bits w4a8 --preset paper-sd14
     """
+    from ..options.requests import CalibrateRequest
     from ..stages import calibrate as stage
-    from ..stages.requests import CalibrateRequest
     from .execute import execute
 
     execute(stage, CalibrateRequest, locals())

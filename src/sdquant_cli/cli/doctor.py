@@ -14,8 +14,8 @@ def doctor(
 
     Example: sdquant doctor
     """
+    from ..options.requests import DoctorRequest
     from ..stages.doctor import examine
-    from ..stages.requests import DoctorRequest
     from . import render
     from .errors import request_of
 

@@ -127,7 +127,7 @@ def request_of(cls: Any, **fields: Any) -> Any:
     """Build a stage's request; raises UsageProblem that names the flag and what it takes."""
     from pydantic import ValidationError
 
-    from ..stages.requests import first_problem
+    from ..options.requests import first_problem
 
     try:
         return cls(**fields)

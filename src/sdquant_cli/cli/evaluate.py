@@ -44,8 +44,8 @@ def evaluate(
 
     Example: sdquant evaluate --against fp --gate "psnr>=25"
     """
+    from ..options.requests import EvaluateRequest
     from ..stages import evaluate as stage
-    from ..stages.requests import EvaluateRequest
     from .execute import execute
 
     names = tuple(name.strip() for name in require.split(",")) if require else ()

@@ -26,7 +26,7 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
     `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has; with
     `preset` also `context`, which knows what the user typed.
     """
-    from ..stages.presets import PRESETS
+    from ..options.presets import PRESETS
     from ..store import Store
     from . import render
 
@@ -70,7 +70,7 @@ def show_artifact(artifact: Any) -> None:
         render.print_pairs(title, {})
         render.print_metrics(artifact.facts)
     elif manifest["kind"] == "leaderboard":
-        from ..stages.leaderboard_page import table
+        from ..report.leaderboard import table
 
         render.print_pairs(title, {})
         render.print_table(*table(artifact).plain())

@@ -23,8 +23,8 @@ def export(
 
     Example: sdquant export --output my-model-w4a8
     """
+    from ..options.requests import ExportRequest
     from ..stages import export as stage
-    from ..stages.requests import ExportRequest
     from ..store import Store
     from .errors import request_of
     from .render import Terminal

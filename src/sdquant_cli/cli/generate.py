@@ -49,8 +49,8 @@ def generate(
 
     Example: sdquant generate --prompts prompts.txt --output pictures
     """
+    from ..options.requests import GenerateRequest
     from ..stages import generate as stage
-    from ..stages.requests import GenerateRequest
     from .execute import execute
 
     execute(stage, GenerateRequest, locals())

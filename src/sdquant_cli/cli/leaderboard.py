@@ -66,8 +66,8 @@ def leaderboard(
 
     Example: sdquant leaderboard --methods all --bits w8a8,w4a8 --prompts coco.txt
     """
+    from ..options.requests import LeaderboardRequest
     from ..stages import leaderboard as stage
-    from ..stages.requests import LeaderboardRequest
     from .execute import execute
 
     lists = {

@@ -15,8 +15,8 @@ def precalc_time(
 
     Example: sdquant precalc-time
     """
+    from ..options.requests import PrecalcTimeRequest
     from ..stages import precalc_time as stage
-    from ..stages.requests import PrecalcTimeRequest
     from .execute import execute
 
     execute(stage, PrecalcTimeRequest, locals())

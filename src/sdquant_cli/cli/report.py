@@ -23,8 +23,8 @@ def report(
 
     Example: sdquant report --output report.html
     """
+    from ..options.requests import ReportRequest
     from ..stages import report as stage
-    from ..stages.requests import ReportRequest
     from ..store import Store
     from .errors import request_of
     from .render import Terminal

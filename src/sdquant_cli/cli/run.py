@@ -17,8 +17,8 @@ def run(
 
     Example: sdquant run --config chain.yaml
     """
+    from ..options.chain_file import read_chain
     from ..stages import evaluate, pipeline
-    from ..stages.chain_file import read_chain
     from ..store import Store
     from .execute import show_artifact
     from .render import Terminal, print_json

@@ -61,8 +61,8 @@ def sample(
 
     Example: sdquant sample --prompts captions_val2017.json --shuffle 0 --limit 256
     """
+    from ..options.requests import SampleRequest
     from ..stages import sample as stage
-    from ..stages.requests import SampleRequest
     from .execute import execute
 
     execute(stage, SampleRequest, locals())

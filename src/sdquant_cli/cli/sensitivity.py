@@ -27,8 +27,8 @@ def sensitivity(
 
     Example: sdquant sensitivity --measure sqnr
     """
+    from ..options.requests import SensitivityRequest
     from ..stages import sensitivity as stage
-    from ..stages.requests import SensitivityRequest
     from .execute import execute
 
     execute(stage, SensitivityRequest, locals())

@@ -1,1 +1,1 @@
-"""The verbs: each stage reads artifacts, orders calls, and publishes one artifact."""
+"""The verbs: each stage reads artifacts, calls one room and publishes one artifact."""

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..artifacts.prompts import read_texts
+from ..artifacts.quant_state import packed_denoiser, quantized_denoiser, refuse_unless_simulated
+from ..artifacts.workspace import announce, check_sides, find_state, open_model
 from ..events import SILENT, Events
 from ..manifests import Frozen, Setting
 from ..models.condition import Condition, predict, size_ids
@@ -23,17 +26,14 @@ from ..models.guidance import condition_of, halves
 from ..models.load import TORCH_DTYPES, Model, find_model
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
+from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
+from ..resources.measured import Taken, footprint, interleaved
 from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
-from ..runtime.measure import Taken, footprint, interleaved
 from ..store import Artifact, Store
 from ..types import Dtype, Execution
-from .chain import announce, check_sides, find_state, open_model
 from .export import config_of
-from .quantized import packed_denoiser, quantized_denoiser, refuse_unless_simulated
-from .requests import BenchRequest
-from .texts import read_texts
 
 PICTURE_SEED = 1000
 

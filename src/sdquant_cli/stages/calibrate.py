@@ -11,42 +11,52 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..events import SILENT, Events
-from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
-from ..methods.initialise import initial_states, observe
-from ..methods.items import Items, prediction
-from ..methods.parallel import shares
-from ..methods.recipe import Material, Pictures, Recipe
-from ..methods.teacher import Live, Memory, Teacher
-from ..methods.training import Aims, Training
-from ..models.attention import open_attention
-from ..models.guidance import halves
-from ..models.layers import block_names, is_text_fed
-from ..models.load import Model
-from ..models.schedule import schedule_of
-from ..models.shortcuts import for_parts
-from ..quant.allocate import average_bits
-from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..quant.state import FIELDS, capture, pack
-from ..quant.swap import swap
-from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind, Select, Tables, TimePath
-from . import checkpoints, corrected, preflight
-from .bits import Choice, attention_bits, check_attention, check_budget, check_ranking, choose_bits
-from .calibration_data import (
+from ..artifacts.latents import (
     drawn_pictures,
     load_items,
     pictures_digest,
     pictures_of_artifact,
     pictures_of_folder,
 )
-from .calibration_spec import check_guidance, reads_ranking, recipe_of, spec_of
-from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
-from .finite import check_state
-from .precalc_time import OnTable, denoiser_on_table, for_setting
-from .quantized import model_of
-from .reconstruct import progress, reconstruct
-from .requests import CalibrateRequest
+from ..artifacts.quant_state import model_of
+from ..artifacts.time_table import for_setting, read_table
+from ..artifacts.workspace import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from ..calibration import checkpoints
+from ..calibration import output_correction as corrected
+from ..calibration.bit_allocation import (
+    Choice,
+    attention_bits,
+    check_attention,
+    check_budget,
+    check_ranking,
+    choose_bits,
+)
+from ..calibration.distillation import Aims, Training
+from ..calibration.items import Items, prediction
+from ..calibration.observer import initial_states, observe
+from ..calibration.phases import progress, reconstruct
+from ..calibration.recipe import Material, Pictures, Recipe
+from ..calibration.recipes.parallel import shares
+from ..calibration.resolve import check_guidance, reads_ranking, recipe_of, spec_of
+from ..calibration.tabulated import OnTable, denoiser_on_table
+from ..calibration.teacher import Live, Memory, Teacher
+from ..events import SILENT, Events
+from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
+from ..models.attention import open_attention
+from ..models.guidance import halves
+from ..models.layers import block_names, is_text_fed
+from ..models.load import Model
+from ..models.schedule import schedule_of
+from ..models.shortcuts import for_parts
+from ..options.requests import CalibrateRequest
+from ..quant.allocate import average_bits
+from ..quant.finite import check_state
+from ..quant.relaxing import bits_of_rows, relaxed_rows
+from ..quant.state import FIELDS, capture, pack
+from ..quant.swap import swap
+from ..resources import predicted as preflight
+from ..store import ArraySpec, Artifact, Draft, Store
+from ..types import Bits, Dtype, Kind, Select, Tables, TimePath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +181,7 @@ def _calibrated(
     device = work.device
     items = load_items(store, work.latents, table)
     dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
-    on_table = denoiser_on_table(model, dtype, device, inputs["time-table"])
+    on_table = denoiser_on_table(model, dtype, device, read_table(inputs["time-table"]))
     student = on_table.network
     aims = _aims(work, student)
     teacher = _teacher(on_table, model, table, inputs["time-table"], spec)
@@ -290,7 +300,7 @@ def _teacher(
     dtype = spec.train.teacher if spec.train else Dtype.FP32
     device = next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
-        return denoiser_on_table(model, dtype, device, table).network
+        return denoiser_on_table(model, dtype, device, read_table(table)).network
     return student.copy_sharing()
 
 

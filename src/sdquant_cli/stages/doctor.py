@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..events import SILENT, Events
 from ..metrics.catalog import CATALOG
 from ..metrics.weights import WEIGHT_FILES, Weights
-from .requests import DoctorRequest
+from ..options.requests import DoctorRequest
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..artifacts.prompts import read_texts
+from ..artifacts.quant_state import quantized_denoiser
+from ..artifacts.workspace import open_model, publish, refs, up_to_date
 from ..events import Events, Task
 from ..manifests import DriftFacts, DriftSpec, ImagesSpec
 from ..metrics.drift import cosine, snr
@@ -21,12 +24,9 @@ from ..models.denoise import denoise
 from ..models.guidance import condition_of, halves, repeated
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
+from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Store
 from ..types import Dtype
-from .chain import open_model, publish, refs, up_to_date
-from .finite import check_finite
-from .quantized import quantized_denoiser
-from .texts import read_texts
 
 NOT_FINITE = "the model computes NaN or infinity for it"
 COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..artifacts.features import Measures
+from ..artifacts.images import draw
+from ..artifacts.prompts import read_prompts
+from ..artifacts.workspace import Plan, announce, publish, refs, up_to_date, use_device, what_pictures_share
 from ..errors import EnvironmentProblem, GateFailed, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
 from ..metrics.catalog import CATALOG, NETWORK_WIDTHS, Form, metric_named
 from ..metrics.scores import summarise
 from ..metrics.weights import WEIGHT_FILES, Weights
+from ..options.requests import EvaluateRequest
 from ..paths import atomic_append, check_output
 from ..report.markdown import metrics_summary
 from ..store import ArraySpec, Artifact, Store
 from ..types import Execution, Gate, Kind
-from .chain import Plan, announce, publish, refs, up_to_date, use_device, what_pictures_share
 from .drift import measure_drift
-from .generate import draw
-from .measure import Measures
-from .requests import EvaluateRequest
-from .texts import read_prompts
 
 FP = "fp"
 

@@ -9,11 +9,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from ..artifacts.latents import load_items
+from ..artifacts.quant_state import packed_denoiser, read_state, refuse_unless_simulated
+from ..artifacts.workspace import announce, find_state, open_model
 from ..errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import ModelRef, QuantStateSpec, Setting
 from ..models.load import Model
 from ..models.schedule import schedule_of
+from ..options.requests import ExportRequest
 from ..paths import check_output_folder
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
@@ -25,10 +29,6 @@ from ..runtime.whole import whole_folder
 from ..store import Artifact, Store
 from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
-from .calibration_data import load_items
-from .chain import announce, find_state, open_model
-from .quantized import packed_denoiser, read_state, refuse_unless_simulated
-from .requests import ExportRequest
 
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
 

@@ -1,49 +1,37 @@
 """`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..errors import UsageProblem
-from ..events import SILENT, Events
-from ..manifests import ImagesFacts, ImagesSpec, Setting
-from ..models.denoise import decode, denoise
-from ..models.guidance import condition_of, halves
-from ..models.load import Model
-from ..models.noise import initial_noise, step_generators
-from ..models.prompt_files import PromptFile, read_prompts
-from ..models.schedule import schedule_of
-from ..paths import atomic_write, check_output_folder
-from ..quant.rows import TOLERANCE, Rows
-from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Dtype, Engine, Execution, Kind
-from . import preflight
-from .chain import (
+from ..artifacts.images import draw, layout
+from ..artifacts.prompts import store_embeddings, store_prompts
+from ..artifacts.quant_state import execution_of, refuse_unless_simulated
+from ..artifacts.workspace import (
     Plan,
     announce,
     find_state,
     inherit,
     new_setting,
     open_model,
-    publish,
-    refs,
-    up_to_date,
     use_device,
 )
-from .finite import check_finite
-from .quantized import execution_of, quantized_denoiser, refuse_unless_simulated
-from .requests import GenerateRequest
-from .texts import read_texts, store_embeddings, store_prompts
+from ..errors import UsageProblem
+from ..events import SILENT, Events
+from ..manifests import ImagesSpec, Setting
+from ..models.guidance import halves
+from ..models.load import Model
+from ..models.schedule import schedule_of
+from ..options.requests import GenerateRequest
+from ..paths import atomic_write, check_output_folder
+from ..prompts import PromptFile, read_prompts
+from ..quant.rows import TOLERANCE, Rows
+from ..resources import predicted as preflight
+from ..store import Artifact, Store
+from ..types import Engine, Execution, Kind
 
-IMAGES_PER_UNIT = 64
 FP = "fp"
-NOT_FINITE = (
-    "the model computes NaN or infinity for its prompt; try another --dtype or --guidance-scale, or another "
-    "calibration"
-)
 _SCHEDULE = ("scheduler", "steps")
 
 
@@ -60,7 +48,7 @@ def plan(request: GenerateRequest, store: Store) -> Plan:
             "UNet calls": calls,
             "engine": _execution(request, state, use_device(request.device)),
             **preflight.drawing(model, setting, batch, calls, state=state),
-            "disk, bytes": preflight.disk(_layout(count, setting)),
+            "disk, bytes": preflight.disk(layout(count, setting)),
         },
     )
 
@@ -166,72 +154,6 @@ def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
     if request.prompts is None and request.column is not None:
         raise UsageProblem(f"--column {request.column}: has a meaning with --prompts alone")
     return read_prompts(path, request.limit, column=request.column, shuffle=request.shuffle)
-
-
-def draw(
-    spec: ImagesSpec,
-    prompts: Artifact,
-    embeds: Artifact,
-    state: Artifact | None,
-    store: Store,
-    device: torch.device,
-    events: Events,
-    *,
-    tags: Sequence[str],
-) -> Artifact:
-    """The images artifact of a spec for stored prompts, made where it is absent."""
-    setting, n = spec.setting, prompts.facts.prompts
-    inputs = {"prompts": prompts, "text-embeds": embeds} | ({"state": state} if state else {})
-    draft = store.begin(spec, refs(inputs), _layout(n, setting), -(-n // IMAGES_PER_UNIT))
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events, tags)
-    _draw_units(spec, draft, embeds, state, store, device, events)
-    return publish(store, draft, ImagesFacts(images=n), tags)
-
-
-def _layout(count: int, setting: Setting) -> dict[str, ArraySpec]:
-    shape, dims = (count, setting.height, setting.width, 3), ("sample", "height", "width", "channel")
-    return {"image": ArraySpec(shape, "uint8", dims, IMAGES_PER_UNIT, 1, compressed=True)}
-
-
-def _draw_units(
-    spec: ImagesSpec,
-    draft: Draft,
-    embeds: Artifact,
-    state: Artifact | None,
-    store: Store,
-    device: torch.device,
-    events: Events,
-) -> None:
-    setting, model = spec.setting, open_model(spec.setting)
-    network = (
-        quantized_denoiser(setting, state, store, device, spec.engine)
-        if state
-        else model.denoiser(Dtype(setting.dtype), str(device))
-    )
-    vae = model.vae(str(device))
-    texts, index = read_texts(embeds, model, setting), embeds.read("index")
-    shape, scale = model.latent_shape(setting.height, setting.width), setting.guidance_scale
-    missing = draft.missing()
-    total = sum(stop - start for start, stop in (draft.rows(unit, "image") for unit in missing))
-    with events.task(f"drawing ({spec.engine})", total, "image") as task:
-        for unit in missing:
-            start, stop = draft.rows(unit, "image")
-            parts = []
-            for first in range(start, stop, spec.micro_batch):
-                batch = range(first, min(first + spec.micro_batch, stop))
-                latents = denoise(
-                    network,
-                    model.sampler(setting),
-                    initial_noise(shape, spec.seed, batch).to(device),
-                    condition_of(texts, index[batch.start : batch.stop], scale).to(device),
-                    scale,
-                    step_generators(spec.seed, batch),
-                )
-                check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
-                parts.append(decode(vae, latents, batch.start).cpu().numpy())
-                task.advance(len(batch))
-            draft.write(unit, {"image": np.concatenate(parts)})
 
 
 def write_png(images: Artifact, folder: Path, events: Events) -> None:

@@ -11,21 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..artifacts.workspace import Plan, announce, new_setting, publish, refs, up_to_date, use_device
+from ..calibration.recipe import Recipe
+from ..calibration.recipes.published import METHODS
+from ..calibration.resolve import reads_ranking, recipe_of
 from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import LeaderboardFacts, LeaderboardSpec, MetricSummary, Standing
-from ..methods.published import METHODS
-from ..methods.recipe import Recipe
 from ..metrics.scores import difference
-from ..models.prompt_files import read_prompts
-from ..paths import HTML, atomic_write, check_output, check_overwrites
-from ..report import board
-from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
-from . import calibrate, evaluate, generate, sample, sensitivity
-from .calibration_spec import reads_ranking, recipe_of
-from .chain import Plan, announce, new_setting, publish, refs, up_to_date, use_device
-from .leaderboard_page import distance, make_board
-from .requests import (
+from ..options.requests import (
     CalibrateRequest,
     EvaluateRequest,
     GenerateRequest,
@@ -34,6 +28,12 @@ from .requests import (
     SensitivityRequest,
     SettingRequest,
 )
+from ..paths import HTML, atomic_write, check_output, check_overwrites
+from ..prompts import read_prompts
+from ..report import board
+from ..report.leaderboard import distance, make_board
+from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
+from . import calibrate, evaluate, generate, sample, sensitivity
 
 ALL = "all"
 RANKED_LATENTS = 256  # that a ranking is measured on

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..events import SILENT, Events
 from ..models.load import EMBEDDED_FOLDER
+from ..options.chain_file import Chain
+from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
 from ..store import Artifact, Chained, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
-from .chain_file import Chain
-from .requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 
 Stage = Callable[[Any, Store, Events], Artifact]
 _STAGES: dict[str, Stage] = {

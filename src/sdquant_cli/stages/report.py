@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artifacts.prompts import read_prompts
+from ..artifacts.workspace import announce
 from ..errors import MissingArtifact
 from ..events import SILENT, Events
 from ..manifests import MetricSummary, QuantStateSpec
+from ..options.requests import ReportRequest
 from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..report import numbers, page, pictures
-from ..store import Artifact, Store
-from . import report_sections as sections
-from .chain import announce
-from .commands import Goal, prompt_file, script
-from .compared import Compared, compared
-from .requests import ReportRequest
-from .texts import read_prompts
+from ..report import sections as sections
+from ..report.comparison import Compared, compared, setting_facts
+from ..report.reproduce import Goal, prompt_file, script
+from ..store import Store
 
 PICTURE_BYTES = 8_000_000  # of data URIs: the rest of the 10 MB is for charts and prompts
 PROMPT_BYTES = 1_000_000  # a larger prompt file is named, not embedded
@@ -59,21 +59,6 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
         lineage=sections.lineage(models, store),
         reproduction=_reproduction(models, store),
     )
-
-
-def setting_facts(images: Artifact) -> dict[str, str]:
-    """How pictures were drawn, in words."""
-    setting = images.spec.setting
-    return {
-        "model": setting.model.source,
-        "scheduler": setting.scheduler,
-        "steps": str(setting.steps),
-        "guidance scale": f"{setting.guidance_scale:g}",
-        "size": f"{setting.width} \u00d7 {setting.height}",
-        "floating point": setting.dtype,
-        "pictures": str(images.facts.images),
-        "noise seed": str(images.spec.seed),
-    }
 
 
 def _model(model: Compared) -> page.Model:

@@ -6,23 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifacts.prompts import read_texts, store_embeddings, store_prompts
+from ..artifacts.workspace import Plan, new_setting, publish, refs, up_to_date, use_device
+from ..calibration.selection import pilot
+from ..calibration.selection.rules import at_random, at_stride, normally
+from ..calibration.selection.trajectories import Trajectories
 from ..errors import UsageProblem
 from ..events import SILENT, Events, Task
 from ..manifests import LatentsFacts, LatentsSpec, SelectSpec
 from ..models.families import denoiser_of
 from ..models.guidance import halves
 from ..models.load import Model
-from ..models.prompt_files import PromptFile, read_prompts
 from ..models.schedule import Schedule, schedule_of
-from ..models.select import at_random, at_stride, normally
-from ..models.trajectories import Trajectories
+from ..options.requests import SampleRequest
+from ..prompts import PromptFile, read_prompts
+from ..quant.finite import check_finite
+from ..resources import predicted as preflight
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype, Select
-from . import pilot, preflight
-from .chain import Plan, new_setting, publish, refs, up_to_date, use_device
-from .finite import check_finite
-from .requests import SampleRequest
-from .texts import read_texts, store_embeddings, store_prompts
 
 LATENTS_PER_UNIT = 256
 LATENTS_PER_CHUNK = 16

@@ -8,26 +8,27 @@ from itertools import chain
 import numpy as np
 import torch
 
+from ..artifacts.latents import load_items
+from ..artifacts.time_table import for_setting, read_table
+from ..artifacts.workspace import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from ..calibration.items import Items, prediction
+from ..calibration.observer import initial_states, observe
+from ..calibration.resolve import recipe_of, spec_of
+from ..calibration.sensitivity import OneLayerAtATime, item_terms, round_weights
+from ..calibration.tabulated import denoiser_on_table
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
-from ..methods.initialise import initial_states, observe
-from ..methods.items import Items, prediction
-from ..methods.sensitivity import OneLayerAtATime, item_terms, round_weights
 from ..models.guidance import halves
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
+from ..options.requests import CalibrateRequest, SensitivityRequest
 from ..quant.allocate import WIDTHS, extremes
+from ..quant.finite import check_finite
 from ..quant.fisher import fisher_score, printed_score, ranking
 from ..quant.relaxing import relaxed_rows
 from ..quant.sqnr import decibels, noise_to_signal, rounding_error
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Measure, Ranges
-from .calibration_data import load_items
-from .calibration_spec import recipe_of, spec_of
-from .chain import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
-from .finite import check_finite
-from .precalc_time import denoiser_on_table, for_setting
-from .requests import CalibrateRequest, SensitivityRequest
 
 BATCHES_PER_UNIT = 8
 LAYERS_PER_UNIT = 8
@@ -114,7 +115,7 @@ def _gradient_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dic
 
 
 def _measure_by_gradients(work: _Work) -> SensitivityFacts:
-    network = denoiser_on_table(work.model, Dtype.FP32, work.device, work.table).network
+    network = denoiser_on_table(work.model, Dtype.FP32, work.device, read_table(work.table)).network
     draft, missing = work.draft, work.draft.missing()
     batches = {unit: list(work.picks(*draft.rows(unit, "first_order"))) for unit in missing}
     count = sum(map(len, batches.values()))
@@ -178,7 +179,7 @@ def _direct_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dict[
 
 
 def _measure_directly(work: _Work) -> SensitivityFacts:
-    on_table = denoiser_on_table(work.model, Dtype.FP32, work.device, work.table)
+    on_table = denoiser_on_table(work.model, Dtype.FP32, work.device, read_table(work.table))
     network, rows = on_table.network, on_table.rows
     layers = quantizable_layers(network)
     observed = observe(layers, work.items, partial(prediction, network), work.device, work.events)

@@ -85,7 +85,7 @@ class Artifact:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return rows start..stop of an array, all by default; raises DamagedArtifact."""
-        from . import arrays  # zarr takes most of a second to import
+        from . import arrays
 
         self._check_before_reading(name)
         last = self.manifest.arrays[name].shape[0] if stop is None else stop

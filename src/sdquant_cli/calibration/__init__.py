@@ -1,0 +1,1 @@
+"""How quantizers are found, from values alone: observation, training, reconstruction, bits, recipes."""

@@ -1,0 +1,115 @@
+"""The parts of `calibrate` that go unit by unit and step by step; each is kept in scratch once it is done."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..events import Events
+from ..manifests import QuantStateSpec, Setting, UnitFacts
+from ..models.condition import predict
+from ..models.load import Model
+from ..models.units import Unit, units_of
+from ..store import Draft
+from . import checkpoints
+from .activation_cache import Room
+from .block_optimizer import sweeps_of
+from .items import Items
+from .observer import all_batches
+from .progressive import Passed, Progression
+from .reconstruction import AT_ONCE, Reconstruction
+from .tabulated import OnTable
+
+
+def reconstruct(
+    on_table: OnTable,
+    teacher: Any,
+    items: Items,
+    spec: QuantStateSpec,
+    draft: Draft,
+    cache: int,
+    events: Events,
+) -> tuple[tuple[UnitFacts, ...], float]:
+    """Reconstruct the student unit by unit, in place; returns the last sweep's facts and the cost.
+
+    Of what is captured, `cache` bytes lie in main memory and the rest on disk.
+    """
+    assert spec.reconstruct is not None
+    device = next(on_table.network.parameters()).device
+    work = Reconstruction(
+        on_table.network,
+        teacher,
+        items,
+        lambda batch: on_table.set(batch.timestep, batch.condition),
+        spec.reconstruct,
+        spec.batch_size,
+        spec.seed,
+        Room(cache, draft.scratch),
+    )
+    first = next(all_batches(items, 1, device))
+    units = units_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.condition))
+    total = sum(unit.macs for unit in units)
+    units = _that_run_alone(work, units, events)
+    facts: list[UnitFacts] = []
+    sweeps = sweeps_of(spec.reconstruct, spec.iterations)
+    with events.task("reconstructing", len(sweeps) * len(units), "unit") as task:
+        for place, (sweep, unit) in enumerate((sweep, unit) for sweep in sweeps for unit in units):
+            path = draft.scratch / f"unit-{place:05d}.pt"
+            done = checkpoints.read(path, events) if path.exists() else None
+            if done is not None:
+                work.load(done["saved"])
+                work.forwards, found = done["forwards"], UnitFacts(**done["facts"])
+            else:
+                found = work.fit(unit, sweep, place, total)
+                state = {"saved": work.saved(unit), "forwards": work.forwards, "facts": found.model_dump()}
+                checkpoints.write(path, state)
+                draft.meter.save()
+            facts.append(found)
+            task.advance()
+    return tuple(facts[-len(units) :]), work.forwards
+
+
+def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> list[Unit]:
+    """The same units, but for blocks that cannot be run by themselves: those in their layers."""
+    around = {place: work.answers_alone(place.name) for unit in units for place in unit.around}
+    whole: list[Unit] = []
+    for unit in units:
+        unit = replace(unit, around=tuple(place for place in unit.around if around[place]))
+        if len(unit.layers) == 1 or work.answers_alone(unit.name):
+            whole.append(unit)
+        else:
+            events.warn(f"{unit.name} cannot be reconstructed as a block: its layers are, one by one")
+            whole += unit.alone()
+    return whole
+
+
+def progress(
+    on_table: OnTable,
+    model: Model,
+    items: Items,
+    spec: QuantStateSpec,
+    setting: Setting,
+    draft: Draft,
+    events: Events,
+) -> float:
+    """Find the student's activation tables step by step, in place; returns the cost."""
+    work = Progression(
+        on_table.network,
+        model.sampler(setting),
+        items.texts,
+        tuple(items.x.shape[1:]),
+        setting.guidance_scale,
+        spec.ranges,
+        spec.seed,
+        AT_ONCE,
+    )
+    with events.task("progressing", work.calls, "step") as task:
+        for call in range(work.calls):
+            path = draft.scratch / f"call-{call:05d}.pt"
+            done = checkpoints.read(path, events) if path.exists() else None
+            if done is not None:
+                work.repeat(Passed(**done))
+            else:
+                passed = work.advance()
+                checkpoints.write(path, {"guided": passed.guided, "found": passed.found})
+                draft.meter.save()
+            task.advance()
+    return float(items.halves) * (len(items.texts) - 1) * (work.calls + len(items.timesteps))

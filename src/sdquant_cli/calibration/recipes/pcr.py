@@ -1,0 +1,33 @@
+"""PCR: progressive calibration and activation relaxing (Tang et al. 2024, arXiv 2311.06322).
+
+Weights are rounded by AdaRound on the floating-point network's inputs. Then each step's activation
+quantizers are found on what the quantized steps before it give, all prompts advancing together, so the cost
+is linear in the steps. The last fifth of the steps, near the picture, has 10 bits (activation relaxing; for
+SDXL the first: `--relax first`). Edges stay wide, where the published code leaves them in floating point.
+"""
+
+from ...manifests import ReconstructSpec
+from ...types import Bits, Ranges, Relax, Select, Tables
+from ..recipe import Data, Recipe
+
+RECIPE = Recipe(
+    name="pcr",
+    cites="Tang et al. 2024, PCR, arXiv 2311.06322: progressive calibration, activation relaxing",
+    reconstruct=ReconstructSpec(
+        layer_weight=0.0,
+        drop=1.0,
+        mixed_inputs=1.0,
+        regulariser=0.01,
+        joint=False,
+        second=0.0,
+        weight_rate=5e-3,  # 1e-3 for 2,000 iterations without warm-up
+        step_rate=None,
+    ),
+    data=Data(Select.STRIDE, prompts=200, per_prompt=5),
+    tables=Tables.PROGRESSIVE,
+    ranges=Ranges.MIN_MAX,
+    relax=Relax.LAST,
+    edges=Bits(8, 16),
+    batch_size=16,
+    iterations=1000,
+)

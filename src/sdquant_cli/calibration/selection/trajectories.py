@@ -1,0 +1,42 @@
+"""The floating-point model's trajectories of numbered prompts, each from its own noise and text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...manifests import Setting
+from ...models.condition import Condition
+from ...models.denoise import Visit, denoise
+from ...models.guidance import condition_of
+from ...models.load import Model
+from ...models.noise import initial_noise, step_generators
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What a trajectory follows from, besides its prompt's number."""
+
+    model: Model
+    setting: Setting
+    seed: int
+    network: nn.Module
+    texts: Condition  # distinct, the unconditional one at 0
+    index: Any  # (N) integers: each prompt's place in `texts`
+    device: torch.device
+
+    def follow(self, prompts: Sequence[int], visit: Visit) -> None:
+        """Denoise these prompts together until `visit` says False, or to the end."""
+        setting, scale = self.setting, self.setting.guidance_scale
+        shape = self.model.latent_shape(setting.height, setting.width)
+        denoise(
+            self.network,
+            self.model.sampler(setting),
+            initial_noise(shape, self.seed, prompts).to(self.device),
+            condition_of(self.texts, self.index[list(prompts)], scale).to(self.device),
+            scale,
+            step_generators(self.seed, prompts),
+            visit,
+        )

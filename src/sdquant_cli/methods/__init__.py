@@ -1,1 +1,0 @@
-"""How quantizers are found: what a published method chooses, built from the blocks of `quant`."""

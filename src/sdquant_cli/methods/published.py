@@ -1,9 +1,0 @@
-"""All methods by name."""
-
-from . import eda_dm, parallel, pcr, pqd, ptq4dm, q_diffusion, rtn, serial, serial_to_parallel
-from .recipe import Recipe
-
-METHODS: dict[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE
-    for module in (serial_to_parallel, serial, parallel, eda_dm, pqd, q_diffusion, ptq4dm, pcr, rtn)
-}

@@ -1,0 +1,1 @@
+"""Options of the stages: requests, presets and the configuration file."""

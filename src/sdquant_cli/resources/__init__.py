@@ -1,0 +1,1 @@
+"""Seconds and memory: measured while a stage runs, and predicted before."""

@@ -1,0 +1,171 @@
+"""What a stage will need, told by `--dry-run`: memory, time and disk.
+
+Memory is what this process holds already, libraries included, and what the stage adds: weights by count
+and format, one call's activations from a run without numbers. Time is the calls' arithmetic at the rate of
+a matrix product here, which networks reach in part: right within a factor of two.
+"""
+
+import copy
+import math
+import resource
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..calibration.checkpoints import EVERY, KEPT
+from ..manifests import QuantStateSpec, Setting
+from ..meter import memory
+from ..models.attention import attention_places, open_attention
+from ..models.condition import Condition, predict
+from ..models.guidance import halves
+from ..models.load import TORCH_DTYPES, Model
+from ..models.units import captured_bytes, largest_unit
+from ..quant.modules import LayerState
+from ..quant.rows import Rows
+from ..quant.state import grids
+from ..quant.swap import swap
+from ..store import ArraySpec, Artifact
+from ..types import Bits, Dtype, Train
+from .footprint import Cost, cost_of_call
+
+EFFICIENCY = 0.5  # of a large matrix product's rate
+_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
+
+Numbers = dict[str, int | float | str]
+
+
+def drawing(
+    model: Model, setting: Setting, batch: int, items: int, *, state: Artifact | None = None
+) -> Numbers:
+    """Predict running `items` through the denoiser, `batch` prompts at once, after encoding prompts."""
+    together = halves(setting.guidance_scale) * batch
+    dtype = Dtype(setting.dtype)
+    attention = state.spec.attention_bits if state else None
+    cost = _cost(model, setting, together, dtype, attention)
+    weights = _parameters(model) * _BYTES[dtype]
+    codes = _quantizable(model) if state else 0
+    return {
+        "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
+        "seconds, roughly": _seconds(cost, dtype) * items / together,
+    }
+
+
+def calibrating(
+    model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int, *, checkpointing: bool
+) -> Numbers:
+    """Predict a calibration on so many latents that captures into `cache` bytes of memory."""
+    together = -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
+    items = halves(setting.guidance_scale) * together
+    # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
+    codes = int(2.5 * _quantizable(model))
+    if spec.reconstruct is not None:
+        return _reconstructing(model, setting, spec, latents, cache)
+    if spec.train is None:
+        dtype = Dtype(setting.dtype)
+        held = _parameters(model) * _BYTES[dtype] + codes
+        return {"peak memory, bytes": _resident() + held}
+    call = partial(_cost, model, setting, items, Dtype.FP32, spec.attention_bits)
+    forward = call()
+    # recomputed block by block, a call keeps little
+    backward = forward if checkpointing else call(training=True)
+    weights = 4 * _quantizable(model) if spec.train.what is Train.WEIGHTS_AND_STEPS else 0
+    trained = 3 * weights  # gradients, and two moments of Adam
+    shared = spec.train.teacher is Dtype.FP32  # all but the weights that are trained
+    teacher = weights if shared else _parameters(model) * _BYTES[spec.train.teacher]
+    held = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
+    # teacher, student and its gradients: four forward passes
+    updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
+    numbers: Numbers = {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+    if weights and spec.iterations > EVERY:
+        copies = 4 if spec.train.averaging else 3  # the weights, two moments of Adam, their mean
+        # of checkpoints, one of them while it is written
+        numbers["scratch, bytes, roughly"] = (KEPT + 1) * copies * weights
+    return numbers
+
+
+def _reconstructing(
+    model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int
+) -> Numbers:
+    """Predict a reconstruction block after block; what is captured comes on top, on disk beyond `cache`."""
+    assert spec.reconstruct is not None
+    items = halves(setting.guidance_scale) * spec.batch_size
+    forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
+    weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
+    learned = 4 * 8 * largest_unit(model.skeleton)  # alpha, its gradient and moments, and what makes weights
+    updates = 4 * _seconds(forward, Dtype.FP32) * spec.iterations
+    networks = 1 if spec.reconstruct.mixed_inputs >= 1 else 2
+    network, x, condition = _call(model, setting, 1, Dtype.FP32)
+    call = partial(predict, network, x, torch.ones(1, device="meta"), condition)
+    captured = halves(setting.guidance_scale) * latents * captured_bytes(network, call, networks)
+    return {
+        "peak memory, bytes, beside the cache": _resident() + weights + learned + forward.bytes,
+        "cache, bytes": min(captured, cache),
+        "scratch, bytes, roughly": max(0, captured - cache),
+        "seconds, roughly": updates,
+    }
+
+
+def disk(arrays: Mapping[str, ArraySpec]) -> int:
+    """Bytes of an artifact's arrays before compression."""
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays.values())
+
+
+def _cost(
+    model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
+) -> Cost:
+    """Of one call; with `attention` bits its products are rounded, which keeps the fused call out."""
+    network, x, condition = _call(model, setting, items, dtype)
+    if attention is not None:
+        one = torch.ones(1, device="meta")
+        rounding = LayerState(one[:0], one, one, *grids(Bits(0, attention)))
+        open_attention(network)
+        swap(network, dict.fromkeys(attention_places(network), rounding), Rows([0.0]), weights_on_grid=True)
+    return cost_of_call(network, x, condition, training=training)
+
+
+def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[Any, Tensor, Condition]:
+    """Return a network without numbers, and latents and condition to call it on."""
+    tokens, channels = model.text_shape
+    with torch.device("meta"):
+        pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
+        size = torch.empty(items, 6) if model.family.sized else None
+        condition = Condition(torch.empty(items, tokens, channels), pooled, size)
+        x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
+    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), x, condition
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.skeleton.parameters())
+
+
+def _quantizable(model: Model) -> int:
+    return sum(shape.numel() for shape in model.layer_shapes.values())
+
+
+def _text_bytes(model: Model) -> int:
+    """Of the text encoders in the format they run in."""
+    counts = model.text_parameters
+    return sum(count * (2 if part == "text_encoder_3" else 4) for part, count in counts.items())
+
+
+def _resident() -> int:
+    """Bytes of this process in memory now."""
+    # not Linux: the most there was so far
+    return memory("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _seconds(cost: Cost, dtype: Dtype) -> float:
+    """Of one call at the rate that a matrix product reaches here."""
+    side = 1024
+    a = torch.randn(side, side).to(TORCH_DTYPES[dtype])
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        a @ a
+        took.append(time.perf_counter() - began)
+    return cost.flops * min(took) / (2 * side**3 * EFFICIENCY)
