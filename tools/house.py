@@ -130,7 +130,7 @@ def long_functions(chosen: list[Module]) -> list[str]:
 
 def untested(chosen: list[Module]) -> list[str]:
     """Name the modules that have no test file of their name, and that no test names."""
-    tests = [path for path in TESTS.rglob("*.py")]
+    tests = list(TESTS.rglob("*.py"))
     files = {path.name for path in tests}
     text = "\n".join(path.read_text() for path in tests)
     missing = []
