@@ -407,7 +407,7 @@ class MetricsFacts(Frozen):
     itself: dict[str, MetricSummary]  # of the reference: the near end
 
 
-class Standing(Frozen):
+class LeaderboardRow(Frozen):
     """One row of a leaderboard: how close a method comes at these bits, and what its calibration took."""
 
     method: str
@@ -429,7 +429,7 @@ class LeaderboardFacts(Frozen):
     setting: Setting
     images: int
     metrics: tuple[str, ...]  # columns of the array; its rows are the standings
-    standings: tuple[Standing, ...]
+    standings: tuple[LeaderboardRow, ...]
     floor: dict[str, MetricSummary]  # of floating-point pictures from other noise: the far end
     itself: dict[str, MetricSummary]  # of the reference: the near end
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.report.reproduce import Goal, script
+from sdquant_cli.report.reproduce import ReproductionTarget, script
 from tools.random_models.configurations import PIPELINES
 
 
@@ -66,7 +66,9 @@ def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
     store = sdquant.opened()
     metrics = store.resolve("metrics")
     images = store.follow(metrics.manifest.inputs["images"])
-    again = script([Goal(metrics, images, store.follow(images.manifest.inputs["state"]))], store)
+    again = script(
+        [ReproductionTarget(metrics, images, store.follow(images.manifest.inputs["state"]))], store
+    )
     assert "--scheduler unipc --steps 6" in next(line for line in again.lines if " generate " in line)
     # the same schedule, asked for by name, is the calibrated one
     sdquant("generate", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .page import Cell, document, own
+from .page import Cell, document, package_text
 
 BETTER = {"higher": "\u2191", "lower": "\u2193", "near 0": "\u2192 0"}
 
@@ -20,7 +20,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A method at one number of bits, or an end of the scale."""
 
     method: str
@@ -35,9 +35,9 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     failed: dict[str, str]  # row -> why it has no line
-    ends: tuple[Line, ...]  # what other noise gives, and the reference itself
+    ends: tuple[TableRow, ...]  # what other noise gives, and the reference itself
 
     def plain(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows in words; a row that failed says so in its first number's place."""
@@ -50,7 +50,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Strip:
+class PictureStrip:
     """One prompt: the floating-point picture and every row's, of the same noise."""
 
     prompt: str
@@ -68,7 +68,7 @@ class Board:
     images: int
     table: Table
     methods: dict[str, str]  # where each is described
-    strips: tuple[Strip, ...]
+    strips: tuple[PictureStrip, ...]
     encoding: str
     width: int  # pixels of a picture
     height: int
@@ -92,7 +92,7 @@ class Board:
 
 def html(board: Board) -> str:
     """One self-contained HTML document."""
-    style = own("page.css") + own("board.css")
+    style = package_text("page.css") + package_text("board.css")
     return document("board.html.j2", board=board, style=style)
 
 

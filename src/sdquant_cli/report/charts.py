@@ -58,7 +58,7 @@ FAR_APART = 20  # ratio of step sizes from which only a logarithmic axis shows b
 
 
 @dataclass(frozen=True)
-class Line:
+class LineSeries:
     """One model's values in its colour; None leaves a gap."""
 
     series: int
@@ -68,7 +68,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Band:
+class ActivationRange:
     """What one layer's activation grid covers, by timestep."""
 
     timesteps: Sequence[float]
@@ -77,7 +77,9 @@ class Band:
     step: Sequence[float]
 
 
-def lines(title: str, x_label: str, series: Sequence[Line], size: tuple[float, float] = (4.0, 2.5)) -> Markup:
+def lines(
+    title: str, x_label: str, series: Sequence[LineSeries], size: tuple[float, float] = (4.0, 2.5)
+) -> Markup:
     """One line a model."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size)
@@ -144,7 +146,7 @@ def _name_ends(axes: Axes, top: Sequence[str], bottom: Sequence[str]) -> None:
         axes.text(place, 1.03, f"\u25a0 {text}", color=colour, fontsize=9, transform=axes.transAxes)
 
 
-def activation_range(layer: str, bands: Sequence[Band]) -> Markup:
+def activation_range(layer: str, bands: Sequence[ActivationRange]) -> Markup:
     """The range a layer's grid covers, and below it the step size, from the first timestep to the last."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.0, 3.1))

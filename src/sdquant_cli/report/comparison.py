@@ -11,7 +11,7 @@ from ..types import Kind
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedModel:
     """One quantized model: its metrics and what they were measured on."""
 
     label: str  # unique among those of a report
@@ -29,7 +29,7 @@ class Compared:
         return tuple(name for name in arrays if arrays[name].shape == (self.images.facts.images,))
 
 
-def compared(names: Sequence[str], store: Store) -> list[Compared]:
+def compared(names: Sequence[str], store: Store) -> list[ComparedModel]:
     """The models behind metrics artifacts; raises UsageProblem where they cannot be compared."""
     found = [_follow(name, store) for name in names or (Kind.METRICS.value,)]
     for first, second in itertools.pairwise(found):
@@ -41,7 +41,7 @@ def compared(names: Sequence[str], store: Store) -> list[Compared]:
     return _with_labels(found)
 
 
-def _follow(name: str, store: Store) -> Compared:
+def _follow(name: str, store: Store) -> ComparedModel:
     metrics = store.resolve(name)
     if metrics.manifest.kind is not Kind.METRICS:
         raise UsageProblem(
@@ -55,7 +55,7 @@ def _follow(name: str, store: Store) -> Compared:
         )
     state = store.follow(images.manifest.inputs["state"])
     drifts = [a for a in store.dependents(state.manifest) if a.manifest.kind is Kind.DRIFT]
-    return Compared(
+    return ComparedModel(
         label="",
         metrics=metrics,
         images=images,
@@ -66,7 +66,7 @@ def _follow(name: str, store: Store) -> Compared:
     )
 
 
-def _check_comparable(first: Compared, second: Compared) -> None:
+def _check_comparable(first: ComparedModel, second: ComparedModel) -> None:
     ours, theirs = (
         what_pictures_share(model.images) | {"reference": model.reference.manifest.key}
         for model in (first, second)
@@ -79,7 +79,7 @@ def _check_comparable(first: Compared, second: Compared) -> None:
             )
 
 
-def _with_labels(models: list[Compared]) -> list[Compared]:
+def _with_labels(models: list[ComparedModel]) -> list[ComparedModel]:
     """Label by bits; by method and key too where less does not tell the models apart."""
     specs = [model.state.spec for model in models]
     bits = [f"{spec.bits} mixed" if spec.mixed else spec.bits for spec in specs]

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from ..artifacts.prompts import read_prompts
 from ..calibration.recipes.published import METHODS
-from ..manifests import LeaderboardFacts, MetricSummary, Standing
+from ..manifests import LeaderboardFacts, LeaderboardRow, MetricSummary
 from ..metrics.catalog import CATALOG
 from ..store import Artifact, Store
 from . import markdown, numbers, pictures
-from .board import Board, Column, Line, Strip, Table
+from .board import Board, Column, PictureStrip, Table, TableRow
 from .comparison import setting_facts
 from .page import Cell
 
@@ -43,14 +43,14 @@ def table(artifact: Artifact) -> Table:
     def cells(found: Mapping[str, MetricSummary], beside: Mapping[str, MetricSummary]) -> list[Cell]:
         return [cell for name in shown for cell in _cells(name, found[name], beside.get(name))]
 
-    lines = [Line(s.method, s.bits, (*cells(s.metrics, s.beside), *_cost(s))) for s in _ordered(artifact)]
+    lines = [TableRow(s.method, s.bits, (*cells(s.metrics, s.beside), *_cost(s))) for s in _ordered(artifact)]
     blank = [Cell("") for _ in COST]
     ends = {"floating point, other noise": facts.floor, "floating point, itself": facts.itself}
     return Table(
         columns=(*(column for name in shown for column in _columns(name)), *map(Column, COST)),
         lines=tuple(lines),
         failed=artifact.spec.failed,
-        ends=tuple(Line(name, "", (*cells(found, {}), *blank)) for name, found in ends.items() if found),
+        ends=tuple(TableRow(name, "", (*cells(found, {}), *blank)) for name, found in ends.items() if found),
     )
 
 
@@ -84,20 +84,20 @@ def _columns(name: str) -> list[Column]:
     return columns
 
 
-def _ordered(artifact: Artifact) -> list[Standing]:
+def _ordered(artifact: Artifact) -> list[LeaderboardRow]:
     """The bits as they were asked for; within them, the closest pictures first."""
     widths = list(dict.fromkeys(row.rpartition(" ")[2] for row in artifact.spec.rows))
 
     return sorted(artifact.facts.standings, key=lambda s: (widths.index(s.bits), distance(s)))
 
 
-def distance(standing: Standing) -> float:
+def distance(standing: LeaderboardRow) -> float:
     """How far a row is from the floating-point model; that of identical pictures is the closest."""
     mean = standing.metrics[ORDERED_BY].mean
     return -math.inf if mean is None else CATALOG[ORDERED_BY].distance(mean)
 
 
-def _cost(standing: Standing) -> list[Cell]:
+def _cost(standing: LeaderboardRow) -> list[Cell]:
     memory = None if standing.peak_memory is None else standing.peak_memory / 2**30
     return [
         Cell(numbers.fixed(value, places))
@@ -135,7 +135,7 @@ def make_board(artifact: Artifact, store: Store, count: int, command: str) -> Bo
 
 def _strips(
     artifact: Artifact, metrics: dict[str, Artifact], store: Store, count: int
-) -> tuple[tuple[Strip, ...], pictures.Encoding]:
+) -> tuple[tuple[PictureStrip, ...], pictures.Encoding]:
     """Of each prompt: the floating-point picture, then each row's in the order of the table."""
     rows = [f"{standing.method} {standing.bits}" for standing in _ordered(artifact)]
     drawn = [store.follow(metrics[row].manifest.inputs["images"]) for row in rows]
@@ -146,7 +146,7 @@ def _strips(
     prompts = read_prompts(store.follow(reference.manifest.inputs["prompts"]))
     each, places = len(found), numbers.decimals(float(v) for values in psnr for v in values)
     strips = tuple(
-        Strip(
+        PictureStrip(
             prompt=prompts[i],
             names=("floating point", *rows),
             pictures=tuple(uris[i * each : (i + 1) * each]),

@@ -15,14 +15,14 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Absent:
+class Unavailable:
     """A section that cannot be shown: a sentence that says why, commands in backticks."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelColumn:
     """One quantized model of the report."""
 
     label: str  # unique in the page
@@ -62,7 +62,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PictureGrid:
     """Which pictures are shown, and how."""
 
     sentence: str
@@ -84,7 +84,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Square:
+class LayerBits:
     """A layer of the bit map."""
 
     layer: str
@@ -97,7 +97,7 @@ class BitMap:
     """The layers of one model by block, in network order."""
 
     label: str
-    blocks: tuple[tuple[str, tuple[Square, ...]], ...]
+    blocks: tuple[tuple[str, tuple[LayerBits, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -141,19 +141,19 @@ class Page:
 
     title: str
     setting: dict[str, str]
-    models: tuple[Model, ...]
+    models: tuple[ModelColumn, ...]
     headline: tuple[MetricRow, ...]
     skipped: dict[str, list[str]]  # why -> metrics
     has_floor: bool
-    grid: Grid
-    drift: Sequence[Chart | Absent]
-    sensitivity: Sequence[Chart | Absent]
-    activations: Sequence[Chart | Absent]
-    losses: Sequence[Chart | Absent]
-    bits: Sequence[BitMap | Absent]
-    frontier: Sequence[Chart | Absent]
+    grid: PictureGrid
+    drift: Sequence[Chart | Unavailable]
+    sensitivity: Sequence[Chart | Unavailable]
+    activations: Sequence[Chart | Unavailable]
+    losses: Sequence[Chart | Unavailable]
+    bits: Sequence[BitMap | Unavailable]
+    frontier: Sequence[Chart | Unavailable]
     lineage: Lineage
-    reproduction: Reproduction | Absent
+    reproduction: Reproduction | Unavailable
 
     @property
     def widths(self) -> list[int]:
@@ -165,10 +165,10 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""
-    return document("page.html.j2", page=page, style=own("page.css"), script=own("page.js"))
+    return document("page.html.j2", page=page, style=package_text("page.css"), script=package_text("page.js"))
 
 
-def own(name: str) -> Markup:
+def package_text(name: str) -> Markup:
     """One of the package's own files."""
     return Markup((FOLDER / name).read_text())
 
@@ -183,7 +183,7 @@ def document(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    environment.tests["absent"] = lambda section: isinstance(section, Absent)
+    environment.tests["absent"] = lambda section: isinstance(section, Unavailable)
     return environment.get_template(template).render(**values)
 
 

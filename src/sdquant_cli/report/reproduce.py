@@ -151,7 +151,7 @@ SETTING_FLAGS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Goal:
+class ReproductionTarget:
     """One model's artifacts, to be made again."""
 
     metrics: Artifact
@@ -173,7 +173,7 @@ class Script:
     def add(self, verb: str, *words: str) -> None:
         self.lines.append(shlex.join(["sdquant", verb, *words]))
 
-    def make(self, goal: Goal) -> None:
+    def make(self, goal: ReproductionTarget) -> None:
         """All stages of one model; those whose artifact is the latest already are left out."""
         inputs = goal.state.manifest.inputs
         latents = self.store.follow(inputs["latents"])
@@ -235,7 +235,7 @@ class Script:
         return self.files[key]
 
 
-def script(goals: Sequence[Goal], store: Store) -> Script:
+def script(goals: Sequence[ReproductionTarget], store: Store) -> Script:
     """Commands for an empty store; raises MissingArtifact where an ancestor was removed."""
     made = Script(store)
     # `calibrate` reads the latest ranking if there is one: those made without come first

@@ -16,10 +16,10 @@ from ..quant.sqnr import decibels
 from ..store import Artifact, Store
 from ..types import Bits
 from . import charts, page
-from .comparison import Compared
+from .comparison import ComparedModel
 
 CHOSEN_LAYERS = 6
-Charts = list[page.Chart | page.Absent]
+Charts = list[page.Chart | page.Unavailable]
 
 
 def without_place(error: SdquantError, store: Store) -> str:
@@ -27,25 +27,25 @@ def without_place(error: SdquantError, store: Store) -> str:
     return str(error).removeprefix(f"{store.url}: ")
 
 
-def _input(model: Compared, role: str, store: Store) -> Artifact | page.Absent:
+def _input(model: ComparedModel, role: str, store: Store) -> Artifact | page.Unavailable:
     """An artifact that the quantizer state was made from, or why there is none."""
     ref = model.state.manifest.inputs.get(role)
     if ref is None:
-        return page.Absent(f"{model.label} was calibrated without a {role} artifact.")
+        return page.Unavailable(f"{model.label} was calibrated without a {role} artifact.")
     try:
         return store.follow(ref)
     except MissingArtifact as error:
-        return page.Absent(f"{model.label}: {without_place(error, store)}.")
+        return page.Unavailable(f"{model.label}: {without_place(error, store)}.")
 
 
 # -------------------------------------------------------------------------------------- drift
 
 
-def drift(models: Sequence[Compared]) -> Charts:
+def drift(models: Sequence[ComparedModel]) -> Charts:
     """Three charts by UNet call, one line a model."""
     measured = {i: model.drift for i, model in enumerate(models) if model.drift}
     absent: Charts = [
-        page.Absent(f"{model.label}: not measured; `sdquant evaluate --drift` does it.")
+        page.Unavailable(f"{model.label}: not measured; `sdquant evaluate --drift` does it.")
         for model in models
         if model.drift is None
     ]
@@ -56,7 +56,7 @@ def drift(models: Sequence[Compared]) -> Charts:
 
     def chart(title: str, field: str, caption: str) -> page.Chart:
         series = [
-            charts.Line(i, range(1, len(a.facts.timesteps) + 1), getattr(a.facts, field))
+            charts.LineSeries(i, range(1, len(a.facts.timesteps) + 1), getattr(a.facts, field))
             for i, a in measured.items()
         ]
         return page.Chart(caption, charts.lines(title, "UNet call", series))
@@ -73,13 +73,13 @@ def drift(models: Sequence[Compared]) -> Charts:
 # -------------------------------------------------------------------------------- sensitivity
 
 
-def sensitivity(models: Sequence[Compared], store: Store) -> Charts:
+def sensitivity(models: Sequence[ComparedModel], store: Store) -> Charts:
     """A chart a distinct ranking: bars by layer in network order, both ends marked."""
     shown: dict[str, tuple[Artifact, list[str]]] = {}
     absent: Charts = []
     for model in models:
         ranking = _input(model, "sensitivity", store)
-        if isinstance(ranking, page.Absent):
+        if isinstance(ranking, page.Unavailable):
             absent.append(ranking)
         else:
             shown.setdefault(ranking.manifest.key, (ranking, []))[1].append(model.label)
@@ -101,7 +101,7 @@ def _ranking_chart(ranking: Artifact, labels: Sequence[str]) -> page.Chart:
 # ------------------------------------------------------------------------------------- layers
 
 
-def _layer_names(models: Sequence[Compared], store: Store) -> list[str]:
+def _layer_names(models: Sequence[ComparedModel], store: Store) -> list[str]:
     """Quantizable layers in network order: from a ranking, or else from the model's configuration."""
     for model in models:
         ranking = _input(model, "sensitivity", store)
@@ -111,12 +111,12 @@ def _layer_names(models: Sequence[Compared], store: Store) -> list[str]:
     return list(find_model(**named, fetch=False).layer_shapes)
 
 
-def activations(models: Sequence[Compared], store: Store) -> Charts:
+def activations(models: Sequence[ComparedModel], store: Store) -> Charts:
     """Ranges and step sizes over timesteps, for layers from both ends of the ranking."""
     try:
         names = _layer_names(models, store)
     except SdquantError as error:
-        return [page.Absent(f"The layers' names are not at hand: {without_place(error, store)}.")]
+        return [page.Unavailable(f"The layers' names are not at hand: {without_place(error, store)}.")]
     bands = [_bands(model, names, store) for model in models]
     chosen = _chosen_layers(models, names, store)
     return [
@@ -124,7 +124,7 @@ def activations(models: Sequence[Compared], store: Store) -> Charts:
     ]
 
 
-def _chosen_layers(models: Sequence[Compared], names: list[str], store: Store) -> list[tuple[str, str]]:
+def _chosen_layers(models: Sequence[ComparedModel], names: list[str], store: Store) -> list[tuple[str, str]]:
     """Half the most, half the least sensitive layers; evenly spread where there is no ranking."""
     per_step = [name for name in names if not is_text_fed(name)]
     half = CHOSEN_LAYERS // 2
@@ -138,7 +138,7 @@ def _chosen_layers(models: Sequence[Compared], names: list[str], store: Store) -
     return [(per_step[i], f"layer {names.index(per_step[i]) + 1} of {len(names)}") for i in places]
 
 
-def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], charts.Band]:
+def _bands(model: ComparedModel, names: list[str], store: Store) -> Callable[[str], charts.ActivationRange]:
     """A function from a layer's name to what its activation grid covers."""
     steps, zeros, offsets = (
         model.state.read(name) for name in ("activation_step", "activation_zero", "activation_step_offset")
@@ -146,9 +146,9 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
     names = _own(model, names)
     bits = bits_of(model, names)
     table = _input(model, "time-table", store)
-    timesteps = None if isinstance(table, page.Absent) else table.read("timestep")
+    timesteps = None if isinstance(table, page.Unavailable) else table.read("timestep")
 
-    def band(name: str) -> charts.Band:
+    def band(name: str) -> charts.ActivationRange:
         name = name if name in names else f"{name}.{PARTS[0]}"
         i = names.index(name)
         part = slice(*offsets[i : i + 2])
@@ -158,7 +158,7 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
         relaxed = relaxed_rows(model.state.spec.relax, len(step))
         largest = 2 ** bits_of_rows(bits[name].activations, len(step), relaxed).numpy() - 1
         step, zero, largest = (np.broadcast_to(values, len(at)) for values in (step, zero, largest))
-        return charts.Band(
+        return charts.ActivationRange(
             at[order].tolist(),
             (-zero * step)[order].tolist(),
             ((largest - zero) * step)[order].tolist(),
@@ -168,42 +168,44 @@ def _bands(model: Compared, names: list[str], store: Store) -> Callable[[str], c
     return band
 
 
-def _own(model: Compared, names: list[str]) -> list[str]:
+def _own(model: ComparedModel, names: list[str]) -> list[str]:
     """The names of a model's layers, some of which may be in two parts."""
     return with_parts(names) if model.state.spec.split_shortcuts else names
 
 
-def bits_of(model: Compared, names: Sequence[str]) -> dict[str, Bits]:
+def bits_of(model: ComparedModel, names: Sequence[str]) -> dict[str, Bits]:
     """The bits of every layer."""
     usual, special = model.state.spec.bits, model.state.facts.bits
     return {name: Bits.parse(special.get(name, usual)) for name in names}
 
 
-def bits(models: Sequence[Compared], store: Store) -> list[page.BitMap | page.Absent]:
+def bits(models: Sequence[ComparedModel], store: Store) -> list[page.BitMap | page.Unavailable]:
     """Every layer's bits, by block in network order."""
     try:
         names = _layer_names(models, store)
     except SdquantError as error:
-        return [page.Absent(f"The layers' names are not at hand: {without_place(error, store)}.")]
-    maps: list[page.BitMap | page.Absent] = []
+        return [page.Unavailable(f"The layers' names are not at hand: {without_place(error, store)}.")]
+    maps: list[page.BitMap | page.Unavailable] = []
     for model in models:
         own = _own(model, names)
         chosen = bits_of(model, own)
         blocks = [
-            (block, tuple(page.Square(n, chosen[n].weights, chosen[n].activations) for n in layers))
+            (block, tuple(page.LayerBits(n, chosen[n].weights, chosen[n].activations) for n in layers))
             for block, layers in groupby(charts.network_order(own), charts.block_of)
         ]
         maps.append(page.BitMap(model.label, tuple(blocks)))
     return maps
 
 
-def frontier(models: Sequence[Compared]) -> Charts:
+def frontier(models: Sequence[ComparedModel]) -> Charts:
     """What budgets of weight bits buy, one line a model that was given one; nothing where none was."""
     budgeted = [(i, model.state.facts) for i, model in enumerate(models) if model.state.facts.frontier]
     if not budgeted:
         return []
     series = [
-        charts.Line(i, [p.average_bits for p in facts.frontier], [p.predicted_sqnr for p in facts.frontier])
+        charts.LineSeries(
+            i, [p.average_bits for p in facts.frontier], [p.predicted_sqnr for p in facts.frontier]
+        )
         for i, facts in budgeted
     ]
     taken = ", ".join(f"{models[i].label} took {facts.allocation.average_bits:.2f}" for i, facts in budgeted)
@@ -214,21 +216,23 @@ def frontier(models: Sequence[Compared]) -> Charts:
 # ------------------------------------------------------------------------------------- losses
 
 
-def losses(models: Sequence[Compared]) -> Charts:
+def losses(models: Sequence[ComparedModel]) -> Charts:
     """Loss over iterations, one line a trained model; of a reconstructed one, how near its units came."""
     series, reconstructed, absent = [], [], []
     for i, model in enumerate(models):
         means, iterations = model.state.facts.losses, model.state.spec.iterations
         if units := model.state.facts.units:
             near = [decibels(unit.after) for unit in units]
-            reconstructed.append(charts.Line(i, range(1, len(units) + 1), near))
+            reconstructed.append(charts.LineSeries(i, range(1, len(units) + 1), near))
         elif len(means) > 1:
             ends = [min((k + 1) * checkpoints.EVERY, iterations) for k in range(len(means))]
-            series.append(charts.Line(i, ends, means))
+            series.append(charts.LineSeries(i, ends, means))
         elif means:
-            absent.append(page.Absent(f"{model.label}: {means[0]:.4g}, mean of {iterations} iterations."))
+            absent.append(
+                page.Unavailable(f"{model.label}: {means[0]:.4g}, mean of {iterations} iterations.")
+            )
         else:
-            absent.append(page.Absent(f"{model.label}: rounded from data alone, without training."))
+            absent.append(page.Unavailable(f"{model.label}: rounded from data alone, without training."))
     caption = f"mean over each {checkpoints.EVERY} iterations"
     drawn: Charts = [page.Chart(caption, charts.lines("loss", "iteration", series))] if series else []
     if reconstructed:
@@ -240,7 +244,7 @@ def losses(models: Sequence[Compared]) -> Charts:
 # ------------------------------------------------------------------------------------ lineage
 
 
-def lineage(models: Sequence[Compared], store: Store) -> page.Lineage:
+def lineage(models: Sequence[ComparedModel], store: Store) -> page.Lineage:
     """Every artifact behind the report, and the software that made it."""
     environments: dict[str, str] = {}
     rows: dict[str, page.Ancestor] = {}

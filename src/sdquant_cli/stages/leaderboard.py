@@ -17,7 +17,7 @@ from ..calibration.recipes.published import METHODS
 from ..calibration.resolve import reads_ranking, recipe_of
 from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import LeaderboardFacts, LeaderboardSpec, MetricSummary, Standing
+from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.scores import difference
 from ..options.requests import (
     CalibrateRequest,
@@ -222,7 +222,7 @@ def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store
     return publish(store, draft, facts)
 
 
-def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[Standing, ...]:
+def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[LeaderboardRow, ...]:
     """Of every row, beside the closest one at its bits."""
     alone = {row: _standing(artifact, store) for row, artifact in metrics.items()}
     found = []
@@ -240,11 +240,11 @@ def _differences(own: Artifact, other: Artifact) -> dict[str, MetricSummary]:
     return {name: less for name, less in found.items() if less is not None}
 
 
-def _standing(metrics: Artifact, store: Store) -> Standing:
+def _standing(metrics: Artifact, store: Store) -> LeaderboardRow:
     images = store.follow(metrics.manifest.inputs["images"])
     state = store.follow(images.manifest.inputs["state"])
     took = state.manifest.provenance
-    return Standing(
+    return LeaderboardRow(
         method=state.spec.method,
         bits=state.spec.bits,
         metrics=metrics.facts.metrics,

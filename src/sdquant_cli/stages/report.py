@@ -17,8 +17,8 @@ from ..options.requests import ReportRequest
 from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..report import numbers, page, pictures
 from ..report import sections as sections
-from ..report.comparison import Compared, compared, setting_facts
-from ..report.reproduce import Goal, prompt_file, script
+from ..report.comparison import ComparedModel, compared, setting_facts
+from ..report.reproduce import ReproductionTarget, prompt_file, script
 from ..store import Store
 
 PICTURE_BYTES = 8_000_000  # of data URIs: the rest of the 10 MB is for charts and prompts
@@ -38,7 +38,7 @@ def run(request: ReportRequest, store: Store, events: Events = SILENT) -> Path:
     return output
 
 
-def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page:
+def make_page(models: Sequence[ComparedModel], store: Store, count: int) -> page.Page:
     """All that the page shows."""
     labels = [model.label for model in models]
     title = ", ".join(labels[:-1]) + (" and " if len(labels) > 1 else "") + labels[-1]
@@ -61,10 +61,10 @@ def make_page(models: Sequence[Compared], store: Store, count: int) -> page.Page
     )
 
 
-def _model(model: Compared) -> page.Model:
+def _model(model: ComparedModel) -> page.ModelColumn:
     spec, facts = model.state.spec, model.state.facts
     average = {name: f"{value:.2f}" for name, value in facts.average_bits.items()}
-    return page.Model(
+    return page.ModelColumn(
         label=model.label,
         execution=model.images.spec.engine,
         facts={
@@ -86,7 +86,7 @@ def _attention(spec: QuantStateSpec) -> str:
 # ----------------------------------------------------------------------------------- headline
 
 
-def _headline(models: Sequence[Compared]) -> tuple[page.MetricRow, ...]:
+def _headline(models: Sequence[ComparedModel]) -> tuple[page.MetricRow, ...]:
     """A row a metric: each model, then floating-point pictures of other noise, then the reference itself.
 
     Metrics that no model has a number for are left to `_skipped`.
@@ -118,7 +118,7 @@ def _headline(models: Sequence[Compared]) -> tuple[page.MetricRow, ...]:
     return tuple(rows)
 
 
-def _skipped(models: Sequence[Compared]) -> dict[str, list[str]]:
+def _skipped(models: Sequence[ComparedModel]) -> dict[str, list[str]]:
     """Why metrics were skipped for all models -> their names."""
     facts = [model.metrics.facts for model in models]
     reasons: dict[str, list[str]] = {}
@@ -150,7 +150,7 @@ def _cell(
 # --------------------------------------------------------------------------------------- grid
 
 
-def _grid(models: Sequence[Compared], count: int) -> page.Grid:
+def _grid(models: Sequence[ComparedModel], count: int) -> page.PictureGrid:
     """The cards: half the worst by one metric, half the first prompts."""
     names = tuple(dict.fromkeys(name for model in models for name in model.scores))
     values = {name: [_scores(model, name) for model in models] for name in names}
@@ -180,7 +180,7 @@ def _grid(models: Sequence[Compared], count: int) -> page.Grid:
     shown = f"All {n} pictures" if len(cards) == n else f"{len(cards)} of {n} pictures"
     how = f": the {len(worst)} worst by {sort_by}, and the first {len(first)} of the others" if worst else ""
     setting = models[0].images.spec.setting
-    return page.Grid(
+    return page.PictureGrid(
         sentence=f"{shown}{how if len(cards) < n else ''}. Embedded as {encoding}.",
         metrics={name: _short(name, names) for name in names},
         sort_by=sort_by,
@@ -196,7 +196,7 @@ def _short(name: str, names: Sequence[str]) -> str:
     return short if [numbers.base(other) for other in names].count(short) == 1 else name
 
 
-def _scores(model: Compared, name: str) -> np.ndarray:
+def _scores(model: ComparedModel, name: str) -> np.ndarray:
     """A metric's value for each picture; nan where this model has none."""
     if name not in model.scores:
         return np.full(model.images.facts.images, np.nan)
@@ -217,7 +217,7 @@ def _by_distance(name: str, rows: Sequence[np.ndarray], n: int) -> list[int]:
 
 
 def _pictures(
-    models: Sequence[Compared], chosen: Sequence[int]
+    models: Sequence[ComparedModel], chosen: Sequence[int]
 ) -> tuple[dict[int, tuple[str, ...]], pictures.Encoding]:
     """By prompt: the reference's picture, each model's, each model's difference; as data URIs."""
     drawn = []
@@ -233,14 +233,14 @@ def _pictures(
 # ------------------------------------------------------------------------------- reproduction
 
 
-def _reproduction(models: Sequence[Compared], store: Store) -> page.Reproduction | page.Absent:
+def _reproduction(models: Sequence[ComparedModel], store: Store) -> page.Reproduction | page.Unavailable:
     """The commands that make the same metrics, with their prompt files."""
-    goals = [Goal(m.metrics, m.images, m.state, m.drift) for m in models]
+    goals = [ReproductionTarget(m.metrics, m.images, m.state, m.drift) for m in models]
     try:
         made = script(goals, store)
         prompts = [(name, store.resolve(f"prompts/{key}")) for key, name in made.files.items()]
     except MissingArtifact as error:
-        return page.Absent(f"Left out: {sections.without_place(error, store)}.")
+        return page.Unavailable(f"Left out: {sections.without_place(error, store)}.")
     downloads = []
     for name, artifact in prompts:
         _, data = prompt_file(artifact)
@@ -268,7 +268,7 @@ def _reproduction(models: Sequence[Compared], store: Store) -> page.Reproduction
     )
 
 
-def _weights(models: Sequence[Compared]) -> list[str]:
+def _weights(models: Sequence[ComparedModel]) -> list[str]:
     files = {name: digest for model in models for name, digest in model.metrics.spec.weights.items()}
     text = "`evaluate` needs {} (sha256 {}); see `sdquant doctor`."
     return [text.format(name, digest) for name, digest in files.items()]
