@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.artifacts.time_table import read_table
 from sdquant_cli.calibration.sensitivity import OneLayerAtATime, prediction
-from sdquant_cli.calibration.tabulated import denoiser_on_table
+from sdquant_cli.calibration.tabulated import tabulated_denoiser
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import WIDTHS, allocate, mixed_bits, noise_by_width
@@ -150,8 +150,8 @@ class Rounding:
         store, inputs = Store(url), direct.manifest.inputs
         time_table = store.follow(inputs["time-table"])
         self.items = load_items(store, store.follow(inputs["latents"]), time_table)
-        on_table = denoiser_on_table(find_model("shapes"), Dtype.FP32, CPU, read_table(time_table))
-        self.unet, self.rows = on_table.network, on_table.rows
+        tabulated = tabulated_denoiser(find_model("shapes"), Dtype.FP32, CPU, read_table(time_table))
+        self.unet, self.rows = tabulated.network, tabulated.rows
         self.layers = quantizable_layers(self.unet)
         self.original = {name: layer.weight.data for name, layer in self.layers.items()}
         self.parameters = np.array([w.numel() for w in self.original.values()])

@@ -24,7 +24,7 @@ import torch
 
 from sdquant_cli.calibration import serial_to_parallel
 from sdquant_cli.calibration.items import Batch, shuffled
-from sdquant_cli.calibration.recipe import Material
+from sdquant_cli.calibration.recipe import BatchContext
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.resolve import reads_ranking
 from sdquant_cli.cli.render import Terminal
@@ -219,11 +219,11 @@ class Share:
     """Stored latents at mixed timesteps, as the default method has them, but each once: a share of the
     items of a batch is unconditional."""
 
-    def __init__(self, share: float, material: Material) -> None:
-        self._share, self._material = share, material
+    def __init__(self, share: float, context: BatchContext) -> None:
+        self._share, self._context = share, context
 
     def batch(self, iteration: int) -> Batch:
-        m = self._material
+        m = self._context
         latent = shuffled(len(m.items), 2 * m.batch_size, iteration, m.seed)
         given = torch.arange(len(latent)) >= round(self._share * len(latent))
         return m.items.some(latent + len(m.items) * given, m.device)

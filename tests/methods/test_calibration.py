@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from sdquant_cli.calibration.distillation import Aims, Training
+from sdquant_cli.calibration.distillation import LossTargets, Training
 from sdquant_cli.calibration.items import Items, prediction, shuffled
 from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
 from sdquant_cli.calibration.observer import ENOUGH, Observed, all_batches, initial_states, observe, spread
-from sdquant_cli.calibration.recipe import Material
+from sdquant_cli.calibration.recipe import BatchContext
 from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE, MixedLatents
-from sdquant_cli.calibration.teacher import Live, Memory
+from sdquant_cli.calibration.teacher import CachedTeacher, TeacherNetwork
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec, TrainSpec
 from sdquant_cli.models.condition import Condition
@@ -91,12 +91,12 @@ def train_spec(**changes):
     return spec.model_copy(update=changes)
 
 
-def training(bits=W4A8, *, batch=4, iterations=8, aims=None, **changes):
+def training(bits=W4A8, *, batch=4, iterations=8, targets=None, **changes):
     teacher, student, *_ = quantized(bits)
-    material = Material(items(), batch, 5, torch.device("cpu"), teacher, lambda: None, 3.0)
-    aims = aims or Aims(PLAIN)
-    live = Live(teacher, aims.watched)
-    return Training(student, live, MixedLatents(material), aims, train_spec(**changes), iterations)
+    context = BatchContext(items(), batch, 5, torch.device("cpu"), teacher, lambda: None, 3.0)
+    targets = targets or LossTargets(PLAIN)
+    live = TeacherNetwork(teacher, targets.watched)
+    return Training(student, live, MixedLatents(context), targets, train_spec(**changes), iterations)
 
 
 def test_batches_hold_each_latent_without_and_with_its_prompt():
@@ -233,7 +233,7 @@ def test_training_brings_the_student_closer_to_the_teacher(what):
 
 def test_every_loss_counts_with_its_weight():
     weights = LossSpec(sensitive=2, blocks=3, guided=0.5)
-    run = training(aims=Aims(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
+    run = training(targets=LossTargets(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
     batch = items().batch([0, 3], torch.device("cpu"))
     inputs = (batch.x, batch.timestep, batch.condition.tokens)
     with (
@@ -321,8 +321,8 @@ def test_the_default_method_trains_on_mixed_timesteps():
 
 def test_a_teacher_that_remembers_answers_as_the_network_does():
     teacher, *_ = quantized()
-    data, live = items(), Live(teacher, ["conv"])
-    memory = Memory(live, 2 * len(data))
+    data, live = items(), TeacherNetwork(teacher, ["conv"])
+    memory = CachedTeacher(live, 2 * len(data))
     assert not memory.complete
     for batch in all_batches(data, 5, torch.device("cpu")):
         memory.run(batch)
@@ -337,7 +337,7 @@ def test_a_teacher_that_remembers_answers_as_the_network_does():
 def test_a_memory_without_room_keeps_nothing():
     teacher, *_ = quantized()
     data = items()
-    memory = Memory(Live(teacher, ["conv"]), 2 * len(data), room=1000)
+    memory = CachedTeacher(TeacherNetwork(teacher, ["conv"]), 2 * len(data), room=1000)
     for batch in all_batches(data, 5, torch.device("cpu")):
         memory.run(batch)
     assert not memory.complete

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdquant_cli.calibration.block_optimizer import dropping
-from sdquant_cli.calibration.progressive import Passed, Progression
+from sdquant_cli.calibration.progressive import Progression, StepResult
 from sdquant_cli.models.condition import Condition, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
@@ -100,7 +100,7 @@ def test_a_resumed_progression_ends_where_an_undisturbed_one_does(embedded_unet)
     whole = progression(embedded_unet, first := quantized(embedded_unet))
     passed = [whole.advance() for _ in range(whole.calls)]
     resumed = progression(embedded_unet, second := quantized(embedded_unet))
-    resumed.repeat(Passed(passed[0].guided.clone(), passed[0].found))
+    resumed.repeat(StepResult(passed[0].guided.clone(), passed[0].found))
     for _ in range(resumed.calls - 1):
         resumed.advance()
     assert torch.equal(whole.latents, resumed.latents)

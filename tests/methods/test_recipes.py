@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sdquant_cli.calibration.items import Items
-from sdquant_cli.calibration.recipe import Material, Pictures
+from sdquant_cli.calibration.recipe import BatchContext, Pictures
 from sdquant_cli.calibration.recipes.parallel import NoisedPictures, noised, shares
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.recipes.serial import Trajectories
@@ -37,7 +37,7 @@ class Teacher(nn.Module):
         return Answer(self.gain * x + encoder_hidden_states.mean((1, 2))[:, None, None, None])
 
 
-def material(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
+def context(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
     g = torch.Generator().manual_seed(0)
     sampler = partial(fakes.sampler, name, steps)
     items = Items(
@@ -48,13 +48,13 @@ def material(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
         timesteps=torch.tensor(schedule_of(sampler()).timesteps),
         guidance_scale=scale,
     )
-    return Material(items, 2, 7, torch.device("cpu"), Teacher(), sampler, scale, pictures)
+    return BatchContext(items, 2, 7, torch.device("cpu"), Teacher(), sampler, scale, pictures)
 
 
 @pytest.mark.parametrize("scale", [3.0, 0.5])
 @pytest.mark.parametrize("name", [name for name in Scheduler if name is not Scheduler.FLOW_EULER])
 def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
-    m = material(name, scale=scale)
+    m = context(name, scale=scale)
     source, seen = Trajectories(m), []
     calls = len(m.sampler().timesteps)
     for iteration in range(calls):
@@ -80,7 +80,7 @@ def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
 
 
 def test_serial_goes_on_in_the_middle_of_a_round_and_rounds_differ():
-    m = material()
+    m = context()
     source, batches = Trajectories(m), []
     for iteration in range(10):
         batches.append(source.batch(iteration))
@@ -96,9 +96,9 @@ def test_serial_goes_on_in_the_middle_of_a_round_and_rounds_differ():
 def test_noised_pictures_are_what_the_sampler_would_make_of_them(name):
     """diffusers' own add_noise and scale_model_input on the same picture and noise."""
     text = torch.tensor([3, 5, 2])
-    m = material(name)
+    m = context(name)
     pictures = Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts)
-    m = material(name, pictures=pictures)
+    m = context(name, pictures=pictures)
     source = NoisedPictures(m)
     batch = source.batch(4)
     assert torch.equal(batch.x, NoisedPictures(m).batch(4).x)
@@ -130,8 +130,8 @@ def test_samplers_that_cannot_noise_pictures_are_refused(name):
 
 def test_without_guidance_noised_pictures_are_with_their_text():
     text = torch.tensor([3, 5, 2])
-    m = material(scale=1.0)
-    m = material(scale=1.0, pictures=Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts))
+    m = context(scale=1.0)
+    m = context(scale=1.0, pictures=Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts))
     batch = NoisedPictures(m).batch(0)
     assert len(batch.x) == len(batch.row) == 2
     assert all((m.items.texts.tokens[text] == tokens).all((1, 2)).any() for tokens in batch.condition.tokens)

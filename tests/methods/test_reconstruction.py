@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from sdquant_cli.calibration.activation_cache import Captured, Room, mixed, stopping_at
-from sdquant_cli.calibration.block_optimizer import Fitting, Sweep, error, noise_to_signal, sweeps_of
+from sdquant_cli.calibration.activation_cache import Captured, TensorPool, mixed, stopping_at
+from sdquant_cli.calibration.block_optimizer import (
+    BlockOptimizer,
+    ReconstructionPhase,
+    error,
+    noise_to_signal,
+    phases_of,
+)
 from sdquant_cli.manifests import ReconstructSpec
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import affine_parameters, weight_steps
@@ -57,7 +63,7 @@ def blocks():
 
 
 def captured(value, tmp_path: Path, memory: int = 10**9) -> Captured:
-    kept = Captured(len(value[0][0]), Room(memory, tmp_path))
+    kept = Captured(len(value[0][0]), TensorPool(memory, tmp_path))
     kept.add(value, torch.arange(len(value[0][0])))
     return kept
 
@@ -72,7 +78,7 @@ class Plain:
         return self.values[index]
 
 
-def fitted(spec: ReconstructSpec, sweep: Sweep, tmp_path: Path, iterations: int = 150):
+def fitted(spec: ReconstructSpec, phase: ReconstructionPhase, tmp_path: Path, iterations: int = 150):
     teacher, student = blocks()
     g = torch.Generator().manual_seed(1)
     x = torch.randn(64, 3, generator=g) @ torch.randn(3, 12, generator=g)  # what correlates can cancel out
@@ -80,18 +86,18 @@ def fitted(spec: ReconstructSpec, sweep: Sweep, tmp_path: Path, iterations: int 
     outputs = Plain(teacher(x, scale=2.0))
     layers = {name: student.get_submodule(name) for name in ("first", "second")}
     random = torch.Generator().manual_seed(0)
-    fitting = Fitting(student, teacher, layers, inputs, inputs, outputs, spec, sweep, random)
+    block = BlockOptimizer(student, teacher, layers, inputs, inputs, outputs, spec, phase, random)
     everything = torch.arange(64)
-    before = fitting.distance(everything)
-    with fitting.training():
-        optimizer = fitting.optimizer()
+    before = block.distance(everything)
+    with block.training():
+        optimizer = block.optimizer()
         for iteration in range(iterations):
-            fitting.update(optimizer, everything, iteration)
-    return before, fitting.distance(everything), student
+            block.update(optimizer, everything, iteration)
+    return before, block.distance(everything), student
 
 
 def test_a_fitted_unit_answers_closer_and_lies_on_its_grid(tmp_path):
-    before, after, student = fitted(SPEC, Sweep(True, True, 0.0, 2.0, 150, True), tmp_path)
+    before, after, student = fitted(SPEC, ReconstructionPhase(True, True, 0.0, 2.0, 150, True), tmp_path)
     assert after < 0.6 * before
     for name in ("first", "second"):
         layer = student.get_submodule(name)
@@ -103,7 +109,7 @@ def test_a_fitted_unit_answers_closer_and_lies_on_its_grid(tmp_path):
 
 
 def test_rounding_moves_no_weight_further_than_to_its_other_neighbour(tmp_path):
-    _, _, student = fitted(SPEC, Sweep(True, False, 0.5, 2.0, 60, False), tmp_path, 60)
+    _, _, student = fitted(SPEC, ReconstructionPhase(True, False, 0.5, 2.0, 60, False), tmp_path, 60)
     teacher, _ = blocks()
     for name in ("first", "second"):
         layer = student.get_submodule(name)
@@ -118,12 +124,15 @@ def test_the_layers_errors_join_the_units(tmp_path):
     x = torch.randn(16, 12)
     inputs = captured(((x,), {}), tmp_path)
     layers = {name: student.get_submodule(name) for name in ("first", "second")}
-    spec, sweep = SPEC.model_copy(update={"layer_weight": 0.8}), Sweep(False, True, 0.0, 2.0, 10, True)
-    fitting = Fitting(
-        student, teacher, layers, inputs, inputs, Plain(teacher(x)), spec, sweep, torch.Generator()
+    spec, phase = (
+        SPEC.model_copy(update={"layer_weight": 0.8}),
+        ReconstructionPhase(False, True, 0.0, 2.0, 10, True),
     )
-    with fitting.training():
-        found = float(fitting._loss(torch.arange(16), 0.5).detach())
+    block = BlockOptimizer(
+        student, teacher, layers, inputs, inputs, Plain(teacher(x)), spec, phase, torch.Generator()
+    )
+    with block.training():
+        found = float(block._loss(torch.arange(16), 0.5).detach())
         hidden = (student.first(x) - teacher.first(x)).square().sum(-1).mean()
         whole = (student(x) - teacher(x)).square().sum(-1).mean()
     assert found == pytest.approx(float((whole + 0.8 * hidden).detach()), rel=1e-5)
@@ -137,7 +146,7 @@ def test_errors_sum_over_channels():
 
 def test_a_second_sweep_is_of_step_sizes_alone():
     spec = SPEC.model_copy(update={"joint": False, "drop": 1.0, "second": 0.25})
-    first, second = sweeps_of(spec, 400)
+    first, second = phases_of(spec, 400)
     assert (first.rounding, first.steps, first.drop, first.iterations) == (True, False, 1.0, 400)
     assert (second.rounding, second.steps, second.drop, second.iterations) == (False, True, 0.0, 100)
     assert second.power == 2.4
@@ -159,7 +168,7 @@ def test_what_does_not_fit_in_memory_lies_on_disk_and_reads_the_same(tmp_path):
 
 
 def test_memory_is_given_back(tmp_path):
-    room = Room(1000, tmp_path)
+    room = TensorPool(1000, tmp_path)
     kept = Captured(4, room)
     kept.add((torch.zeros(4, 10),), torch.arange(4))
     assert room.bytes == 1000 - 160

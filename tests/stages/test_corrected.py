@@ -10,7 +10,7 @@ from sdquant_cli.artifacts.quant_state import quantized_denoiser
 from sdquant_cli.artifacts.time_table import read_table
 from sdquant_cli.artifacts.workspace import open_model
 from sdquant_cli.calibration.observer import all_batches
-from sdquant_cli.calibration.tabulated import denoiser_on_table
+from sdquant_cli.calibration.tabulated import tabulated_denoiser
 from sdquant_cli.models.condition import predict
 from sdquant_cli.types import Dtype
 from tests.conftest import Sdquant
@@ -46,7 +46,7 @@ def mean_errors(sdquant):
     latents, table = (store.follow(state.manifest.inputs[role]) for role in ("latents", "time-table"))
     items, setting = load_items(store, latents, table), state.facts.setting
     student = quantized_denoiser(setting, state, store, CPU)
-    teacher = denoiser_on_table(open_model(setting), Dtype.FP32, CPU, read_table(table)).network
+    teacher = tabulated_denoiser(open_model(setting), Dtype.FP32, CPU, read_table(table)).network
     (batch,) = all_batches(items, len(items), CPU)
     with torch.no_grad():
         outputs = [predict(net, batch.x, batch.timestep, batch.condition) for net in (student, teacher)]

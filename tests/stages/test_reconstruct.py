@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sdquant_cli.calibration.activation_cache import Room
+from sdquant_cli.calibration.activation_cache import TensorPool
 from sdquant_cli.calibration.reconstruction import Reconstruction
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.report.reproduce import spec_flags
@@ -81,11 +81,11 @@ def test_an_interrupted_reconstruction_resumes_to_the_same_bytes(sampled, monkey
     sampled("rm", f"quant-state/{whole['key']}", "--force")
     fitted, fit = [], Reconstruction.fit
 
-    def until_the_fifth(self, unit, sweep, place, total):
+    def until_the_fifth(self, unit, phase, place, total):
         if len(fitted) == 5:
             raise SdquantError("interrupted")
         fitted.append(place)
-        return fit(self, unit, sweep, place, total)
+        return fit(self, unit, phase, place, total)
 
     with monkeypatch.context() as patch:
         patch.setattr(Reconstruction, "fit", until_the_fifth)
@@ -132,10 +132,10 @@ def test_a_block_that_answers_otherwise_alone_is_noticed(sampled, monkeypatch):
 
 
 def test_a_unit_that_diverges_is_named(sampled, monkeypatch):
-    from sdquant_cli.calibration.block_optimizer import Fitting
+    from sdquant_cli.calibration.block_optimizer import BlockOptimizer
 
     monkeypatch.setattr(
-        Fitting, "_loss", lambda self, item, progress: torch.tensor(float("nan"), requires_grad=True)
+        BlockOptimizer, "_loss", lambda self, item, progress: torch.tensor(float("nan"), requires_grad=True)
     )
     told = sampled("calibrate", "--method", "eda-dm", *SHORT, "--seed", 6, code=1).stderr
     assert "reconstruction diverged in conv_in at iteration 0" in told
@@ -195,13 +195,13 @@ def test_a_dry_run_tells_what_is_captured(sampled, monkeypatch):
     )
     room_left = []
 
-    class Watched(Room):
+    class Watched(TensorPool):
         def tensor(self, shape, dtype):
             captured = super().tensor(shape, dtype)
             room_left.append(self.bytes)
             return captured
 
-    monkeypatch.setattr("sdquant_cli.calibration.phases.Room", Watched)
+    monkeypatch.setattr("sdquant_cli.calibration.phases.TensorPool", Watched)
     sampled(*words, "--seed", 11)
     assert told["cache, bytes"] == pytest.approx(4e9 - min(room_left), rel=0.05)
     assert told["scratch, bytes, roughly"] == 0

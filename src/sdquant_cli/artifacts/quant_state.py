@@ -8,7 +8,7 @@ from torch import nn
 
 from ..calibration import output_correction as corrected
 from ..calibration.bit_allocation import attention_bits
-from ..calibration.tabulated import denoiser_on_table
+from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
 from ..manifests import QuantStateSpec, Setting
 from ..models.attention import open_attention
@@ -99,16 +99,18 @@ def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.de
     if setting != state.facts.setting:
         bits = Bits.parse(table.spec.bits) if table.spec.bits else None
         table = for_setting(model, setting, store, bits=bits)
-    on_table = denoiser_on_table(model, Dtype(setting.dtype), device, read_table(table))
-    rows = on_table.rows
+    tabulated = tabulated_denoiser(model, Dtype(setting.dtype), device, read_table(table))
+    rows = tabulated.rows
     if setting != state.facts.setting:
         rows = Rows(calibrated, nearest=True)
-        rows.follow(on_table.network)
+        rows.follow(tabulated.network)
     if state.spec.attention_bits:
-        open_attention(on_table.network)
-    restore(on_table.network, read_state(state, model), rows, relaxed_rows(state.spec.relax, len(calibrated)))
-    corrected.install(on_table.network, state, rows)
-    return on_table.network.to(device)
+        open_attention(tabulated.network)
+    restore(
+        tabulated.network, read_state(state, model), rows, relaxed_rows(state.spec.relax, len(calibrated))
+    )
+    corrected.install(tabulated.network, state, rows)
+    return tabulated.network.to(device)
 
 
 def read_state(state: Artifact, model: Model) -> State:

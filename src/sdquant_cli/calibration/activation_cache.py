@@ -18,7 +18,7 @@ from ..errors import EnvironmentProblem, first_line
 
 
 @dataclass
-class Room:
+class TensorPool:
     """Where captured tensors lie: `bytes` of main memory, then files in a folder."""
 
     bytes: int
@@ -47,7 +47,7 @@ class Captured:
     """A nested value (arguments, or an output) of N items, whatever its tensors are."""
 
     items: int
-    room: Room
+    room: TensorPool
     columns: dict[int, Tensor] = field(default_factory=dict)  # place among the leaves -> (N,...)
     constants: list[Any] = field(default_factory=list)  # leaves that are no tensors
     tree: TreeSpec | None = None

@@ -25,7 +25,7 @@ from .losses import collecting_outputs
 Layer = QuantLinear | QuantConv2d
 
 
-class Known(Protocol):
+class IndexedTensors(Protocol):
     """A nested value of every item."""
 
     def __getitem__(self, index: Tensor) -> Any:
@@ -33,7 +33,7 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ReconstructionPhase:
     """One pass over all units, first to last."""
 
     rounding: bool  # of weights is learned
@@ -44,12 +44,12 @@ class Sweep:
     fade: bool  # whether rates fall to zero in a cosine
 
 
-def sweeps_of(spec: ReconstructSpec, iterations: int) -> list[Sweep]:
+def phases_of(spec: ReconstructSpec, iterations: int) -> list[ReconstructionPhase]:
     """Rounding, with step sizes or without; then, where the method has it, step sizes alone."""
-    sweeps = [Sweep(True, spec.joint, spec.drop, 2.0, iterations, spec.joint)]
+    phases = [ReconstructionPhase(True, spec.joint, spec.drop, 2.0, iterations, spec.joint)]
     if spec.second:
-        sweeps.append(Sweep(False, True, 0.0, 2.4, round(spec.second * iterations), True))
-    return [sweep for sweep in sweeps if sweep.iterations]
+        phases.append(ReconstructionPhase(False, True, 0.0, 2.4, round(spec.second * iterations), True))
+    return [phase for phase in phases if phase.iterations]
 
 
 def error(student: Any, teacher: Any, power: float) -> Tensor:
@@ -92,17 +92,17 @@ def dropping(modules: Iterable[RoundsInput], drop: Drop | None) -> Iterator[None
 
 
 @dataclass
-class Fitting:
+class BlockOptimizer:
     """A unit in training."""
 
     student: nn.Module
     teacher: nn.Module
     layers: dict[str, Layer]  # of the student, by path within the unit, in running order
-    inputs: Known  # (args, kwargs) as the quantized network gives them
-    fp_inputs: Known
-    outputs: Known  # of the teacher on `fp_inputs`
+    inputs: IndexedTensors  # (args, kwargs) as the quantized network gives them
+    fp_inputs: IndexedTensors
+    outputs: IndexedTensors  # of the teacher on `fp_inputs`
     spec: ReconstructSpec
-    sweep: Sweep
+    phase: ReconstructionPhase
     random: torch.Generator
 
     def __post_init__(self) -> None:
@@ -115,14 +115,14 @@ class Fitting:
     def training(self) -> Iterator[None]:
         """Within: rounding is soft and inputs are dropped; afterwards weights are on their grids."""
         layers = list(self.layers.values())
-        if self.sweep.rounding:
+        if self.phase.rounding:
             self._roundings = [SoftRounding(m.weight, m.weight_step, m.weight_grid) for m in layers]
             for layer, rounding in zip(layers, self._roundings, strict=True):
                 layer.remade, layer.weights_on_grid = rounding, True
-        if self.sweep.steps:
+        if self.phase.steps:
             parts = inputs_rounded_in(self.student).values()
             self._steps = [m.activation_step.requires_grad_(True) for m in parts]
-        drop = Drop(self.sweep.drop, self.random) if self.sweep.drop else None
+        drop = Drop(self.phase.drop, self.random) if self.phase.drop else None
         try:
             with dropping(layers, drop):  # not attention: what it recomputes would be dropped anew
                 yield
@@ -134,16 +134,16 @@ class Fitting:
                 step.requires_grad_(False)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam on what the sweep learns, at the spec's rates."""
+        """Adam on what the phase learns, at the spec's rates."""
         alphas = [rounding.alpha for rounding in self._roundings]
         rates = [(alphas, self.spec.weight_rate), (self._steps, self.spec.step_rate)]
         return torch.optim.Adam([{"params": p, "lr": rate, "base": rate} for p, rate in rates if p and rate])
 
     def update(self, optimizer: torch.optim.Optimizer, item: Tensor, iteration: int) -> float:
         """One update on these items; returns the loss."""
-        progress = iteration / self.sweep.iterations
+        progress = iteration / self.phase.iterations
         for group in optimizer.param_groups:
-            fade = 0.5 * (1 + math.cos(math.pi * progress)) if self.sweep.fade else 1.0
+            fade = 0.5 * (1 + math.cos(math.pi * progress)) if self.phase.fade else 1.0
             group["lr"] = group["base"] * fade
         optimizer.zero_grad(set_to_none=True)
         loss = self._loss(item, progress)
@@ -160,10 +160,10 @@ class Fitting:
         args, kwargs = to_device(told, self.device)
         with collecting_outputs(self.student, self._hidden) as found:
             output = self.student(*args, **kwargs)
-        loss = error(output, to_device(self.outputs[item], self.device), self.sweep.power)
+        loss = error(output, to_device(self.outputs[item], self.device), self.phase.power)
         if self._hidden:
             wanted = self._hidden_targets(fp_inputs)
-            terms = [error(found[name], wanted[name], self.sweep.power) for name in self._hidden]
+            terms = [error(found[name], wanted[name], self.phase.power) for name in self._hidden]
             loss = loss + self.spec.layer_weight * torch.stack(terms).sum()
         beta = beta_at(progress)
         if self._roundings and self.spec.regulariser and beta is not None:
@@ -179,6 +179,6 @@ class Fitting:
 
     @torch.no_grad()
     def distance(self, item: Tensor) -> float:
-        """Noise to signal of the unit's answers on these items, all that the sweep rounds rounded."""
+        """Noise to signal of the unit's answers on these items, all that the phase rounds rounded."""
         args, kwargs = to_device(self.inputs[item], self.device)
         return noise_to_signal(self.student(*args, **kwargs), to_device(self.outputs[item], self.device))

@@ -27,7 +27,7 @@ from .teacher import Teacher
 
 
 @dataclass(frozen=True)
-class Aims:
+class LossTargets:
     """What the student is compared on, and how much each counts; L_out counts 1."""
 
     weights: LossSpec
@@ -48,7 +48,7 @@ class Training:
     student: Any  # a quantized UNet, sharing the weights of the teacher or not
     teacher: Teacher
     source: Source
-    aims: Aims
+    targets: LossTargets
     spec: TrainSpec
     iterations: int
     seed: int = 0
@@ -104,18 +104,21 @@ class Training:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss on one batch, and the floating-point prediction."""
-        aims, answer = self.aims, self.teacher.answer(batch)
+        targets, answer = self.targets, self.teacher.answer(batch)
         target, wanted = answer.prediction, answer.features
         amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
-        with collecting_outputs(self.student, aims.watched) as found, amp:
+        with collecting_outputs(self.student, targets.watched) as found, amp:
             predicted = predict(self.student, batch.x, batch.timestep, batch.condition)
         loss = output_loss(predicted, target)
-        for names, weight in ((aims.sensitive, aims.weights.sensitive), (aims.blocks, aims.weights.blocks)):
+        for names, weight in (
+            (targets.sensitive, targets.weights.sensitive),
+            (targets.blocks, targets.weights.blocks),
+        ):
             if names and weight:
                 pairs = [{name: outputs[name].float() for name in names} for outputs in (found, wanted)]
                 loss = loss + weight * feature_loss(*pairs)
-        if aims.weights.guided:
-            loss = loss + aims.weights.guided * guided_loss(predicted, target, aims.guidance_scale)
+        if targets.weights.guided:
+            loss = loss + targets.weights.guided * guided_loss(predicted, target, targets.guidance_scale)
         return loss, target
 
     def step(self) -> None:

@@ -10,17 +10,17 @@ from ..models.load import Model
 from ..models.units import Unit, units_of
 from ..store import Draft
 from . import checkpoints
-from .activation_cache import Room
-from .block_optimizer import sweeps_of
+from .activation_cache import TensorPool
+from .block_optimizer import phases_of
 from .items import Items
 from .observer import all_batches
-from .progressive import Passed, Progression
+from .progressive import Progression, StepResult
 from .reconstruction import AT_ONCE, Reconstruction
-from .tabulated import OnTable
+from .tabulated import TabulatedDenoiser
 
 
 def reconstruct(
-    on_table: OnTable,
+    tabulated: TabulatedDenoiser,
     teacher: Any,
     items: Items,
     spec: QuantStateSpec,
@@ -28,37 +28,37 @@ def reconstruct(
     cache: int,
     events: Events,
 ) -> tuple[tuple[UnitFacts, ...], float]:
-    """Reconstruct the student unit by unit, in place; returns the last sweep's facts and the cost.
+    """Reconstruct the student unit by unit, in place; returns the last phase's facts and the cost.
 
     Of what is captured, `cache` bytes lie in main memory and the rest on disk.
     """
     assert spec.reconstruct is not None
-    device = next(on_table.network.parameters()).device
+    device = next(tabulated.network.parameters()).device
     work = Reconstruction(
-        on_table.network,
+        tabulated.network,
         teacher,
         items,
-        lambda batch: on_table.set(batch.timestep, batch.condition),
+        lambda batch: tabulated.set(batch.timestep, batch.condition),
         spec.reconstruct,
         spec.batch_size,
         spec.seed,
-        Room(cache, draft.scratch),
+        TensorPool(cache, draft.scratch),
     )
     first = next(all_batches(items, 1, device))
     units = units_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.condition))
     total = sum(unit.macs for unit in units)
     units = _that_run_alone(work, units, events)
     facts: list[UnitFacts] = []
-    sweeps = sweeps_of(spec.reconstruct, spec.iterations)
-    with events.task("reconstructing", len(sweeps) * len(units), "unit") as task:
-        for place, (sweep, unit) in enumerate((sweep, unit) for sweep in sweeps for unit in units):
+    phases = phases_of(spec.reconstruct, spec.iterations)
+    with events.task("reconstructing", len(phases) * len(units), "unit") as task:
+        for place, (phase, unit) in enumerate((phase, unit) for phase in phases for unit in units):
             path = draft.scratch / f"unit-{place:05d}.pt"
             done = checkpoints.read(path, events) if path.exists() else None
             if done is not None:
                 work.load(done["saved"])
                 work.forwards, found = done["forwards"], UnitFacts(**done["facts"])
             else:
-                found = work.fit(unit, sweep, place, total)
+                found = work.fit(unit, phase, place, total)
                 state = {"saved": work.saved(unit), "forwards": work.forwards, "facts": found.model_dump()}
                 checkpoints.write(path, state)
                 draft.meter.save()
@@ -82,7 +82,7 @@ def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> 
 
 
 def progress(
-    on_table: OnTable,
+    tabulated: TabulatedDenoiser,
     model: Model,
     items: Items,
     spec: QuantStateSpec,
@@ -92,7 +92,7 @@ def progress(
 ) -> float:
     """Find the student's activation tables step by step, in place; returns the cost."""
     work = Progression(
-        on_table.network,
+        tabulated.network,
         model.sampler(setting),
         items.texts,
         tuple(items.x.shape[1:]),
@@ -106,7 +106,7 @@ def progress(
             path = draft.scratch / f"call-{call:05d}.pt"
             done = checkpoints.read(path, events) if path.exists() else None
             if done is not None:
-                work.repeat(Passed(**done))
+                work.repeat(StepResult(**done))
             else:
                 passed = work.advance()
                 checkpoints.write(path, {"guided": passed.guided, "found": passed.found})

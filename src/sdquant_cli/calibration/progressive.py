@@ -26,7 +26,7 @@ Found = dict[str, tuple[Tensor, Tensor]]  # step size and zero-point of each lay
 
 
 @dataclass(frozen=True)
-class Passed:
+class StepResult:
     """What one call of the denoiser brought: enough to go on from it."""
 
     guided: Tensor  # (P,C,h,w) prediction for all prompts
@@ -72,17 +72,17 @@ class Progression:
         return len(self._rows)
 
     @torch.no_grad()
-    def advance(self) -> Passed:
+    def advance(self) -> StepResult:
         """Find the quantizers of the next call's row, if it is new, and make the call with them."""
         found = self._observe() if self._rows[self.call] not in self._rows[: self.call] else None
         if found is not None:
             self._install(found)
-        passed = Passed(self._guided(), found)
+        passed = StepResult(self._guided(), found)
         self._step(passed.guided)
         return passed
 
     @torch.no_grad()
-    def repeat(self, passed: Passed) -> None:
+    def repeat(self, passed: StepResult) -> None:
         """Take a call that was made before."""
         if passed.found is not None:
             self._install(passed.found)

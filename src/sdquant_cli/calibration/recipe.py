@@ -33,7 +33,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Material:
+class BatchContext:
     """What a source may draw on."""
 
     items: Items
@@ -61,7 +61,7 @@ class Recipe:
 
     name: str
     cites: str
-    source: Callable[[Material], Source] | None = None  # of batches that train the network as a whole
+    source: Callable[[BatchContext], Source] | None = None  # of batches that train the network as a whole
     reconstruct: ReconstructSpec | None = None  # how its units are, one after the other
     data: Data = Data()
     tables: Tables = Tables.PER_STEP

@@ -22,8 +22,15 @@ from ..models.noise import generator
 from ..models.units import Place, Unit
 from ..quant.drop import Drop
 from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
-from .activation_cache import Captured, Room, stopping_at, to_device
-from .block_optimizer import Fitting, Layer, Sweep, dropping, inputs_rounded_in, noise_to_signal
+from .activation_cache import Captured, TensorPool, stopping_at, to_device
+from .block_optimizer import (
+    BlockOptimizer,
+    Layer,
+    ReconstructionPhase,
+    dropping,
+    inputs_rounded_in,
+    noise_to_signal,
+)
 from .items import Batch, Items, shuffled
 from .observer import all_batches
 
@@ -44,7 +51,7 @@ class Reconstruction:
     spec: ReconstructSpec
     batch_size: int  # latents; an update takes twice as many items
     seed: int
-    room: Room
+    room: TensorPool
     forwards: float = 0.0  # whole runs of the network by one item; a backward pass counts two
 
     def __post_init__(self) -> None:
@@ -55,9 +62,9 @@ class Reconstruction:
         self._entered: list[Place] = []  # modules around the unit, the outermost first
         self._given: list[dict[int, Captured]] = []  # to each of them, by network
 
-    def fit(self, unit: Unit, sweep: Sweep, place: int, total: int) -> UnitFacts:
+    def fit(self, unit: Unit, phase: ReconstructionPhase, place: int, total: int) -> UnitFacts:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
-        with dropping(self._parts.values(), Drop(1.0) if sweep.drop >= 1 else None):
+        with dropping(self._parts.values(), Drop(1.0) if phase.drop >= 1 else None):
             self._enter(unit)
             fp_inputs, outputs = self._captured(), self._captured()
             inputs = self._captured() if self.student in self._networks else fp_inputs
@@ -69,41 +76,43 @@ class Reconstruction:
             own: dict[str, Any] = {name[prefix:]: self._parts[name] for name in unit.layers}
             student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
             random = generator("reconstruction", self.seed, place)
-            fitting = Fitting(student, teacher, own, inputs, fp_inputs, outputs, self.spec, sweep, random)
-            before = self._distance(fitting)
-            self._train(fitting, unit, place)
-            after = self._distance(fitting)
+            block = BlockOptimizer(
+                student, teacher, own, inputs, fp_inputs, outputs, self.spec, phase, random
+            )
+            before = self._distance(block)
+            self._train(block, unit, place)
+            after = self._distance(block)
         for captured in (inputs, fp_inputs, outputs):
             captured.free()
-        self._count(unit, sweep, total)
+        self._count(unit, phase, total)
         return UnitFacts(name=unit.name, layers=len(unit.layers), before=before, after=after)
 
-    def _train(self, fitting: Fitting, unit: Unit, place: int) -> None:
+    def _train(self, block: BlockOptimizer, unit: Unit, place: int) -> None:
         items = self.items.count
         batch, seed = min(self.items.halves * self.batch_size, items), self.seed * 1009 + place
-        with fitting.training():
-            optimizer = fitting.optimizer()
-            for iteration in range(fitting.sweep.iterations):
+        with block.training():
+            optimizer = block.optimizer()
+            for iteration in range(block.phase.iterations):
                 item = shuffled(items, batch, iteration, seed)
                 self.hold(self.items.some(item, self.device))
-                loss = fitting.update(optimizer, item, iteration)
+                loss = block.update(optimizer, item, iteration)
                 if not math.isfinite(loss):
                     raise SdquantError(
                         f"reconstruction diverged in {unit.name} at iteration {iteration}: loss {loss:g}; "
                         f"lower --weight-rate or --step-rate"
                     )
 
-    def _distance(self, fitting: Fitting) -> float:
+    def _distance(self, block: BlockOptimizer) -> float:
         items = self.items.count
         item = torch.arange(0, items, -(-items // CHECKED))
         self.hold(self.items.some(item, self.device))
-        return fitting.distance(item)
+        return block.distance(item)
 
-    def _count(self, unit: Unit, sweep: Sweep, total: int) -> None:
+    def _count(self, unit: Unit, phase: ReconstructionPhase, total: int) -> None:
         captures = len(self._networks) * self.items.count * unit.reached
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
         batch = min(self.items.halves * self.batch_size, self.items.count)
-        updates = sweep.iterations * batch * passes * unit.macs
+        updates = phase.iterations * batch * passes * unit.macs
         self.forwards += (captures + updates) / total
 
     def saved(self, unit: Unit) -> Saved:

@@ -16,7 +16,7 @@ from ..types import Dtype
 
 
 @dataclass(frozen=True)
-class OnTable:
+class TabulatedDenoiser:
     """A denoiser without its time path."""
 
     network: nn.Module
@@ -45,13 +45,15 @@ class TimeTable:
     values: torch.Tensor  # (rows, channels) fp32
 
 
-def denoiser_on_table(model: Model, dtype: Dtype, device: torch.device, time_table: TimeTable) -> OnTable:
+def tabulated_denoiser(
+    model: Model, dtype: Dtype, device: torch.device, time_table: TimeTable
+) -> TabulatedDenoiser:
     """A denoiser that runs on the table, and the rows that it follows."""
     network = model.denoiser(dtype, str(device))
     rows = Rows(time_table.timesteps)
     table = time_table.values.to(device)
     if model.family.pooled:
-        return OnTable(network, rows, run_on_prompt_tables(network, table, rows))
+        return TabulatedDenoiser(network, rows, run_on_prompt_tables(network, table, rows))
     parts = table.split(model.time_widths, dim=1)
     run_on_table(network, dict(zip(projections(network), parts, strict=True)), rows)
-    return OnTable(network, rows, None)
+    return TabulatedDenoiser(network, rows, None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .items import Batch, prediction
 from .losses import collecting_outputs
 
-ROOM = 2 * 2**30  # bytes that remembered answers may take
+CACHE_BYTES = 2 * 2**30  # bytes that remembered answers may take
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Teacher(Protocol):
         """The answer to a batch, without a graph."""
 
 
-class Live:
+class TeacherNetwork:
     """Runs the network for every batch."""
 
     def __init__(self, network: Any, watched: Sequence[str]) -> None:
@@ -41,10 +41,10 @@ class Live:
         return Answer(predicted, {name: outputs[name].float() for name in self._watched})
 
 
-class Memory:
+class CachedTeacher:
     """Answers to all items, kept in main memory where they fit; then the network is needed no more."""
 
-    def __init__(self, live: Live, items: int, room: int = ROOM) -> None:
+    def __init__(self, live: TeacherNetwork, items: int, room: int = CACHE_BYTES) -> None:
         self._live, self._items, self._room = live, items, room
         self._kept: dict[str, Tensor] = {}
         self.complete = False

@@ -31,15 +31,15 @@ from ..calibration.bit_allocation import (
     check_ranking,
     choose_bits,
 )
-from ..calibration.distillation import Aims, Training
+from ..calibration.distillation import LossTargets, Training
 from ..calibration.items import Items, prediction
 from ..calibration.observer import initial_states, observe
 from ..calibration.phases import progress, reconstruct
-from ..calibration.recipe import Material, Pictures, Recipe
+from ..calibration.recipe import BatchContext, Pictures, Recipe
 from ..calibration.recipes.parallel import shares
 from ..calibration.resolve import check_guidance, reads_ranking, recipe_of, spec_of
-from ..calibration.tabulated import OnTable, denoiser_on_table
-from ..calibration.teacher import Live, Memory, Teacher
+from ..calibration.tabulated import TabulatedDenoiser, tabulated_denoiser
+from ..calibration.teacher import CachedTeacher, Teacher, TeacherNetwork
 from ..events import SILENT, Events
 from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..models.attention import open_attention
@@ -181,19 +181,19 @@ def _calibrated(
     device = work.device
     items = load_items(store, work.latents, table)
     dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
-    on_table = denoiser_on_table(model, dtype, device, read_table(inputs["time-table"]))
-    student = on_table.network
-    aims = _aims(work, student)
-    teacher = _teacher(on_table, model, table, inputs["time-table"], spec)
-    memory = _memory(work, on_table, table, inputs["time-table"], aims, items)
+    tabulated = tabulated_denoiser(model, dtype, device, read_table(inputs["time-table"]))
+    student = tabulated.network
+    targets = _aims(work, student)
+    teacher = _teacher(tabulated, model, table, inputs["time-table"], spec)
+    memory = _memory(work, tabulated, table, inputs["time-table"], targets, items)
     bits = choice.bits | attention_bits(spec, model)
-    done.borrowed = _install_quantizers(on_table, items, bits, spec, memory, events)
+    done.borrowed = _install_quantizers(tabulated, items, bits, spec, memory, events)
     done.forwards = float(items.count)  # that observed
     if memory and memory.complete:
         teacher = None
     if spec.reconstruct:
         cache = int(request.cache_memory * 1e9)
-        done.units, cost = reconstruct(on_table, teacher, items, spec, draft, cache, events)
+        done.units, cost = reconstruct(tabulated, teacher, items, spec, draft, cache, events)
         done.forwards += cost
         if not spec.correction:
             teacher = None
@@ -206,18 +206,18 @@ def _calibrated(
             pictures = pictures_of_artifact(inputs["pictures"], store, device)
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
-        material = _material(work, teacher, items, pictures, device)
-        answers = memory if memory and memory.complete else Live(teacher, aims.watched)
-        done.losses = _train(work, student, answers, material, aims, draft, events)
+        context = _material(work, teacher, items, pictures, device)
+        answers = memory if memory and memory.complete else TeacherNetwork(teacher, targets.watched)
+        done.losses = _train(work, student, answers, context, targets, draft, events)
         passes = 3 if answers is memory else 4  # forward, backward, and the teacher's
         done.forwards += float(items.halves) * spec.batch_size * spec.iterations * passes
     if spec.tables is Tables.PROGRESSIVE:
-        done.forwards += progress(on_table, model, items, spec, setting, draft, events)
+        done.forwards += progress(tabulated, model, items, spec, setting, draft, events)
     state = capture(student, bits)
     check_state(state)
     done.packed = pack(state)
     if spec.correction:
-        answers = memory if memory and memory.complete else Live(teacher, ())
+        answers = memory if memory and memory.complete else TeacherNetwork(teacher, ())
         done.packed |= corrected.estimate(student, answers, items, events)
         done.forwards += 2.0 * items.count
     return done
@@ -292,7 +292,7 @@ def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpe
 
 
 def _teacher(
-    student: OnTable, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
+    student: TabulatedDenoiser, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
 ) -> Any:
     """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
     if not (spec.train or spec.reconstruct or spec.correction):
@@ -300,13 +300,13 @@ def _teacher(
     dtype = spec.train.teacher if spec.train else Dtype.FP32
     device = next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
-        return denoiser_on_table(model, dtype, device, read_table(table)).network
+        return tabulated_denoiser(model, dtype, device, read_table(table)).network
     return student.copy_sharing()
 
 
-def _aims(work: _Work, network: nn.Module) -> Aims:
+def _aims(work: _Work, network: nn.Module) -> LossTargets:
     """What training compares; nothing for a method that does not train."""
-    return Aims(
+    return LossTargets(
         weights=work.spec.loss or LossSpec(sensitive=0, blocks=0, guided=0),
         sensitive=work.ranking.facts.top if work.ranking else (),
         blocks=block_names(network),
@@ -315,8 +315,13 @@ def _aims(work: _Work, network: nn.Module) -> Aims:
 
 
 def _memory(
-    work: _Work, on_table: OnTable, table: Artifact, own_table: Artifact, aims: Aims, items: Items
-) -> Memory | None:
+    work: _Work,
+    tabulated: TabulatedDenoiser,
+    table: Artifact,
+    own_table: Artifact,
+    targets: LossTargets,
+    items: Items,
+) -> CachedTeacher | None:
     """A teacher that remembers, where it is what is observed and every item is asked for twice or more."""
     spec = work.spec
     observed_is_teacher = own_table.manifest.key == table.manifest.key
@@ -324,19 +329,19 @@ def _memory(
         return None
     if spec.train.teacher is not Dtype.FP32 or spec.iterations * spec.batch_size < 2 * len(items):
         return None
-    return Memory(Live(on_table.network, aims.watched), items.count)
+    return CachedTeacher(TeacherNetwork(tabulated.network, targets.watched), items.count)
 
 
 def _install_quantizers(
-    on_table: OnTable,
+    tabulated: TabulatedDenoiser,
     items: Items,
     chosen: dict[str, Bits],
     spec: QuantStateSpec,
-    memory: Memory | None,
+    memory: CachedTeacher | None,
     events: Events,
 ) -> int:
     """Swap every module that has bits for one initialised from data; returns borrowed table entries."""
-    student, rows = on_table.network, on_table.rows
+    student, rows = tabulated.network, tabulated.rows
     if spec.attention_bits:
         open_attention(student)
     layers, device = {n: student.get_submodule(n) for n in chosen}, next(student.parameters()).device
@@ -351,22 +356,28 @@ def _install_quantizers(
 
 def _material(
     work: _Work, teacher: Any, items: Items, pictures: Pictures | None, device: torch.device
-) -> Material:
+) -> BatchContext:
     setting, spec = work.latents.spec.setting, work.spec
     sampler = partial(work.model.sampler, setting)
-    return Material(
+    return BatchContext(
         items, spec.batch_size, spec.seed, device, teacher, sampler, setting.guidance_scale, pictures
     )
 
 
 def _train(
-    work: _Work, student: Any, teacher: Teacher, material: Material, aims: Aims, draft: Draft, events: Events
+    work: _Work,
+    student: Any,
+    teacher: Teacher,
+    context: BatchContext,
+    targets: LossTargets,
+    draft: Draft,
+    events: Events,
 ) -> list[float]:
     spec, recipe = work.spec, work.recipe
     assert spec.train is not None
     assert recipe.source is not None
     training = Training(
-        student, teacher, recipe.source(material), aims, spec.train, spec.iterations, spec.seed
+        student, teacher, recipe.source(context), targets, spec.train, spec.iterations, spec.seed
     )
     checkpoints.run_from_last(training, draft, events)
     return training.losses

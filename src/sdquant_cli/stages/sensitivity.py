@@ -15,7 +15,7 @@ from ..calibration.items import Items, prediction
 from ..calibration.observer import initial_states, observe
 from ..calibration.resolve import recipe_of, spec_of
 from ..calibration.sensitivity import OneLayerAtATime, item_terms, round_weights
-from ..calibration.tabulated import denoiser_on_table
+from ..calibration.tabulated import tabulated_denoiser
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..models.guidance import halves
@@ -115,7 +115,7 @@ def _gradient_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dic
 
 
 def _measure_by_gradients(work: _Work) -> SensitivityFacts:
-    network = denoiser_on_table(work.model, Dtype.FP32, work.device, read_table(work.table)).network
+    network = tabulated_denoiser(work.model, Dtype.FP32, work.device, read_table(work.table)).network
     draft, missing = work.draft, work.draft.missing()
     batches = {unit: list(work.picks(*draft.rows(unit, "first_order"))) for unit in missing}
     count = sum(map(len, batches.values()))
@@ -179,8 +179,8 @@ def _direct_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dict[
 
 
 def _measure_directly(work: _Work) -> SensitivityFacts:
-    on_table = denoiser_on_table(work.model, Dtype.FP32, work.device, read_table(work.table))
-    network, rows = on_table.network, on_table.rows
+    tabulated = tabulated_denoiser(work.model, Dtype.FP32, work.device, read_table(work.table))
+    network, rows = tabulated.network, tabulated.rows
     layers = quantizable_layers(network)
     observed = observe(layers, work.items, partial(prediction, network), work.device, work.events)
     relaxed = relaxed_rows(work.spec.relax, len(rows.timesteps))

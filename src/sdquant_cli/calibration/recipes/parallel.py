@@ -13,7 +13,7 @@ from ...errors import UsageProblem
 from ...models.guidance import condition_of, halves, repeated
 from ...models.samplers import is_flow
 from ..items import Batch, shuffled
-from ..recipe import Material, Pictures, Recipe
+from ..recipe import BatchContext, Pictures, Recipe
 
 
 def shares(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,13 +47,13 @@ def noised(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Tenso
 class NoisedPictures:
     """Shuffled pictures, each at a timestep and with noise of the iteration's own."""
 
-    def __init__(self, material: Material) -> None:
-        assert material.pictures is not None
-        self._material, self._pictures = material, material.pictures
-        self._signal, self._deviation = shares(material.sampler(), material.items.timesteps)  # (rows)
+    def __init__(self, context: BatchContext) -> None:
+        assert context.pictures is not None
+        self._context, self._pictures = context, context.pictures
+        self._signal, self._deviation = shares(context.sampler(), context.items.timesteps)  # (rows)
 
     def batch(self, iteration: int) -> Batch:
-        m, pictures = self._material, self._pictures
+        m, pictures = self._context, self._pictures
         picks = shuffled(len(pictures.x), min(m.batch_size, len(pictures.x)), iteration, m.seed)
         g = torch.Generator().manual_seed((m.seed + 1) * 1_000_003 + iteration)
         row = torch.randint(len(m.items.timesteps), (len(picks),), generator=g)
@@ -66,7 +66,7 @@ class NoisedPictures:
         """Nothing: the next batch does not depend on it."""
 
 
-def _batch(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: Material) -> Batch:
+def _batch(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: BatchContext) -> Batch:
     """The items of noised pictures."""
     row, scale = repeated(row, m.guidance_scale), m.guidance_scale
     return Batch(

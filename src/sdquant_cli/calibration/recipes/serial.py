@@ -16,15 +16,15 @@ from ...models.guidance import combined, condition_of, halves, repeated
 from ...models.noise import initial_noise, step_generators
 from ...models.samplers import Trajectory
 from ..items import Batch, shuffled
-from ..recipe import Material, Recipe
+from ..recipe import BatchContext, Recipe
 
 
 class Trajectories:
     """One batch of trajectories at a time, advanced by the floating-point prediction."""
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
-        self._calls = len(material.sampler().timesteps)
+    def __init__(self, context: BatchContext) -> None:
+        self._context = context
+        self._calls = len(context.sampler().timesteps)
         self._next = -1  # the iteration that the path below is for
         self._path: Trajectory
         self._condition: Condition
@@ -39,7 +39,7 @@ class Trajectories:
             for _ in range(iteration - first):
                 batch = self._inputs()
                 with torch.no_grad():
-                    self._advance(predict(self._material.teacher, batch.x, batch.timestep, batch.condition))
+                    self._advance(predict(self._context.teacher, batch.x, batch.timestep, batch.condition))
         self._next = iteration
         return self._inputs()
 
@@ -48,7 +48,7 @@ class Trajectories:
         self._next += 1
 
     def _begin(self, trajectory: int) -> None:
-        m = self._material
+        m = self._context
         picks = 1 + shuffled(len(m.items.texts) - 1, m.batch_size, trajectory, m.seed)
         places = [trajectory * m.batch_size + i for i in range(len(picks))]
         noise = initial_noise(tuple(m.items.x.shape[1:]), m.seed, places, "trajectories")
@@ -56,13 +56,13 @@ class Trajectories:
         self._condition = condition_of(m.items.texts, picks, m.guidance_scale).to(m.device)
 
     def _inputs(self) -> Batch:
-        scale, table = self._material.guidance_scale, self._material.items.timesteps
+        scale, table = self._context.guidance_scale, self._context.items.timesteps
         x = repeated(self._path.input(), scale)
         row = (table - float(self._path.timestep)).abs().argmin().repeat(len(x))
         return Batch(x, table[row].to(x.device), row, self._condition, halves=halves(scale))
 
     def _advance(self, prediction: Tensor) -> None:
-        self._path.advance(combined(prediction.float(), self._material.guidance_scale))
+        self._path.advance(combined(prediction.float(), self._context.guidance_scale))
 
 
 RECIPE = Recipe(

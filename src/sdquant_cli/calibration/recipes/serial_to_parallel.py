@@ -18,17 +18,17 @@ from torch import Tensor
 
 from ...types import Bits, Relax
 from ..items import Batch, shuffled
-from ..recipe import Material, Recipe
+from ..recipe import BatchContext, Recipe
 
 
 class MixedLatents:
     """Stored latents of all timesteps, shuffled: every epoch visits each once."""
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
+    def __init__(self, context: BatchContext) -> None:
+        self._context = context
 
     def batch(self, iteration: int) -> Batch:
-        m = self._material
+        m = self._context
         return m.items.batch(shuffled(len(m.items), m.batch_size, iteration, m.seed), m.device)
 
     def learn(self, prediction: Tensor) -> None:
