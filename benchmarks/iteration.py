@@ -26,7 +26,7 @@ import torch
 from sdquant_cli.calibration.items import Items, prediction
 from sdquant_cli.calibration.losses import output_loss
 from sdquant_cli.calibration.observer import initial_states, observe
-from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import run_on_table, tabulate
@@ -61,7 +61,7 @@ def calibration_items(model: str) -> Items:
         x=torch.randn(latents, 4, side, side, generator=g).half(),
         row=torch.arange(latents) * 50 // latents,
         text=torch.ones(latents, dtype=torch.long),
-        texts=Condition(torch.randn(2, tokens, channels, generator=g).half()),
+        texts=Conditioning(torch.randn(2, tokens, channels, generator=g).half()),
         timesteps=torch.tensor(TIMESTEPS),
         guidance_scale=7.5,
     )
@@ -82,7 +82,7 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
 def iteration(teacher: Any, student: Any, items: Items, kind: str) -> float:
     """Seconds of one."""
     batch = items.batch(range(len(items)), torch.device("cpu"))
-    inputs = (batch.x, batch.timestep, batch.condition)
+    inputs = (batch.x, batch.timestep, batch.conditioning)
     student.zero_grad(set_to_none=True)
     began = time.perf_counter()
     with torch.no_grad():

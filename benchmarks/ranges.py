@@ -21,7 +21,7 @@ from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.calibration.items import Batch, Items, prediction
 from sdquant_cli.calibration.observer import END_OF_STEP, activation_tables, initial_states, observe
 from sdquant_cli.cli.render import Terminal
-from sdquant_cli.models.condition import predict
+from sdquant_cli.models.conditioning import predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import run_on_table, tabulate
@@ -59,7 +59,7 @@ class Trial:
 
     @torch.no_grad()
     def _answers(self) -> Tensor:
-        return torch.cat([predict(self.network, b.x, b.timestep, b.condition) for b in self.batches])
+        return torch.cat([predict(self.network, b.x, b.timestep, b.conditioning) for b in self.batches])
 
     def sqnr(self, states: dict[str, LayerState]) -> tuple[float, float]:
         """Over all outputs, and the median over items, in dB."""

@@ -22,8 +22,8 @@ from sdquant_cli.artifacts.quant_state import quantized_denoiser
 from sdquant_cli.artifacts.workspace import find_state, open_model
 from sdquant_cli.events import SILENT
 from sdquant_cli.manifests import Setting
-from sdquant_cli.models.condition import Condition, predict
-from sdquant_cli.models.guidance import combined, condition_of, repeated
+from sdquant_cli.models.conditioning import Conditioning, predict
+from sdquant_cli.models.guidance import apply_guidance, batch_conditioning, repeat_for_guidance
 from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.prompts import read_prompts
@@ -47,7 +47,7 @@ class Ground:
         embeds = store_embeddings(store, self.model, stored, CPU, SILENT)
         index = torch.from_numpy(embeds.read("index"))
         texts = read_texts(embeds, self.model, setting)
-        self.condition = condition_of(texts, index, setting.guidance_scale)
+        self.conditioning = batch_conditioning(texts, index, setting.guidance_scale)
         self.noise = initial_noise(
             self.model.latent_shape(setting.height, setting.width), SEED, range(prompts)
         )
@@ -57,15 +57,15 @@ class Ground:
         self.answers: list[Tensor] = []
         self.latents = self._run(self._watched)
 
-    def guided(self, network: Any, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """Prediction (N,C,h,w) of inputs (N,C,h,w) and the condition of their items."""
+    def guided(self, network: Any, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """Prediction (N,C,h,w) of inputs (N,C,h,w) and the conditioning of their items."""
         scale = self.setting.guidance_scale
-        return combined(predict(network, repeated(x, scale), timestep, condition), scale)
+        return apply_guidance(predict(network, repeat_for_guidance(x, scale), timestep, conditioning), scale)
 
     def _watched(self, _: int, x: Tensor, timestep: Tensor) -> Tensor:
         """The floating-point network's answer, kept with its input."""
         self.inputs.append(x)
-        self.answers.append(self.guided(self.teacher, x, timestep, self.condition))
+        self.answers.append(self.guided(self.teacher, x, timestep, self.conditioning))
         return self.answers[-1]
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Ground:
     def errors(self, student: Any) -> Tensor:
         """Squared error (calls) of the prediction on the floating-point trajectories."""
         calls = zip(self.inputs, self.timesteps, self.answers, strict=True)
-        found = [self.guided(student, x, t, self.condition) - answer for x, t, answer in calls]
+        found = [self.guided(student, x, t, self.conditioning) - answer for x, t, answer in calls]
         return torch.stack([error.square().mean() for error in found])
 
     def reaching(self, student: Any, calls: Container[int], first: int) -> Tensor:
@@ -89,7 +89,7 @@ class Ground:
         def answer(call: int, x: Tensor, timestep: Tensor) -> Tensor:
             if call < first:
                 return self.answers[call]
-            return self.guided(student if call in calls else self.teacher, x, timestep, self.condition)
+            return self.guided(student if call in calls else self.teacher, x, timestep, self.conditioning)
 
         return (self._run(answer) - self.latents).square().flatten(1).mean(1)
 
@@ -101,7 +101,7 @@ class Ground:
         errors = torch.empty(len(items))
         for index in torch.arange(len(items)).split(AT_ONCE):
             batch = items.batch(index, CPU)
-            inputs = (batch.x[: len(index)], batch.timestep, batch.condition)
+            inputs = (batch.x[: len(index)], batch.timestep, batch.conditioning)
             ours, theirs = (self.guided(network, *inputs) for network in (student, self.teacher))
             errors[index] = (ours - theirs).square().flatten(1).mean(1)
         at = items.timesteps[items.row]

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from sdquant_cli.manifests import ModelRef, Setting
-from sdquant_cli.models.condition import Condition, predict, size_ids
+from sdquant_cli.models.conditioning import Conditioning, predict, size_ids
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
@@ -249,9 +249,9 @@ def unet_share() -> dict[str, float]:
     network, spent = model.denoiser(Dtype.BF16), [0.0]
     network.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter()))
     network.register_forward_hook(lambda *_: spent.append(time.perf_counter()))
-    condition = Condition(torch.randn(2, *model.text_shape))
+    conditioning = Conditioning(torch.randn(2, *model.text_shape))
     began = time.perf_counter()
-    denoise(network, model.sampler(setting), torch.randn(1, 4, 64, 64), condition, 7.5)
+    denoise(network, model.sampler(setting), torch.randn(1, 4, 64, 64), conditioning, 7.5)
     whole = time.perf_counter() - began
     return {"share": sum(spent) / whole, "seconds a call": sum(spent) / (len(spent) // 2)}
 
@@ -274,9 +274,9 @@ def table_error(name: str) -> float:
     for _ in range(2):
         pooled = torch.randn(1, model.pooled_width, generator=g) if model.pooled_width else None
         size = size_ids(256, 256) if model.family.sized else None
-        condition = Condition(torch.randn(1, *model.text_shape, generator=g), pooled, size)
+        conditioning = Conditioning(torch.randn(1, *model.text_shape, generator=g), pooled, size)
         for t in timesteps:
-            wanted, found = (predict(net, x, torch.tensor(t), condition) for net in (network, lean))
+            wanted, found = (predict(net, x, torch.tensor(t), conditioning) for net in (network, lean))
             worst = max(worst, float((found - wanted).abs().max()))
             largest = max(largest, float(wanted.abs().max()))
     return worst / largest

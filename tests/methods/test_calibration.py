@@ -15,7 +15,7 @@ from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE, MixedLate
 from sdquant_cli.calibration.teacher import CachedTeacher, TeacherNetwork
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec, TrainSpec
-from sdquant_cli.models.condition import Condition
+from sdquant_cli.models.conditioning import Conditioning
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits, Dtype, Ranges, Tables, Train
@@ -50,7 +50,7 @@ def items(count=12, scale=3.0):
         x=torch.randn(count, 2, 4, 4, generator=g).half(),
         row=torch.tensor([0, 1] * (count // 2)),  # row 2 has no data
         text=torch.arange(count) % 3 + 1,
-        texts=Condition(torch.randn(4, 3, 5, generator=g).half()),
+        texts=Conditioning(torch.randn(4, 3, 5, generator=g).half()),
         timesteps=ROWS,
         guidance_scale=scale,
     )
@@ -104,8 +104,8 @@ def test_batches_hold_each_latent_without_and_with_its_prompt():
     data = items()
     assert torch.equal(batch.x[:2], batch.x[2:])
     assert torch.equal(batch.timestep, ROWS[torch.tensor([0, 1, 0, 1])])
-    assert torch.equal(batch.condition.tokens[:2], data.texts.tokens[[0, 0]].float())
-    assert torch.equal(batch.condition.tokens[2:], data.texts.tokens[data.text[[4, 7]]].float())
+    assert torch.equal(batch.conditioning.tokens[:2], data.texts.tokens[[0, 0]].float())
+    assert torch.equal(batch.conditioning.tokens[2:], data.texts.tokens[data.text[[4, 7]]].float())
 
 
 def test_an_epoch_visits_every_item_once_and_epochs_differ():
@@ -142,7 +142,7 @@ def test_ranges_are_those_of_each_row_alone():
         batch = data.batch(picks, torch.device("cpu"))
         hidden = {}
         handle = teacher.out.register_forward_pre_hook(lambda _, args, kept=hidden: kept.update(x=args[0]))
-        teacher(batch.x, batch.timestep, batch.condition.tokens)
+        teacher(batch.x, batch.timestep, batch.conditioning.tokens)
         handle.remove()
         assert observed.low["out"][row] == pytest.approx(hidden["x"].min().item(), rel=1e-5)
         assert observed.high["out"][row] == pytest.approx(hidden["x"].max().item(), rel=1e-5)
@@ -177,7 +177,7 @@ def test_text_fed_layers_have_one_row_and_so_has_a_single_table():
     _, student, _, states = quantized(tables=Tables.SINGLE)
     assert all(state.activation_step.shape == (1,) for state in states.values())
     batch = items().batch([0, 1], torch.device("cpu"))
-    assert student(batch.x, batch.timestep, batch.condition.tokens).sample.shape == (4, 2, 4, 4)
+    assert student(batch.x, batch.timestep, batch.conditioning.tokens).sample.shape == (4, 2, 4, 4)
 
 
 def test_a_searched_range_lies_within_the_observed_one():
@@ -199,7 +199,7 @@ def test_hooks_leave_nothing_behind():
     teacher, *_ = quantized()
     with collecting_outputs(teacher, ["conv"]) as outputs:
         batch = items().batch([0], torch.device("cpu"))
-        teacher(batch.x, batch.timestep, batch.condition.tokens)
+        teacher(batch.x, batch.timestep, batch.conditioning.tokens)
         assert outputs["conv"].shape == (2, 64, 4, 4)
     assert not any(module._forward_hooks for module in teacher.modules())
 
@@ -235,7 +235,7 @@ def test_every_loss_counts_with_its_weight():
     weights = LossSpec(sensitive=2, blocks=3, guided=0.5)
     run = training(targets=LossTargets(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
     batch = items().batch([0, 3], torch.device("cpu"))
-    inputs = (batch.x, batch.timestep, batch.condition.tokens)
+    inputs = (batch.x, batch.timestep, batch.conditioning.tokens)
     with (
         collecting_outputs(run.teacher.network, ["conv", "out"]) as a,
         collecting_outputs(run.student, ["conv", "out"]) as b,
@@ -350,7 +350,7 @@ def test_items_are_halved_without_guidance_and_parts_keep_a_latents_items_togeth
     batch = ours.batch([4, 1, 7], torch.device("cpu"))
     assert len(batch.x) == 3 * batch.halves
     assert torch.equal(batch.x[-3:], ours.x[[4, 1, 7]].float())
-    assert torch.equal(batch.condition.tokens[-3:], ours.texts.tokens[ours.text[[4, 1, 7]]].float())
+    assert torch.equal(batch.conditioning.tokens[-3:], ours.texts.tokens[ours.text[[4, 1, 7]]].float())
     parts = batch.parts(2)
     latents = [(part.item % len(ours)).view(batch.halves, -1) for part in parts]
     assert torch.equal(torch.cat(latents, dim=1), torch.tensor([[4, 1, 7]]).expand(batch.halves, 3))

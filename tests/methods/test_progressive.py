@@ -7,7 +7,7 @@ import torch
 
 from sdquant_cli.calibration.block_optimizer import dropping
 from sdquant_cli.calibration.progressive import Progression, StepResult
-from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.noise import initial_noise
@@ -47,7 +47,7 @@ def quantized(unet, relaxed: Relaxed | None = None):
 
 def texts(unet):
     tokens = torch.randn(3, 6, unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(3))
-    return Condition(tokens)
+    return Conditioning(tokens)
 
 
 def progression(unet, network):

@@ -13,7 +13,7 @@ from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.recipes.serial import Trajectories
 from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import from_config
@@ -44,7 +44,7 @@ def context(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
         x=torch.zeros(8, 4, 4, 4).half(),
         row=torch.zeros(8, dtype=torch.long),
         text=torch.arange(8) + 1,
-        texts=Condition(torch.randn(9, 3, 5, generator=g).half()),
+        texts=Conditioning(torch.randn(9, 3, 5, generator=g).half()),
         timesteps=torch.tensor(schedule_of(sampler()).timesteps),
         guidance_scale=scale,
     )
@@ -60,13 +60,13 @@ def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
     for iteration in range(calls):
         batch = source.batch(iteration)
         seen.append(batch)
-        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.condition).detach())
+        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.conditioning).detach())
     expected = []
     denoise(
         m.teacher,
         m.sampler(),
         initial_noise((4, 4, 4), m.seed, [0, 1], "trajectories"),
-        seen[0].condition,
+        seen[0].conditioning,
         scale,
         step_generators(m.seed, [0, 1]),
         lambda _, x: expected.append(x) or True,
@@ -85,10 +85,10 @@ def test_serial_goes_on_in_the_middle_of_a_round_and_rounds_differ():
     for iteration in range(10):
         batches.append(source.batch(iteration))
         batch = batches[-1]
-        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.condition).detach())
+        source.learn(predict(m.teacher, batch.x, batch.timestep, batch.conditioning).detach())
     resumed = Trajectories(m).batch(9)
     assert torch.equal(resumed.x, batches[9].x)
-    assert torch.equal(resumed.condition.tokens, batches[9].condition.tokens)
+    assert torch.equal(resumed.conditioning.tokens, batches[9].conditioning.tokens)
     assert not torch.equal(batches[0].x, batches[7].x)  # 7 calls in a round of 6 steps
 
 
@@ -134,7 +134,9 @@ def test_without_guidance_noised_pictures_are_with_their_text():
     m = context(scale=1.0, pictures=Pictures(torch.randn(3, 4, 4, 4), text, m.items.texts))
     batch = NoisedPictures(m).batch(0)
     assert len(batch.x) == len(batch.row) == 2
-    assert all((m.items.texts.tokens[text] == tokens).all((1, 2)).any() for tokens in batch.condition.tokens)
+    assert all(
+        (m.items.texts.tokens[text] == tokens).all((1, 2)).any() for tokens in batch.conditioning.tokens
+    )
 
 
 def test_every_method_cites_its_source():

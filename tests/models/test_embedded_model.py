@@ -72,20 +72,20 @@ def drawn_by_diffusers():
 
 
 def encoded(texts):
-    """The condition of texts, the empty one first."""
-    from sdquant_cli.models.condition import Condition
+    """The conditioning of texts, the empty one first."""
+    from sdquant_cli.models.conditioning import Conditioning
     from sdquant_cli.models.text import encode
 
     parts = list(encode(find_model("shapes").text_pipeline(), texts, torch.device("cpu")))
-    return Condition(torch.cat([part.tokens for part in parts]))
+    return Conditioning(torch.cat([part.tokens for part in parts]))
 
 
 def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
     from sdquant_cli.models.denoise import denoise
 
     noise, expected = drawn_by_diffusers
-    condition = encoded(["", "a big red circle on a plain white background"])
-    found = denoise(embedded_unet, fakes.sampler(steps=6), noise, condition, 3.0)
+    conditioning = encoded(["", "a big red circle on a plain white background"])
+    found = denoise(embedded_unet, fakes.sampler(steps=6), noise, conditioning, 3.0)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -98,8 +98,8 @@ def test_its_pictures_are_of_the_prompt(drawn_by_diffusers):
     wanted = {"green": (0.12, 0.65, 0.20), "white": (0.97, 0.97, 0.97), "blue": (0.12, 0.28, 0.90)}
     texts = ["", *(f"a small black square on a plain {name} background" for name in wanted)]
     noise = initial_noise((4, 16, 16), 0, range(3))
-    condition = encoded(texts).guided([1, 2, 3])
+    conditioning = encoded(texts).guided([1, 2, 3])
     scale = model.defaults.guidance_scale
-    latents = denoise(model.denoiser(), fakes.sampler(), noise, condition, scale)
+    latents = denoise(model.denoiser(), fakes.sampler(), noise, conditioning, scale)
     corners = decode(model.vae(), latents)[:, :3, :3].float().mean(dim=(1, 2)) / 255
     assert (corners - torch.tensor(list(wanted.values()))).abs().max() < 0.2

@@ -8,7 +8,7 @@ import torch
 
 from sdquant_cli.artifacts.prompts import with_sizes
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.condition import Condition, predict
+from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.families import FAMILIES
 from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
@@ -32,7 +32,7 @@ def conditions(model, setting):
     parts = list(encode(model.text_pipeline(), PROMPTS, torch.device("cpu")))
     tokens = torch.cat([part.tokens for part in parts])
     pooled = torch.cat([part.pooled for part in parts]) if model.family.pooled else None
-    return with_sizes(Condition(tokens, pooled), model, setting)
+    return with_sizes(Conditioning(tokens, pooled), model, setting)
 
 
 def setting(model, scheduler=None, steps=3):
@@ -88,9 +88,9 @@ def test_the_denoiser_on_tables_equals_the_original_for_every_prompt(tiny, name)
     one = torch.tensor(schedule.timesteps[2])
     calls = [(one, first), (mixed, first), (one, second), (one, second), (mixed, second)]
     with torch.no_grad():
-        for timestep, condition in calls:
-            wanted = predict(network, x, timestep, condition)
-            torch.testing.assert_close(predict(lean, x, timestep, condition), wanted, atol=1e-5, rtol=1e-4)
+        for timestep, conditioning in calls:
+            wanted = predict(network, x, timestep, conditioning)
+            torch.testing.assert_close(predict(lean, x, timestep, conditioning), wanted, atol=1e-5, rtol=1e-4)
     with pytest.raises(UsageProblem, match="not among the"):
         predict(lean, x, torch.tensor(12.5), first)
 

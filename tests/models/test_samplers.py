@@ -12,9 +12,9 @@ import torch
 
 from sdquant_cli.artifacts.workspace import new_setting
 from sdquant_cli.errors import SdquantError, UsageProblem
-from sdquant_cli.models.condition import Condition
+from sdquant_cli.models.conditioning import Conditioning
 from sdquant_cli.models.denoise import decode, denoise, encode_pictures
-from sdquant_cli.models.guidance import condition_of
+from sdquant_cli.models.guidance import batch_conditioning
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import Trajectory
@@ -103,10 +103,10 @@ def with_scheduler(folder, name, config, source=EMBEDDED_FOLDER):
 
 @pytest.fixture(scope="module")
 def texts():
-    """The condition of one prompt, the empty one first."""
+    """The conditioning of one prompt, the empty one first."""
     prompts = ["", "a big red circle on a plain white background"]
     parts = list(encode(find_model("shapes").text_pipeline(), prompts, torch.device("cpu")))
-    return Condition(torch.cat([part.tokens for part in parts]))
+    return Conditioning(torch.cat([part.tokens for part in parts]))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def ours(embedded_unet, vae, texts):
             embedded_unet,
             model.sampler(setting),
             initial_noise(model.latent_shape(SIDE, SIDE), 0, [0]),
-            condition_of(texts, [1], scale),
+            batch_conditioning(texts, [1], scale),
             scale,
             step_generators(0, [0]),
         )

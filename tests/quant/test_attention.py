@@ -10,7 +10,7 @@ from torch import nn
 from sdquant_cli.calibration.bit_allocation import check_attention
 from sdquant_cli.calibration.observer import Observed, initial_states
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.attention import PLACES, OpenAttention, attend, attention_places, open_attention
+from sdquant_cli.models.attention import TAPS, OpenAttention, attend, attention_taps, open_attention
 from sdquant_cli.models.layers import is_text_fed
 from sdquant_cli.models.load import find_model
 from sdquant_cli.options.requests import CalibrateRequest
@@ -23,7 +23,7 @@ from sdquant_cli.types import Bits, Ranges
 
 HEADS, WIDTH, TEXT = 2, 8, 6
 NO_WEIGHT = torch.empty(0)
-BITS = {f"attn.processor.{place}": Bits(0, 16 if place == "probabilities" else 8) for place in PLACES}
+BITS = {f"attn.processor.{place}": Bits(0, 16 if place == "probabilities" else 8) for place in TAPS}
 
 
 class Net(nn.Module):
@@ -123,7 +123,7 @@ def test_many_probabilities_come_in_parts_with_the_same_gradients():
 def test_grids_of_probabilities_start_at_zero():
     net, (x, text) = Net(), numbers(4)
     open_attention(net)
-    places = {name: net.get_submodule(name) for name in attention_places(net)}
+    places = {name: net.get_submodule(name) for name in attention_taps(net)}
     assert list(places) == list(BITS)
     row = torch.tensor([0, 1, 1, 0])
     observed = Observed(places, row, 2)
@@ -165,12 +165,12 @@ def test_step_sizes_get_gradients():
 
 
 def test_every_attention_of_a_unet_has_places(embedded_unet):
-    places = attention_places(embedded_unet)
-    assert len(places) == 16 * 2 * len(PLACES)
+    places = attention_taps(embedded_unet)
+    assert len(places) == 16 * 2 * len(TAPS)
     assert sum(map(is_text_fed, places)) == 16 * 2  # k and v of attn2
     opened = copy.deepcopy(embedded_unet)
     open_attention(opened)
-    assert attention_places(opened) == places
+    assert attention_taps(opened) == places
     assert all(isinstance(opened.get_submodule(name), nn.Identity) for name in places)
 
 

@@ -79,9 +79,9 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
         seen[call] = x[0]
         return True
 
-    condition = texts.guided(embeds.read("index")[[prompt]])
+    conditioning = texts.guided(embeds.read("index")[[prompt]])
     noise = initial_noise((4, 16, 16), 3, [prompt])
-    denoise(model.denoiser(), model.sampler(drawn), noise, condition, drawn.guidance_scale, visit=visit)
+    denoise(model.denoiser(), model.sampler(drawn), noise, conditioning, drawn.guidance_scale, visit=visit)
     expected = seen[int(latents.read("call")[place])]
     # stored in fp16, and computed in another micro-batch
     torch.testing.assert_close(
@@ -198,11 +198,11 @@ def test_an_up_to_date_artifact_becomes_the_latest_again(sdquant):
 
 
 def test_trajectories_of_two_micro_batches_agree_within_1e_4(embedded_unet):
-    from sdquant_cli.models.condition import Condition
+    from sdquant_cli.models.conditioning import Conditioning
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.noise import initial_noise
 
-    texts = Condition(torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0)))
+    texts = Conditioning(torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0)))
 
     def drawn(picks):
         noise = initial_noise((4, 16, 16), 0, picks)

@@ -11,7 +11,7 @@ from sdquant_cli.artifacts.time_table import read_table
 from sdquant_cli.artifacts.workspace import open_model
 from sdquant_cli.calibration.observer import all_batches
 from sdquant_cli.calibration.tabulated import tabulated_denoiser
-from sdquant_cli.models.condition import predict
+from sdquant_cli.models.conditioning import predict
 from sdquant_cli.types import Dtype
 from tests.conftest import Sdquant
 
@@ -49,7 +49,7 @@ def mean_errors(sdquant):
     teacher = tabulated_denoiser(open_model(setting), Dtype.FP32, CPU, read_table(table)).network
     (batch,) = all_batches(items, len(items), CPU)
     with torch.no_grad():
-        outputs = [predict(net, batch.x, batch.timestep, batch.condition) for net in (student, teacher)]
+        outputs = [predict(net, batch.x, batch.timestep, batch.conditioning) for net in (student, teacher)]
     error = outputs[0] - outputs[1]
     return torch.stack([error[batch.row == r].mean((0, 2, 3)) for r in batch.row.unique()]).abs().max()
 

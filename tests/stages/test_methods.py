@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.artifacts.quant_state import quantized_denoiser
-from sdquant_cli.models.condition import predict
+from sdquant_cli.models.conditioning import predict
 from sdquant_cli.stages import calibrate
 from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
@@ -85,7 +85,7 @@ def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, mo
     items = load_items(store, *(store.follow(state.manifest.inputs[n]) for n in ("latents", "time-table")))
     batch = items.batch([0, 3], torch.device("cpu"))
     with torch.no_grad():
-        outputs = [predict(n, batch.x, batch.timestep, batch.condition) for n in (students[-1], network)]
+        outputs = [predict(n, batch.x, batch.timestep, batch.conditioning) for n in (students[-1], network)]
     torch.testing.assert_close(*outputs)
 
     needs = []

@@ -71,7 +71,8 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
     for latent in range(LATENTS):
         batch = items.batch([latent], torch.device("cpu"))
         for branch in range(2):
-            inputs = [part[branch : branch + 1] for part in (batch.x, batch.timestep, batch.condition.tokens)]
+            parts = (batch.x, batch.timestep, batch.conditioning.tokens)
+            inputs = [part[branch : branch + 1] for part in parts]
             weights = [rounded.get_submodule(name).weight.requires_grad_() for name in picked]
             loss = (rounded(*inputs).sample - teacher(*inputs).sample).square().mean()
             gradients = torch.autograd.grad(loss, weights)
@@ -97,10 +98,10 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     name = "up_blocks.3.attentions.1.proj_in"
     layer = unet.get_submodule(name)
     with torch.no_grad():
-        before = unet(batch.x, batch.timestep, batch.condition.tokens).sample
+        before = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
         step = weight_steps(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grids(Bits(4, 8))[0]))
-        after = unet(batch.x, batch.timestep, batch.condition.tokens).sample
+        after = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
     noise = ((after - before).square().sum() / before.square().sum()).item()
     assert facts.weight_noise[name] == pytest.approx(noise, rel=1e-3)
     assert facts.sqnr[name] == pytest.approx(-10 * np.log10(facts.scores[name]))

@@ -8,7 +8,7 @@ import torch
 from ..events import Events
 from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.denoise import decode, denoise
-from ..models.guidance import condition_of
+from ..models.guidance import batch_conditioning
 from ..models.noise import initial_noise, step_generators
 from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Draft, Store
@@ -82,7 +82,7 @@ def _draw_units(
                     network,
                     model.sampler(setting),
                     initial_noise(shape, spec.seed, batch).to(device),
-                    condition_of(texts, index[batch.start : batch.stop], scale).to(device),
+                    batch_conditioning(texts, index[batch.start : batch.stop], scale).to(device),
                     scale,
                     step_generators(spec.seed, batch),
                 )

@@ -8,7 +8,7 @@ import torch
 
 from ..events import Events
 from ..manifests import PromptsFacts, PromptsSpec, Setting, TextEmbedsFacts, TextEmbedsSpec
-from ..models.condition import Condition, size_ids
+from ..models.conditioning import Conditioning, size_ids
 from ..models.load import Model
 from ..models.text import count_truncated, encode, unique_prompts
 from ..prompts import PromptFile
@@ -20,18 +20,18 @@ EMBEDS_PER_UNIT = 256
 NOT_FINITE = "the text encoder computes NaN, or a number beyond fp16"
 
 
-def read_texts(embeds: Artifact, model: Model, setting: Setting) -> Condition:
+def read_texts(embeds: Artifact, model: Model, setting: Setting) -> Conditioning:
     """The texts of an artifact (P), unconditional first, with what else the model is told of a picture."""
     pooled = torch.from_numpy(embeds.read("pooled")) if model.family.pooled else None
-    return with_sizes(Condition(torch.from_numpy(embeds.read("embedding")), pooled), model, setting)
+    return with_sizes(Conditioning(torch.from_numpy(embeds.read("embedding")), pooled), model, setting)
 
 
-def with_sizes(texts: Condition, model: Model, setting: Setting) -> Condition:
+def with_sizes(texts: Conditioning, model: Model, setting: Setting) -> Conditioning:
     """The texts, with a setting's sizes where the model's family is told them."""
     if not model.family.sized:
         return texts
     size = size_ids(setting.height, setting.width).expand(len(texts), -1)
-    return Condition(texts.tokens, texts.pooled, size)
+    return Conditioning(texts.tokens, texts.pooled, size)
 
 
 def store_prompts(store: Store, file: PromptFile, events: Events) -> Artifact:

@@ -58,7 +58,7 @@ def check_budget(request: CalibrateRequest, model: Model) -> None:
 
 def check_attention(request: CalibrateRequest, model: Model) -> None:
     """Raise UsageProblem where attention's products are to be rounded in a network that computes others."""
-    if request.attention_bits is not None and not model.attention_places:
+    if request.attention_bits is not None and not model.attention_taps:
         raise UsageProblem(
             f"--attention-bits {request.attention_bits}: {model.family.name} has another attention than the "
             f"UNets of versions 1, 2 and XL; leave the flag out"
@@ -70,7 +70,7 @@ def attention_bits(spec: QuantStateSpec, model: Model) -> dict[str, Bits]:
     if spec.attention_bits is None or spec.softmax_bits is None:
         return {}
     q, p = Bits(0, spec.attention_bits), Bits(0, spec.softmax_bits)
-    return {place: p if place.endswith(".probabilities") else q for place in model.attention_places}
+    return {place: p if place.endswith(".probabilities") else q for place in model.attention_taps}
 
 
 def choose_bits(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
-from ..models.condition import predict
+from ..models.conditioning import predict
 from ..quant.low_rank import LowRank
 from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
@@ -108,7 +108,7 @@ class Training:
         target, wanted = answer.prediction, answer.features
         amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
         with collecting_outputs(self.student, targets.watched) as found, amp:
-            predicted = predict(self.student, batch.x, batch.timestep, batch.condition)
+            predicted = predict(self.student, batch.x, batch.timestep, batch.conditioning)
         loss = output_loss(predicted, target)
         for names, weight in (
             (targets.sensitive, targets.weights.sensitive),
@@ -177,7 +177,7 @@ class Training:
     def _diagnosis(self, batch: Batch, value: float) -> str:
         """Where the first number that is none came from."""
         with collecting_outputs(self.student, list(self.layers)) as outputs:
-            predict(self.student, batch.x, batch.timestep, batch.condition)
+            predict(self.student, batch.x, batch.timestep, batch.conditioning)
         place = "in the gradients" if math.isfinite(value) else "in the loss"
         for name, output in outputs.items():  # in the order they ran
             bad = ~output.flatten(1).isfinite().all(1)

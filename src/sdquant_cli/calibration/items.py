@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.condition import Condition, predict
+from ..models.conditioning import Conditioning, predict
 from ..models.guidance import halves
 
 
@@ -21,14 +21,14 @@ class Batch:
     x: Tensor  # (M,C,h,w)
     timestep: Tensor  # (M)
     row: Tensor  # (M)
-    condition: Condition  # of M
+    conditioning: Conditioning  # of M
     item: Tensor | None = None  # (M) place among all stored items, for those that are
     halves: int = 2  # items of each latent
 
     def __getitem__(self, index: Tensor) -> "Batch":
         row, item = (None if part is None else part[index.cpu()] for part in (self.row, self.item))
         assert row is not None
-        return Batch(self.x[index], self.timestep[index], row, self.condition[index], item, self.halves)
+        return Batch(self.x[index], self.timestep[index], row, self.conditioning[index], item, self.halves)
 
     def parts(self, count: int) -> "list[Batch]":
         """The batch in `count` batches of about equal size, the items of a latent kept together."""
@@ -41,7 +41,7 @@ class Batch:
 
 def prediction(network: Any, batch: Batch) -> Tensor:
     """Return the network's prediction (items,C,h,w) fp32 for a batch."""
-    return predict(network, batch.x, batch.timestep, batch.condition)
+    return predict(network, batch.x, batch.timestep, batch.conditioning)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Items:
     x: Tensor  # (N,C,h,w), as the UNet sees it
     row: Tensor  # (N) row of each latent's timestep
     text: Tensor  # (N) index into the texts
-    texts: Condition  # of P prompts, the unconditional one at 0
+    texts: Conditioning  # of P prompts, the unconditional one at 0
     timesteps: Tensor  # (rows)
     guidance_scale: float
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.guidance import combined
+from ..models.guidance import apply_guidance
 
 
 @contextmanager
@@ -50,4 +50,4 @@ def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -
 
 def guided_loss(student: Tensor, teacher: Tensor, guidance_scale: float) -> Tensor:
     """Mean squared error of the combination that sampling uses, u + g (c - u); items come in halves."""
-    return combined(student - teacher, guidance_scale).square().mean()
+    return apply_guidance(student - teacher, guidance_scale).square().mean()

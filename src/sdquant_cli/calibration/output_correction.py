@@ -9,7 +9,7 @@ from torch import nn
 
 from ..events import Events
 from ..manifests import QuantStateSpec
-from ..models.condition import predict
+from ..models.conditioning import predict
 from ..models.load import Model
 from ..quant.correction import Correction, Pairs, correct_outputs
 from ..quant.rows import Rows
@@ -37,7 +37,7 @@ def estimate(student: Any, teacher: Teacher, items: Items, events: Events) -> di
     pairs = Pairs(len(items.timesteps), items.x.shape[1])
     with events.task("comparing outputs", -(-len(items) // AT_ONCE), "batch") as task:
         for batch in all_batches(items, AT_ONCE, device):
-            given = predict(student, batch.x, batch.timestep, batch.condition)
+            given = predict(student, batch.x, batch.timestep, batch.conditioning)
             pairs.add(given, teacher.answer(batch).prediction, batch.row)
             task.advance()
     found = pairs.correction()

@@ -5,9 +5,9 @@ from typing import Any
 
 from ..events import Events
 from ..manifests import QuantStateSpec, Setting, UnitFacts
-from ..models.condition import predict
+from ..models.blocks import Block, blocks_of
+from ..models.conditioning import predict
 from ..models.load import Model
-from ..models.units import Unit, units_of
 from ..store import Draft
 from . import checkpoints
 from .activation_cache import TensorPool
@@ -38,14 +38,14 @@ def reconstruct(
         tabulated.network,
         teacher,
         items,
-        lambda batch: tabulated.set(batch.timestep, batch.condition),
+        lambda batch: tabulated.set(batch.timestep, batch.conditioning),
         spec.reconstruct,
         spec.batch_size,
         spec.seed,
         TensorPool(cache, draft.scratch),
     )
     first = next(all_batches(items, 1, device))
-    units = units_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.condition))
+    units = blocks_of(teacher, lambda: predict(teacher, first.x, first.timestep, first.conditioning))
     total = sum(unit.macs for unit in units)
     units = _that_run_alone(work, units, events)
     facts: list[UnitFacts] = []
@@ -67,17 +67,17 @@ def reconstruct(
     return tuple(facts[-len(units) :]), work.forwards
 
 
-def _that_run_alone(work: Reconstruction, units: list[Unit], events: Events) -> list[Unit]:
+def _that_run_alone(work: Reconstruction, units: list[Block], events: Events) -> list[Block]:
     """The same units, but for blocks that cannot be run by themselves: those in their layers."""
-    around = {place: work.answers_alone(place.name) for unit in units for place in unit.around}
-    whole: list[Unit] = []
+    around = {place: work.answers_alone(place.name) for unit in units for place in unit.enclosing}
+    whole: list[Block] = []
     for unit in units:
-        unit = replace(unit, around=tuple(place for place in unit.around if around[place]))
+        unit = replace(unit, enclosing=tuple(place for place in unit.enclosing if around[place]))
         if len(unit.layers) == 1 or work.answers_alone(unit.name):
             whole.append(unit)
         else:
             events.warn(f"{unit.name} cannot be reconstructed as a block: its layers are, one by one")
-            whole += unit.alone()
+            whole += unit.single_layers()
     return whole
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.condition import Condition, predict
-from ..models.guidance import combined, condition_of, halves, repeated
+from ..models.conditioning import Conditioning, predict
+from ..models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
 from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
@@ -39,7 +39,7 @@ class Progression:
 
     network: Any
     sampler: Any  # its timesteps set
-    texts: Condition  # of P prompts, the unconditional one at 0
+    texts: Conditioning  # of P prompts, the unconditional one at 0
     shape: tuple[int, ...]  # (C,h,w) of a latent
     guidance_scale: float
     ranges: Ranges
@@ -113,10 +113,12 @@ class Progression:
         for first in range(0, self._prompts, self.at_once):
             x = scaled[first : first + self.at_once]
             index = torch.arange(first + 1, first + 1 + len(x))
-            condition = condition_of(self.texts, index, scale).to(self._device)
+            conditioning = batch_conditioning(self.texts, index, scale).to(self._device)
             with around(halves(scale) * len(x)):
-                prediction = predict(self.network, repeated(x, scale), self._path.timestep, condition)
-            parts.append(combined(prediction, scale))
+                prediction = predict(
+                    self.network, repeat_for_guidance(x, scale), self._path.timestep, conditioning
+                )
+            parts.append(apply_guidance(prediction, scale))
         return torch.cat(parts)
 
     def _step(self, guided: Tensor) -> None:

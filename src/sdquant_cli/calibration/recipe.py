@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..manifests import ReconstructSpec
-from ..models.condition import Condition
+from ..models.conditioning import Conditioning
 from ..types import Bits, Ranges, Relax, Select, Tables
 from .items import Batch, Items
 
@@ -29,7 +29,7 @@ class Pictures:
 
     x: Tensor  # (N,C,h,w), scaled as the UNet expects
     text: Tensor  # (N) index into the texts
-    texts: Condition  # of P prompts, the unconditional one at 0
+    texts: Conditioning  # of P prompts, the unconditional one at 0
 
 
 @dataclass(frozen=True)

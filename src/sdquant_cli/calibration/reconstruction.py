@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..errors import SdquantError
 from ..manifests import ReconstructSpec, UnitFacts
-from ..models.condition import predict
+from ..models.blocks import Block, Tap
+from ..models.conditioning import predict
 from ..models.noise import generator
-from ..models.units import Place, Unit
 from ..quant.drop import Drop
 from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
 from .activation_cache import Captured, TensorPool, stopping_at, to_device
@@ -59,10 +59,10 @@ class Reconstruction:
         self._parts = inputs_rounded_in(self.student)
         alone = self.spec.mixed_inputs >= 1  # units are given the floating-point network's inputs
         self._networks = (self.teacher,) if alone else (self.teacher, self.student)
-        self._entered: list[Place] = []  # modules around the unit, the outermost first
+        self._entered: list[Tap] = []  # modules around the unit, the outermost first
         self._given: list[dict[int, Captured]] = []  # to each of them, by network
 
-    def fit(self, unit: Unit, phase: ReconstructionPhase, place: int, total: int) -> UnitFacts:
+    def fit(self, unit: Block, phase: ReconstructionPhase, place: int, total: int) -> UnitFacts:
         """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
         with dropping(self._parts.values(), Drop(1.0) if phase.drop >= 1 else None):
             self._enter(unit)
@@ -87,7 +87,7 @@ class Reconstruction:
         self._count(unit, phase, total)
         return UnitFacts(name=unit.name, layers=len(unit.layers), before=before, after=after)
 
-    def _train(self, block: BlockOptimizer, unit: Unit, place: int) -> None:
+    def _train(self, block: BlockOptimizer, unit: Block, place: int) -> None:
         items = self.items.count
         batch, seed = min(self.items.halves * self.batch_size, items), self.seed * 1009 + place
         with block.training():
@@ -108,14 +108,14 @@ class Reconstruction:
         self.hold(self.items.some(item, self.device))
         return block.distance(item)
 
-    def _count(self, unit: Unit, phase: ReconstructionPhase, total: int) -> None:
-        captures = len(self._networks) * self.items.count * unit.reached
+    def _count(self, unit: Block, phase: ReconstructionPhase, total: int) -> None:
+        captures = len(self._networks) * self.items.count * unit.macs_to_end
         passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
         batch = min(self.items.halves * self.batch_size, self.items.count)
         updates = phase.iterations * batch * passes * unit.macs
         self.forwards += (captures + updates) / total
 
-    def saved(self, unit: Unit) -> Saved:
+    def saved(self, unit: Block) -> Saved:
         """What reconstruction changed in a unit."""
         return {name: _saved(part) for name, part in self._parts.items() if _within(name, unit)}
 
@@ -162,16 +162,16 @@ class Reconstruction:
                 args, kwargs = to_device(self._given[-1][id(network)][item], self.device)
                 network.get_submodule(self._entered[-1].name)(*args, **kwargs)
             else:
-                predict(network, batch.x, batch.timestep, batch.condition)
+                predict(network, batch.x, batch.timestep, batch.conditioning)
 
     @torch.no_grad()
-    def _enter(self, unit: Unit) -> None:
+    def _enter(self, unit: Block) -> None:
         """Capture what the modules around a unit are given, in both networks, where that is not done."""
-        while self._entered and self._entered[-1] not in unit.around:
+        while self._entered and self._entered[-1] not in unit.enclosing:
             self._entered.pop()
             for given in self._given.pop().values():
                 given.free()
-        for place in unit.around[len(self._entered) :]:
+        for place in unit.enclosing[len(self._entered) :]:
             found = {id(network): self._captured() for network in self._networks}
             for network, batch in product(self._networks, all_batches(self.items, AT_ONCE, self.device)):
                 self._capture(network, place.name, batch, found[id(network)])
@@ -187,7 +187,7 @@ def _by_channel(layer: Layer) -> Tensor:
     return step.view(-1, *[1] * (layer.weight.dim() - 1))
 
 
-def _within(name: str, unit: Unit) -> bool:
+def _within(name: str, unit: Block) -> bool:
     return name == unit.name or name.startswith(f"{unit.name}.")
 
 

@@ -39,7 +39,7 @@ def item_terms(rounded: Any, batch: Batch, target: Tensor) -> Tensor:
     `target` is the floating-point network's.
     """
     # gradients reach every layer through its input; the weights themselves need none
-    x, tokens = batch.x.requires_grad_(), batch.condition.tokens.requires_grad_()
+    x, tokens = batch.x.requires_grad_(), batch.conditioning.tokens.requires_grad_()
     layers = quantizable_layers(rounded)
     with collecting_terms(layers) as terms:
         predicted = prediction(rounded, batch)

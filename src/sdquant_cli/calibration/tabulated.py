@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.condition import Condition, dtype_of
+from ..models.conditioning import Conditioning, dtype_of
 from ..models.layers import projections
 from ..models.load import Model
 from ..models.time_table import PromptTables, run_on_prompt_tables, run_on_table
@@ -23,11 +23,11 @@ class TabulatedDenoiser:
     rows: Rows  # that it follows
     prompts: PromptTables | None  # of a family whose time features are each prompt's own
 
-    def set(self, timestep: torch.Tensor, condition: Condition) -> None:
+    def set(self, timestep: torch.Tensor, conditioning: Conditioning) -> None:
         """Items at these timesteps (N), told this, are in hand: for running a part of the network alone."""
         self.rows.set(timestep)
         if self.prompts:
-            self.prompts.set(condition.to(timestep.device, dtype_of(self.network)))
+            self.prompts.set(conditioning.to(timestep.device, dtype_of(self.network)))
 
     def copy_sharing(self, *others: torch.Tensor) -> nn.Module:
         """The network again, with the same rows, tables and parameters."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-PLACES = ("q", "k", "v", "probabilities")
+TAPS = ("q", "k", "v", "probabilities")
 AT_ONCE = 2**24  # probabilities: 64 MB
 
 
@@ -22,7 +22,7 @@ class OpenAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.probabilities = (nn.Identity() for _ in PLACES)
+        self.q, self.k, self.v, self.probabilities = (nn.Identity() for _ in TAPS)
 
     def forward(
         self,
@@ -90,9 +90,9 @@ def _attentions(network: nn.Module) -> dict[str, Any]:
     }
 
 
-def attention_places(network: nn.Module) -> list[str]:
+def attention_taps(network: nn.Module) -> list[str]:
     """Module paths of the places of a network whose attention is or will be opened, in module order."""
-    return [f"{name}.processor.{place}" for name in _attentions(network) for place in PLACES]
+    return [f"{name}.processor.{place}" for name in _attentions(network) for place in TAPS]
 
 
 def open_attention(network: nn.Module) -> None:

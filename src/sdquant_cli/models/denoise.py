@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SdquantError
-from .condition import Condition, dtype_of, predict
-from .guidance import combined, repeated
+from .conditioning import Conditioning, dtype_of, predict
+from .guidance import apply_guidance, repeat_for_guidance
 from .samplers import Trajectory
 
-Visit = Callable[[int, Tensor], bool]  # (call, input before it is repeated for guidance) -> go on?
+Visit = Callable[[int, Tensor], bool]  # (call, input before it is repeat_for_guidance for guidance) -> go on?
 
 
 @torch.no_grad()
@@ -19,26 +19,28 @@ def denoise(
     network: nn.Module,
     sampler: Any,
     noise: Tensor,
-    condition: Condition,
+    conditioning: Conditioning,
     guidance_scale: float,
     generators: Sequence[torch.Generator] | None = None,
     visit: Visit | None = None,
 ) -> Tensor:
     """Latents (N,C,h,w) from noise of the same shape.
 
-    Every call runs the items of `condition`: `condition_of` N prompts at the same guidance scale.
+    Every call runs the items of `conditioning`: `batch_conditioning` N prompts at the same guidance scale.
     `generators` (N) are for samplers that add noise. `visit` sees each call's input after
     `scale_model_input`, before the call; False stops the loop. The sampler is the caller's, its timesteps
     set.
     """
-    condition = condition.to(noise.device, dtype_of(network))  # the same tensors in every call
+    conditioning = conditioning.to(noise.device, dtype_of(network))  # the same tensors in every call
     path = Trajectory(sampler, noise, generators)
     while not path.finished:
         scaled = path.input()
         if visit is not None and not visit(path.call, scaled):
             break
-        prediction = predict(network, repeated(scaled, guidance_scale), path.timestep, condition)
-        path.advance(combined(prediction, guidance_scale))
+        prediction = predict(
+            network, repeat_for_guidance(scaled, guidance_scale), path.timestep, conditioning
+        )
+        path.advance(apply_guidance(prediction, guidance_scale))
     return path.latents
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .condition import Condition
+from .conditioning import Conditioning
 
 Config = Mapping[str, Any]
 T5_TOKENS = 256  # as StableDiffusion3Pipeline has it
@@ -30,7 +30,7 @@ class Denoiser:
     blocks: Callable[[Any], list[str]]  # for inter-layer distillation
     middle: Callable[[Any], str]  # the module whose input tells steps apart
     embed_timestep: Callable[[Any, Tensor], Tensor]  # (R) -> (R,D)
-    embed_prompt: Callable[[Any, Condition], Tensor]  # (N) -> (N,D), added to the above
+    embed_prompt: Callable[[Any, Conditioning], Tensor]  # (N) -> (N,D), added to the above
     multiple: Callable[[Config], int]  # latent cells that a side is a multiple of
     text_shape: Callable[[Config, int], tuple[int, int]]  # tokens and channels, given CLIP's tokens
     pooled_width: Callable[[Config], int]
@@ -49,13 +49,13 @@ def _unet_timestep(unet: Any, timestep: Tensor) -> Tensor:
     return embedded
 
 
-def _unet_prompt(unet: Any, condition: Condition) -> Tensor:
+def _unet_prompt(unet: Any, conditioning: Conditioning) -> Tensor:
     """SDXL: pooled text and the sinusoids of the six sizes, side by side, through two linear layers."""
-    assert condition.size is not None
-    assert condition.pooled is not None
-    sizes = unet.add_time_proj(condition.size.flatten()).view(len(condition), -1)
+    assert conditioning.size is not None
+    assert conditioning.pooled is not None
+    sizes = unet.add_time_proj(conditioning.size.flatten()).view(len(conditioning), -1)
     embedded: Tensor = unet.add_embedding(
-        torch.cat([condition.pooled, sizes.to(condition.pooled.dtype)], dim=1)
+        torch.cat([conditioning.pooled, sizes.to(conditioning.pooled.dtype)], dim=1)
     )
     return embedded
 
@@ -67,8 +67,8 @@ def _mmdit_timestep(transformer: Any, timestep: Tensor) -> Tensor:
     return embedded
 
 
-def _mmdit_prompt(transformer: Any, condition: Condition) -> Tensor:
-    embedded: Tensor = transformer.time_text_embed.text_embedder(condition.pooled)
+def _mmdit_prompt(transformer: Any, conditioning: Conditioning) -> Tensor:
+    embedded: Tensor = transformer.time_text_embed.text_embedder(conditioning.pooled)
     return embedded
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .condition import Condition
+from .conditioning import Conditioning
 
 
 def halves(scale: float) -> int:
@@ -18,17 +18,19 @@ def halves(scale: float) -> int:
     return 2 if scale > 1 else 1
 
 
-def repeated(x: Tensor, scale: float) -> Tensor:
+def repeat_for_guidance(x: Tensor, scale: float) -> Tensor:
     """The network's inputs, of latents or timesteps (N,...): once for each half."""
     return x.repeat(halves(scale), *[1] * (x.dim() - 1))
 
 
-def condition_of(texts: Condition, index: Tensor | Sequence[int] | NDArray[Any], scale: float) -> Condition:
+def batch_conditioning(
+    texts: Conditioning, index: Tensor | Sequence[int] | NDArray[Any], scale: float
+) -> Conditioning:
     """The text of a batch: that of `index` (N), behind N times the first, unconditional one with guidance."""
     return texts.guided(index) if halves(scale) == 2 else texts[torch.as_tensor(index)]
 
 
-def combined(prediction: Tensor, scale: float) -> Tensor:
+def apply_guidance(prediction: Tensor, scale: float) -> Tensor:
     """Return u + scale (c - u) (N,...) of both halves for the sampler, or the prediction as it is."""
     if halves(scale) == 1:
         return prediction

@@ -13,7 +13,7 @@ from ..errors import UsageProblem, first_line
 from ..manifests import ModelRef, Setting
 from ..types import Dtype, Scheduler
 from . import adapter, samplers
-from .attention import attention_places
+from .attention import attention_taps
 from .configuration import Defaults
 from .digest import digest_of, files_read
 from .families import NORMALISING, Family
@@ -165,9 +165,9 @@ class Model:
         return {name: layer.weight.shape for name, layer in quantizable_layers(self.skeleton).items()}
 
     @cached_property
-    def attention_places(self) -> list[str]:
+    def attention_taps(self) -> list[str]:
         """Where attention's products can be rounded, in module order; none if it is not the UNets' kind."""
-        return attention_places(self.skeleton)
+        return attention_taps(self.skeleton)
 
     @cached_property
     def skeleton(self) -> Any:

@@ -46,7 +46,7 @@ def unsplit(name: str) -> str:
     return whole if part in PARTS and whole.endswith(SHORTCUT) else name
 
 
-def with_parts(names: Iterable[str]) -> list[str]:
+def split_names(names: Iterable[str]) -> list[str]:
     """Names of a UNet's layers, in order, as they are once its shortcuts are split."""
     return [
         part for name in names for part in ([f"{name}.{p}" for p in PARTS] if _is_split(name) else [name])
@@ -57,7 +57,7 @@ def _is_split(name: str) -> bool:
     return name.startswith("up_blocks.") and name.endswith(SHORTCUT)
 
 
-def for_parts(values: Mapping[str, Value], names: list[str]) -> dict[str, Value]:
+def values_by_part(values: Mapping[str, Value], names: list[str]) -> dict[str, Value]:
     """Values by name of whole layers, by `names`: a part has its whole's."""
     return {name: values[unsplit(name)] for name in names}
 

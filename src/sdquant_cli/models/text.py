@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageProblem, first_line
-from .condition import Condition
+from .conditioning import Conditioning
 from .folder import read_json
 
 AT_ONCE = 32  # prompts
@@ -62,7 +62,7 @@ def count_truncated(tokenizer: Any, texts: Sequence[str]) -> int:
 
 
 @torch.no_grad()
-def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterator[Condition]:
+def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterator[Conditioning]:
     """Text embeddings fp32 in batches, as the pipeline makes them.
 
     The empty text stands for guidance without a prompt, which is not the same: SDXL takes zeros.
@@ -70,7 +70,7 @@ def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterato
     takes = inspect.signature(pipeline.encode_prompt).parameters
     also = dict.fromkeys((name for name in _ALSO if name in takes), None)
 
-    def run(batch: list[str], *, unconditional: bool) -> Condition:
+    def run(batch: list[str], *, unconditional: bool) -> Conditioning:
         found = pipeline.encode_prompt(
             prompt=batch,
             device=device,
@@ -79,7 +79,7 @@ def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterato
             **also,
         )
         tokens, pooled = found[:2], found[2:] or (None, None)  # each with the prompt, and without
-        return _condition(tokens[unconditional], pooled[unconditional])
+        return _conditioning(tokens[unconditional], pooled[unconditional])
 
     rest = list(texts)
     if rest and not rest[0]:
@@ -89,5 +89,5 @@ def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterato
         yield run(rest[start : start + AT_ONCE], unconditional=False)
 
 
-def _condition(tokens: Tensor, pooled: Tensor | None) -> Condition:
-    return Condition(tokens.float().cpu(), None if pooled is None else pooled.float().cpu())
+def _conditioning(tokens: Tensor, pooled: Tensor | None) -> Conditioning:
+    return Conditioning(tokens.float().cpu(), None if pooled is None else pooled.float().cpu())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .condition import Condition
+from .conditioning import Conditioning
 from .families import denoiser_of
 from .layers import projections
 
@@ -39,7 +39,7 @@ def tabulate(network: Any, timesteps: Sequence[float]) -> dict[str, Tensor]:
     return project(projections(network), embed_timesteps(network, timesteps))
 
 
-class Rows(Protocol):
+class CurrentRows(Protocol):
     """Which table row each item of the current batch uses."""
 
     def current(self, items: int) -> Tensor:
@@ -54,7 +54,7 @@ class _TableRow(nn.Module):
 
     table: Tensor
 
-    def __init__(self, table: Tensor, rows: Rows) -> None:
+    def __init__(self, table: Tensor, rows: CurrentRows) -> None:
         super().__init__()
         self.register_buffer("table", table)
         self.rows = rows
@@ -66,14 +66,14 @@ class _TableRow(nn.Module):
 class PromptTables:
     """Time features of the prompts in hand, by the modules taken out of a network."""
 
-    def __init__(self, network: Any, embedded: Tensor, rows: Rows) -> None:
+    def __init__(self, network: Any, embedded: Tensor, rows: CurrentRows) -> None:
         """`embedded` (rows, D): e_t. Call before the modules are taken out of `network`."""
         self._embedded, self._rows = embedded, rows
         self._projections, self._embed = projections(network), denoiser_of(network).embed_prompt
         self._beside = nn.Module()  # of the network, the parts that embed prompts and nothing else
         for name in denoiser_of(network).prompt_modules:
             setattr(self._beside, name, getattr(network, name))
-        self._of: Condition | None = None  # what `_tables` is of
+        self._of: Conditioning | None = None  # what `_tables` is of
         self._tables: dict[str, Tensor] = {}  # (rows, items, C_out)
         self._now: dict[str, Tensor] = {}  # (items, C_out)
 
@@ -89,15 +89,15 @@ class PromptTables:
         self.set(_told(args, kwargs))
 
     @torch.no_grad()
-    def set(self, condition: Condition) -> None:
+    def set(self, conditioning: Conditioning) -> None:
         """Items told this are in hand, at the rows that are set."""
-        row = self._rows.current(len(condition)).to(self._embedded.device)
+        row = self._rows.current(len(conditioning)).to(self._embedded.device)
         if len(row.unique()) > 1:  # a training batch: each item at a step of its own
-            prompt = self._embed(self._beside, condition)
+            prompt = self._embed(self._beside, conditioning)
             self._now = project(self._projections, self._embedded[row] + prompt)
             return
-        if self._of is None or not _same(self._of, condition):
-            self._of, self._tables = condition, self._all_rows(self._embed(self._beside, condition))
+        if self._of is None or not _same(self._of, conditioning):
+            self._of, self._tables = conditioning, self._all_rows(self._embed(self._beside, conditioning))
         self._now = {name: table[int(row[0])] for name, table in self._tables.items()}
 
     def _all_rows(self, prompt: Tensor) -> dict[str, Tensor]:
@@ -105,15 +105,15 @@ class PromptTables:
         return project(self._projections, both)
 
 
-def _told(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Condition:
-    """The condition of a call in diffusers' own words."""
+def _told(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Conditioning:
+    """The conditioning of a call in diffusers' own words."""
     tokens = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
     if (added := kwargs.get("added_cond_kwargs")) is not None:
-        return Condition(tokens, added["text_embeds"], added["time_ids"])
-    return Condition(tokens, kwargs["pooled_projections"])
+        return Conditioning(tokens, added["text_embeds"], added["time_ids"])
+    return Conditioning(tokens, kwargs["pooled_projections"])
 
 
-def _same(a: Condition, b: Condition) -> bool:
+def _same(a: Conditioning, b: Conditioning) -> bool:
     pairs = ((a.pooled, b.pooled), (a.size, b.size))
     return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
 
@@ -137,7 +137,7 @@ class _NoEmbedding(nn.Module):
         return like.new_zeros(len(like), 1)
 
 
-def run_on_table(network: Any, table: dict[str, Tensor], rows: Rows) -> None:
+def run_on_table(network: Any, table: dict[str, Tensor], rows: CurrentRows) -> None:
     """Remove the time path from `network`, in place; from then on it reads `table` by the rows."""
     like = next(network.parameters())
     for name, values in table.items():
@@ -146,7 +146,7 @@ def run_on_table(network: Any, table: dict[str, Tensor], rows: Rows) -> None:
     rows.follow(network)
 
 
-def run_on_prompt_tables(network: Any, embedded: Tensor, rows: Rows) -> PromptTables:
+def run_on_prompt_tables(network: Any, embedded: Tensor, rows: CurrentRows) -> PromptTables:
     """As `run_on_table`, where each prompt has features of its own; e_t (rows, D) is `embedded`."""
     tables = PromptTables(network, embedded.to(next(network.parameters())), rows)
     for name in projections(network):

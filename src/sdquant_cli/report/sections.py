@@ -10,7 +10,7 @@ from ..calibration import checkpoints
 from ..errors import MissingArtifact, SdquantError
 from ..models.layers import is_text_fed
 from ..models.load import find_model
-from ..models.shortcuts import PARTS, with_parts
+from ..models.shortcuts import PARTS, split_names
 from ..quant.relaxing import bits_of_rows, relaxed_rows
 from ..quant.sqnr import decibels
 from ..store import Artifact, Store
@@ -170,7 +170,7 @@ def _bands(model: ComparedModel, names: list[str], store: Store) -> Callable[[st
 
 def _own(model: ComparedModel, names: list[str]) -> list[str]:
     """The names of a model's layers, some of which may be in two parts."""
-    return with_parts(names) if model.state.spec.split_shortcuts else names
+    return split_names(names) if model.state.spec.split_shortcuts else names
 
 
 def bits_of(model: ComparedModel, names: Sequence[str]) -> dict[str, Bits]:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.condition import Condition, predict
+from ..models.conditioning import Conditioning, predict
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,17 @@ def _fused_attention() -> Iterator[list[int]]:
         F.scaled_dot_product_attention = original
 
 
-def cost_of_call(network: nn.Module, x: Tensor, condition: Condition, *, training: bool = False) -> Cost:
-    """Of a network, latents (N,C,h,w) and condition on the meta device.
+def cost_of_call(
+    network: nn.Module, x: Tensor, conditioning: Conditioning, *, training: bool = False
+) -> Cost:
+    """Of a network, latents (N,C,h,w) and conditioning on the meta device.
 
     `training`: with the backward pass to the activations; gradients of weights are not counted.
     """
     timestep = torch.ones(1, device="meta")
     live, counter = _Live(network), FlopCounterMode(display=False)
     with _fused_attention() as attention, torch.set_grad_enabled(training), counter, live:
-        predicted = predict(network, x.requires_grad_(training), timestep, condition)
+        predicted = predict(network, x.requires_grad_(training), timestep, conditioning)
         if training:
             predicted.sum().backward()
     return Cost(live.peak, counter.get_total_flops() + sum(attention))

@@ -20,11 +20,11 @@ from torch import Tensor
 from ..calibration.checkpoints import EVERY, KEPT
 from ..manifests import QuantStateSpec, Setting
 from ..meter import memory
-from ..models.attention import attention_places, open_attention
-from ..models.condition import Condition, predict
+from ..models.attention import attention_taps, open_attention
+from ..models.blocks import captured_bytes, largest_block
+from ..models.conditioning import Conditioning, predict
 from ..models.guidance import halves
 from ..models.load import TORCH_DTYPES, Model
-from ..models.units import captured_bytes, largest_unit
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import grids
@@ -96,11 +96,11 @@ def _reconstructing(
     items = halves(setting.guidance_scale) * spec.batch_size
     forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
     weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
-    learned = 4 * 8 * largest_unit(model.skeleton)  # alpha, its gradient and moments, and what makes weights
+    learned = 4 * 8 * largest_block(model.skeleton)  # alpha, its gradient and moments, and what makes weights
     updates = 4 * _seconds(forward, Dtype.FP32) * spec.iterations
     networks = 1 if spec.reconstruct.mixed_inputs >= 1 else 2
-    network, x, condition = _call(model, setting, 1, Dtype.FP32)
-    call = partial(predict, network, x, torch.ones(1, device="meta"), condition)
+    network, x, conditioning = _call(model, setting, 1, Dtype.FP32)
+    call = partial(predict, network, x, torch.ones(1, device="meta"), conditioning)
     captured = halves(setting.guidance_scale) * latents * captured_bytes(network, call, networks)
     return {
         "peak memory, bytes, beside the cache": _resident() + weights + learned + forward.bytes,
@@ -119,24 +119,24 @@ def _cost(
     model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
 ) -> Cost:
     """Of one call; with `attention` bits its products are rounded, which keeps the fused call out."""
-    network, x, condition = _call(model, setting, items, dtype)
+    network, x, conditioning = _call(model, setting, items, dtype)
     if attention is not None:
         one = torch.ones(1, device="meta")
         rounding = LayerState(one[:0], one, one, *grids(Bits(0, attention)))
         open_attention(network)
-        swap(network, dict.fromkeys(attention_places(network), rounding), Rows([0.0]), weights_on_grid=True)
-    return cost_of_call(network, x, condition, training=training)
+        swap(network, dict.fromkeys(attention_taps(network), rounding), Rows([0.0]), weights_on_grid=True)
+    return cost_of_call(network, x, conditioning, training=training)
 
 
-def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[Any, Tensor, Condition]:
-    """Return a network without numbers, and latents and condition to call it on."""
+def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[Any, Tensor, Conditioning]:
+    """Return a network without numbers, and latents and conditioning to call it on."""
     tokens, channels = model.text_shape
     with torch.device("meta"):
         pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
         size = torch.empty(items, 6) if model.family.sized else None
-        condition = Condition(torch.empty(items, tokens, channels), pooled, size)
+        conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size)
         x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
-    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), x, condition
+    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), x, conditioning
 
 
 def _parameters(model: Model) -> int:

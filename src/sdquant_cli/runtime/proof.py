@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, UsageProblem, first_line
-from ..models.condition import Condition, predict
+from ..models.conditioning import Conditioning, predict
 from . import digests
 
 PROVENANCE, SELF_TEST = "provenance.json", "selftest.safetensors"
@@ -23,13 +23,13 @@ _CHECKSUM = "sha256"  # the entry of provenance.json about itself
 
 
 def write_self_test(
-    network: nn.Module, x: Tensor, timestep: Tensor, condition: Condition, file: Path
+    network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Conditioning, file: Path
 ) -> None:
     """Store one call's inputs and output, computed by the network as it is."""
     with torch.no_grad():
-        tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, condition)}
-    tensors["tokens"] = condition.tokens
-    tensors |= {n: t for n in ("pooled", "size") if (t := getattr(condition, n)) is not None}
+        tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, conditioning)}
+    tensors["tokens"] = conditioning.tokens
+    tensors |= {n: t for n in ("pooled", "size") if (t := getattr(conditioning, n)) is not None}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
@@ -40,9 +40,9 @@ def replay(network: nn.Module, file: Path) -> float:
     """
     try:
         stored = load_file(file)
-        condition = Condition(stored["tokens"], stored.get("pooled"), stored.get("size"))
+        conditioning = Conditioning(stored["tokens"], stored.get("pooled"), stored.get("size"))
         with torch.no_grad():
-            answer = predict(network, stored["x"], stored["timestep"], condition)
+            answer = predict(network, stored["x"], stored["timestep"], conditioning)
         noise = (answer.double() - stored["output"].double()).square().sum()
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DamagedArtifact(

@@ -20,9 +20,9 @@ from ..artifacts.quant_state import packed_denoiser, quantized_denoiser, refuse_
 from ..artifacts.workspace import announce, check_sides, find_state, open_model
 from ..events import SILENT, Events
 from ..manifests import Frozen, Setting
-from ..models.condition import Condition, predict, size_ids
+from ..models.conditioning import Conditioning, predict, size_ids
 from ..models.denoise import decode, denoise
-from ..models.guidance import condition_of, halves
+from ..models.guidance import batch_conditioning, halves
 from ..models.load import TORCH_DTYPES, Model, find_model
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
@@ -70,19 +70,19 @@ class _Inputs:
 
     x: Tensor
     timestep: Tensor
-    condition: Condition
+    conditioning: Conditioning
 
     @classmethod
     def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "_Inputs":
         pooled = None if model.pooled_width is None else torch.randn(items, model.pooled_width)
         size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
-        condition = Condition(torch.randn(items, *model.text_shape), pooled, size)
+        conditioning = Conditioning(torch.randn(items, *model.text_shape), pooled, size)
         x = torch.randn(items, *model.latent_shape(setting.height, setting.width))
-        return cls(x, torch.tensor([timestep]), condition)
+        return cls(x, torch.tensor([timestep]), conditioning)
 
     def put_to(self, network: nn.Module) -> Tensor:
         with torch.no_grad():
-            return predict(network, self.x, self.timestep, self.condition)
+            return predict(network, self.x, self.timestep, self.conditioning)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _psnr(
     embeds, setting = store.follow(latents.manifest.inputs["text-embeds"]), state.facts.setting
     model = open_model(setting)
     vae, scale, index = model.vae(), setting.guidance_scale, embeds.read("index")[:count]
-    texts, batch = condition_of(read_texts(embeds, model, setting), index, scale), range(len(index))
+    texts, batch = batch_conditioning(read_texts(embeds, model, setting), index, scale), range(len(index))
     noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
     drawn = []
     with events.task("drawing", len(plans), "way") as task:

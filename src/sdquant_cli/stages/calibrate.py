@@ -47,7 +47,7 @@ from ..models.guidance import halves
 from ..models.layers import block_names, is_text_fed
 from ..models.load import Model
 from ..models.schedule import schedule_of
-from ..models.shortcuts import for_parts
+from ..models.shortcuts import values_by_part
 from ..options.requests import CalibrateRequest
 from ..quant.allocate import average_bits
 from ..quant.finite import check_state
@@ -148,7 +148,7 @@ def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Art
         return up_to_date(store, draft, events)
     edges = Bits.parse(spec.edges) if spec.edges else None
     choice = choose_bits(request, open_model(setting), ranking, edges, events)
-    choice = dataclasses.replace(choice, bits=for_parts(choice.bits, list(model.layer_shapes)))
+    choice = dataclasses.replace(choice, bits=values_by_part(choice.bits, list(model.layer_shapes)))
     done = _calibrated(work, choice, table, inputs, store, draft, events)
     gc.collect()  # networks and their hooks hold each other
     for unit in draft.missing():

@@ -19,9 +19,9 @@ from ..artifacts.workspace import open_model, publish, refs, up_to_date
 from ..events import Events, Task
 from ..manifests import DriftFacts, DriftSpec, ImagesSpec
 from ..metrics.drift import cosine, snr
-from ..models.condition import Condition, predict
+from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
-from ..models.guidance import condition_of, halves, repeated
+from ..models.guidance import batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..quant.finite import check_finite
@@ -40,7 +40,7 @@ class _Batch:
     fresh_sampler: Callable[[], Any]
     noise: Tensor
     generators: Callable[[], list[torch.Generator]]
-    condition: Condition
+    conditioning: Conditioning
     guidance_scale: float
     task: Task
 
@@ -55,14 +55,14 @@ class _Batch:
             return True
 
         scale, generators = self.guidance_scale, self.generators()
-        denoise(network, self.fresh_sampler(), self.noise, self.condition, scale, generators, visit)
+        denoise(network, self.fresh_sampler(), self.noise, self.conditioning, scale, generators, visit)
         return seen
 
     @torch.no_grad()
     def predictions(self, network: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
         """Noise predictions (N,H,...) of the H halves of guidance."""
         scale = self.guidance_scale
-        prediction = predict(network, repeated(x, scale), timestep, self.condition)
+        prediction = predict(network, repeat_for_guidance(x, scale), timestep, self.conditioning)
         self.task.advance()
         by_half = torch.stack(prediction.chunk(halves(scale)), dim=1)
         check_finite(by_half, [f"the prediction for prompt {i}" for i in self.prompts], NOT_FINITE)
@@ -109,7 +109,7 @@ def measure_drift(
                 partial(model.sampler, setting),
                 initial_noise(shape, drawn.seed, picks).to(device),
                 partial(step_generators, drawn.seed, picks),
-                condition_of(texts, index[picks.start : picks.stop], setting.guidance_scale).to(device),
+                batch_conditioning(texts, index[picks.start : picks.stop], setting.guidance_scale).to(device),
                 setting.guidance_scale,
                 task,
             )

@@ -124,7 +124,7 @@ def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Ar
     items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
     batch = items.batch([0], torch.device("cpu"))
     first = batch.timestep[:1]
-    proof.write_self_test(network, batch.x, first, batch.condition, folder / proof.SELF_TEST)
+    proof.write_self_test(network, batch.x, first, batch.conditioning, folder / proof.SELF_TEST)
     model = _without_folders(state.facts.setting.model)
     recipe = {
         "format": str(form),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageProblem
-from ...models.guidance import condition_of, halves, repeated
+from ...models.guidance import batch_conditioning, halves, repeat_for_guidance
 from ...models.samplers import is_flow
 from ..items import Batch, shuffled
 from ..recipe import BatchContext, Pictures, Recipe
@@ -68,12 +68,12 @@ class NoisedPictures:
 
 def _batch(x: Tensor, row: Tensor, pictures: Pictures, picks: Tensor, m: BatchContext) -> Batch:
     """The items of noised pictures."""
-    row, scale = repeated(row, m.guidance_scale), m.guidance_scale
+    row, scale = repeat_for_guidance(row, m.guidance_scale), m.guidance_scale
     return Batch(
-        repeated(x, scale).to(m.device),
+        repeat_for_guidance(x, scale).to(m.device),
         m.items.timesteps[row].to(m.device),
         row,
-        condition_of(pictures.texts, pictures.text[picks], scale).to(m.device),
+        batch_conditioning(pictures.texts, pictures.text[picks], scale).to(m.device),
         halves=halves(scale),
     )
 

@@ -11,8 +11,8 @@ rates are slower than theirs, which suit batches of mixed timesteps and draw far
 import torch
 from torch import Tensor
 
-from ...models.condition import Condition, predict
-from ...models.guidance import combined, condition_of, halves, repeated
+from ...models.conditioning import Conditioning, predict
+from ...models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ...models.noise import initial_noise, step_generators
 from ...models.samplers import Trajectory
 from ..items import Batch, shuffled
@@ -27,7 +27,7 @@ class Trajectories:
         self._calls = len(context.sampler().timesteps)
         self._next = -1  # the iteration that the path below is for
         self._path: Trajectory
-        self._condition: Condition
+        self._conditioning: Conditioning
 
     def batch(self, iteration: int) -> Batch:
         """Call `iteration % calls` of round `iteration // calls`; a round in its middle is replayed."""
@@ -39,7 +39,7 @@ class Trajectories:
             for _ in range(iteration - first):
                 batch = self._inputs()
                 with torch.no_grad():
-                    self._advance(predict(self._context.teacher, batch.x, batch.timestep, batch.condition))
+                    self._advance(predict(self._context.teacher, batch.x, batch.timestep, batch.conditioning))
         self._next = iteration
         return self._inputs()
 
@@ -53,16 +53,16 @@ class Trajectories:
         places = [trajectory * m.batch_size + i for i in range(len(picks))]
         noise = initial_noise(tuple(m.items.x.shape[1:]), m.seed, places, "trajectories")
         self._path = Trajectory(m.sampler(), noise.to(m.device), step_generators(m.seed, places))
-        self._condition = condition_of(m.items.texts, picks, m.guidance_scale).to(m.device)
+        self._conditioning = batch_conditioning(m.items.texts, picks, m.guidance_scale).to(m.device)
 
     def _inputs(self) -> Batch:
         scale, table = self._context.guidance_scale, self._context.items.timesteps
-        x = repeated(self._path.input(), scale)
+        x = repeat_for_guidance(self._path.input(), scale)
         row = (table - float(self._path.timestep)).abs().argmin().repeat(len(x))
-        return Batch(x, table[row].to(x.device), row, self._condition, halves=halves(scale))
+        return Batch(x, table[row].to(x.device), row, self._conditioning, halves=halves(scale))
 
     def _advance(self, prediction: Tensor) -> None:
-        self._path.advance(combined(prediction.float(), self._context.guidance_scale))
+        self._path.advance(apply_guidance(prediction.float(), self._context.guidance_scale))
 
 
 RECIPE = Recipe(

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ...manifests import Setting
-from ...models.condition import Condition
+from ...models.conditioning import Conditioning
 from ...models.denoise import Visit, denoise
-from ...models.guidance import condition_of
+from ...models.guidance import batch_conditioning
 from ...models.load import Model
 from ...models.noise import initial_noise, step_generators
 
@@ -23,7 +23,7 @@ class Trajectories:
     setting: Setting
     seed: int
     network: nn.Module
-    texts: Condition  # distinct, the unconditional one at 0
+    texts: Conditioning  # distinct, the unconditional one at 0
     index: Any  # (N) integers: each prompt's place in `texts`
     device: torch.device
 
@@ -35,7 +35,7 @@ class Trajectories:
             self.network,
             self.model.sampler(setting),
             initial_noise(shape, self.seed, prompts).to(self.device),
-            condition_of(self.texts, self.index[list(prompts)], scale).to(self.device),
+            batch_conditioning(self.texts, self.index[list(prompts)], scale).to(self.device),
             scale,
             step_generators(self.seed, prompts),
             visit,

@@ -19,7 +19,7 @@ BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
 
 
 @dataclass(frozen=True)
-class Place:
+class Tap:
     """A module of the network, by its path, and where it is in a run."""
 
     name: str
@@ -27,40 +27,40 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Unit(Place):
+class Block(Tap):
     """A module and the quantizable layers within, all by module path, in running order."""
 
     layers: tuple[str, ...]
     macs: int  # of these layers, in the call that was traced
-    around: tuple[Place, ...]  # modules that hold this unit and others, the outermost first
+    enclosing: tuple[Tap, ...]  # modules that hold this unit and others, the outermost first
 
     @property
-    def reached(self) -> int:
-        """MACs of a run from the module around it to its end; the first unit there pays for reaching that."""
-        starts = [0, *(place.before for place in self.around)]
+    def macs_to_end(self) -> int:
+        """MACs of a run from the enclosing module to its end; its first block pays for reaching it."""
+        starts = [0, *(place.before for place in self.enclosing)]
         entering = sum(inner - outer for outer, inner in pairwise(starts) if inner == self.before)
         return entering + self.before - starts[-1] + self.macs
 
-    def alone(self) -> "list[Unit]":
+    def single_layers(self) -> "list[Block]":
         """Its layers as units of their own."""
         share = self.macs // len(self.layers)  # near enough: it is for counting cost
         return [replace(self, name=name, layers=(name,), macs=share) for name in self.layers]
 
 
-def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
+def blocks_of(network: nn.Module, run: Callable[[], object]) -> list[Block]:
     """The units of a network; `run` calls it once, with whatever batch."""
     macs = _traced(quantizable_layers(network), run)
     grouped = _grouped(network, macs)
     holders = {name: _around(network, name) for name in grouped}
-    held = Counter(holder for around in holders.values() for holder in around)
-    units: list[Unit] = []
+    held = Counter(holder for enclosing in holders.values() for holder in enclosing)
+    units: list[Block] = []
     first: dict[str, int] = {}  # MACs before the first unit of each module
     before = 0
     for name, layers in grouped.items():
-        around = [holder for holder in holders[name] if held[holder] > 1]
-        places = tuple(Place(holder, first.setdefault(holder, before)) for holder in around)
+        enclosing = [holder for holder in holders[name] if held[holder] > 1]
+        places = tuple(Tap(holder, first.setdefault(holder, before)) for holder in enclosing)
         own = sum(macs[layer] for layer in layers)
-        units.append(Unit(name, before, tuple(layers), own, places))
+        units.append(Block(name, before, tuple(layers), own, places))
         before += own
     return units
 
@@ -68,15 +68,15 @@ def units_of(network: nn.Module, run: Callable[[], object]) -> list[Unit]:
 def captured_bytes(network: nn.Module, run: Callable[[], object], networks: int) -> int:
     """Return the most bytes that reconstruction keeps at once of what `run` calls the network on.
 
-    These are the arguments of a unit and of the modules around it, of each of so many networks, and the
+    These are the arguments of a unit and of the modules enclosing it, of each of so many networks, and the
     unit's output.
     """
-    units = units_of(network, run)
-    names = {unit.name for unit in units} | {place.name for unit in units for place in unit.around}
+    units = blocks_of(network, run)
+    names = {unit.name for unit in units} | {place.name for unit in units for place in unit.enclosing}
     arguments, outputs = _sizes(network, names, run)
     most = 0
     for unit in units:
-        inputs = arguments[unit.name] + sum(arguments[place.name] for place in unit.around)
+        inputs = arguments[unit.name] + sum(arguments[place.name] for place in unit.enclosing)
         most = max(most, networks * inputs + outputs[unit.name])
     return most
 
@@ -113,7 +113,7 @@ def _bytes(value: object) -> int:
     return sum(leaf.nbytes for leaf in tree_iter(value) if isinstance(leaf, Tensor))
 
 
-def largest_unit(network: nn.Module) -> int:
+def largest_block(network: nn.Module) -> int:
     """Weights of the unit that has the most."""
     layers = quantizable_layers(network)
     return max(sum(layers[n].weight.numel() for n in own) for own in _grouped(network, layers).values())
