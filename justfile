@@ -23,6 +23,10 @@ format:
     uv run ruff check --fix .
     uv run ruff format .
 
+# build the documentation site into site/, or serve it: `just docs serve`
+docs command="build --strict":
+    NO_MKDOCS_2_WARNING=1 uv run mkdocs {{command}}
+
 # train the embedded model from nothing; resumes
 shapes cores="2":
     uv run python -m tools.train_shapes.vae

@@ -5,7 +5,7 @@
 Of a q-diffusion state: how different the two parts of each split shortcut are, as their quantizers have it.
 Of a pcr state: its activation tables, found on what the quantized steps before give, beside tables found in
 the same network along the floating-point trajectories of the same prompts and noise; and what latents at the
-end are off with each, on held-out prompts. docs/methods.md says what follows.
+end are off with each, on held-out prompts. docs/explanation/methods.md says what follows.
 """
 
 import argparse

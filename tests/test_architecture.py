@@ -38,7 +38,7 @@ def test_help_loads_nothing_heavy():
 def test_every_command_has_help_with_an_example_and_is_in_the_docs(name):
     text = COMMANDS[name].help
     assert f"Example: sdquant {name}" in text
-    assert f"sdquant {name}" in (ROOT / "docs" / "commands.md").read_text()
+    assert f"sdquant {name}" in (ROOT / "docs" / "reference" / "commands.md").read_text()
 
 
 def test_the_project_names_no_registry():

@@ -13,7 +13,7 @@ def test_noise_depends_on_seed_and_prompt_alone():
 
 
 def test_the_documented_formula():
-    """docs/artifacts.md promises this number to whoever draws with another tool."""
+    """docs/reference/artifacts.md promises this number to whoever draws with another tool."""
     import hashlib
 
     seed = int.from_bytes(hashlib.sha256(b"sdquant/noise/3/11").digest()[:8], "big") >> 1

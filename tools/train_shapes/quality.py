@@ -1,4 +1,4 @@
-"""Measures how well the embedded model draws: the figures and the picture of docs/embedded-model.md.
+"""Measures how well the embedded model draws, for docs/reference/embedded-model.md and its picture.
 
 `python -m tools.train_shapes.quality --split heldout` prints the table's rows for one split;
 `--sweep` compares guidance scales; `--picture FILE` draws 64 pictures on one sheet.

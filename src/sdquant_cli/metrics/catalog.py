@@ -1,4 +1,4 @@
-"""Which metrics there are, what each is made of, and what each needs. `docs/metrics.md` defines them."""
+"""Metrics: what each is made of and what it needs. docs/reference/metrics.md defines them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
