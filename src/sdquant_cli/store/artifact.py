@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+
+from typing_extensions import TypeVar
 
 from ..errors import DamagedArtifact, SdquantError
-from ..manifests import ArrayInfo, Manifest, Ref, StoredObject
+from ..manifests import ArrayInfo, Frozen, Manifest, Ref, Spec, StoredObject
 from ..types import Kind
 from .documents import read_value
 from .objects import Objects
@@ -54,8 +56,17 @@ class ArraySpec:
         )
 
 
-class Artifact:
-    """A published artifact: its manifest, and its arrays on request."""
+S = TypeVar("S", bound=Spec, default=Any)
+F = TypeVar("F", bound=Frozen, default=Any)
+
+
+class Artifact(Generic[S, F]):
+    """A published artifact: its manifest, and its arrays on request.
+
+    The store returns artifacts of any kind; a subclass stands for one kind and types its spec and facts.
+    """
+
+    KIND: ClassVar[Kind]  # of a subclass
 
     def __init__(self, objects: Objects, manifest: Manifest) -> None:
         self._objects = objects
@@ -75,12 +86,19 @@ class Artifact:
     def ref(self) -> Ref:
         return self.manifest.ref
 
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """Return an artifact of this class's kind as such; raises ValueError for one of another kind."""
+        if artifact.kind is not cls.KIND:
+            raise ValueError(f"{artifact.kind}/{artifact.key}: expected {cls.KIND}")
+        return cls(artifact._objects, artifact.manifest)
+
     @property
-    def spec(self) -> Any:
+    def spec(self) -> S:
         return self.manifest.spec  # type: ignore[attr-defined]
 
     @property
-    def facts(self) -> Any:
+    def facts(self) -> F:
         return self.manifest.facts  # type: ignore[attr-defined]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
