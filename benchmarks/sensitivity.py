@@ -25,7 +25,7 @@ from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import WIDTHS, allocate, mixed_bits, noise_by_width
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState
-from sdquant_cli.quant.ranges import weight_steps
+from sdquant_cli.quant.ranges import weight_scales
 from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Bits, Dtype, Kind, Measure
@@ -164,7 +164,7 @@ class Rounding:
 
     def _rounded(self, name: str, bits: int) -> torch.Tensor:
         weight, grid = self.original[name], Grid(bits, signed=True)
-        step = weight_steps(weight, grid).view(-1, *[1] * (weight.dim() - 1))
+        step = weight_scales(weight, grid).view(-1, *[1] * (weight.dim() - 1))
         return round_to_grid(weight, step, 0.0, grid)
 
     def sqnr(self, widths: tuple[int, ...]) -> float:
@@ -182,7 +182,7 @@ class Rounding:
         direct = OneLayerAtATime(self.unet, self.rows, [self.items.batch(range(2), CPU)])
         grid, none = Grid(bits, signed=True), torch.zeros(1)
         noise = [
-            direct.weight_noise(n, LayerState(weight_steps(w, grid), none, none, grid, grid))
+            direct.weight_noise(n, LayerState(weight_scales(w, grid), none, none, grid, grid))
             for n, w in self.original.items()
         ]
         return noise_to_signal(torch.stack(noise), direct.signal()).numpy()

@@ -28,8 +28,8 @@ from sdquant_cli.calibration.recipe import BatchContext
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.resolve import reads_ranking
 from sdquant_cli.cli.render import Terminal
-from sdquant_cli.metrics.distribution import frechet
-from sdquant_cli.metrics.scores import difference
+from sdquant_cli.metrics.distribution import frechet_distance
+from sdquant_cli.metrics.scores import paired_difference
 from sdquant_cli.options.requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -268,7 +268,7 @@ def measure(metrics: Artifact, store: Store, count: int) -> dict[str, float]:
         "psnr": float(metrics.read("psnr")[:count].mean()),
         DISTANCE: float(distance.mean()),
         "median": float(np.median(distance)),
-        FID: frechet(*(features(side, store)[:count] for side in sides)),
+        FID: frechet_distance(*(features(side, store)[:count] for side in sides)),
     }
 
 
@@ -285,7 +285,7 @@ def compare(table_of: Sequence[Row], results: dict[str, list[dict[str, Any]]]) -
                 if same and known and result["beside"] is None:
                     ours, theirs = (np.array(r["pictures"].split(), dtype=float) for r in (result, other))
                     count = min(len(ours), len(theirs))
-                    less = difference(ours[:count], theirs[:count])
+                    less = paired_difference(ours[:count], theirs[:count])
                     if less and less.ci95:
                         result["beside"] = {"count": count, "psnr": [less.mean, *less.ci95]}
 

@@ -15,8 +15,8 @@ from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.quant.drop import Drop
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import LayerState, QuantConv2d, QuantLinear
-from sdquant_cli.quant.ranges import affine_parameters, weight_steps
-from sdquant_cli.quant.relaxing import Relaxed
+from sdquant_cli.quant.ranges import affine_parameters, weight_scales
+from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
@@ -26,7 +26,7 @@ from tests.fakes import sampler
 STEPS, SHAPE, SCALE = 3, (4, 8, 8), 3.0
 
 
-def quantized(unet, relaxed: Relaxed | None = None):
+def quantized(unet, relaxed: RelaxedRows | None = None):
     """The embedded UNet with tables of nonsense, to be found."""
     network = copy.deepcopy(unet)
     timesteps = schedule_of(sampler(steps=STEPS)).timesteps
@@ -37,7 +37,7 @@ def quantized(unet, relaxed: Relaxed | None = None):
         steps, zero = affine_parameters(torch.full((count,), -9.0), torch.full((count,), 9.0), grid)
         own = None if is_text_fed(name) else relaxed
         states[name] = LayerState(
-            weight_steps(layer.weight, weight_grid), steps, zero, weight_grid, grid, own
+            weight_scales(layer.weight, weight_grid), steps, zero, weight_grid, grid, own
         )
     rows = Rows(timesteps)
     rows.follow(network)
@@ -111,7 +111,7 @@ def test_a_resumed_progression_ends_where_an_undisturbed_one_does(embedded_unet)
 
 
 def test_relaxed_rows_have_their_own_grid(embedded_unet):
-    relaxed = Relaxed(torch.tensor([False, False, True]), Grid(10, signed=False))
+    relaxed = RelaxedRows(torch.tensor([False, False, True]), Grid(10, signed=False))
     work = progression(embedded_unet, network := quantized(embedded_unet, relaxed))
     for _ in range(work.calls):
         work.advance()
@@ -125,7 +125,7 @@ def test_relaxed_rows_have_their_own_grid(embedded_unet):
     x = torch.randn(2, layer.in_channels, 8, 8)
     timesteps = schedule_of(sampler(steps=STEPS)).timesteps
     layer.rows.set(torch.tensor([timesteps[0], timesteps[2]]))
-    together = layer.rounded_input(x)
+    together = layer.quantize_input(x)
     for i, row in enumerate((0, 2)):
         layer.rows.set(torch.tensor(timesteps[row]))
-        assert torch.equal(layer.rounded_input(x[i : i + 1]), together[i : i + 1])
+        assert torch.equal(layer.quantize_input(x[i : i + 1]), together[i : i + 1])

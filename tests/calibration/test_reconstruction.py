@@ -17,7 +17,7 @@ from sdquant_cli.calibration.block_optimizer import (
 )
 from sdquant_cli.manifests import ReconstructSpec
 from sdquant_cli.quant.modules import LayerState
-from sdquant_cli.quant.ranges import affine_parameters, weight_steps
+from sdquant_cli.quant.ranges import affine_parameters, weight_scales
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
@@ -55,7 +55,7 @@ def blocks():
         weight_grid, grid = grids(Bits(3, 8))
         step, zero = affine_parameters(torch.tensor([-4.0]), torch.tensor([4.0]), grid)
         weight = student.get_submodule(name).weight
-        states[name] = LayerState(weight_steps(weight, weight_grid), step, zero, weight_grid, grid)
+        states[name] = LayerState(weight_scales(weight, weight_grid), step, zero, weight_grid, grid)
     rows = Rows([1.0])
     swap(student, states, rows, weights_on_grid=False)
     student.requires_grad_(False)
@@ -103,7 +103,7 @@ def test_a_fitted_unit_answers_closer_and_lies_on_its_grid(tmp_path):
         layer = student.get_submodule(name)
         codes = layer.weight / layer.weight_step[:, None]
         assert torch.allclose(codes, codes.round(), atol=1e-4)
-        assert layer.remade is None
+        assert layer.weight_transform is None
         assert layer.drop is None
         assert not layer.activation_step.requires_grad
 

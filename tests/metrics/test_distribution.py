@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from cleanfid.fid import frechet_distance, kernel_distance
+from cleanfid import fid as cleanfid
 from scipy.linalg import sqrtm
 
-from sdquant_cli.metrics.distribution import frechet, kernel
+from sdquant_cli.metrics.distribution import frechet_distance, kernel_distance
 
 
 def features(n, d, seed, shift=0.0):
@@ -22,29 +22,29 @@ def reference_frechet(a, b):
 @pytest.mark.parametrize("n", [40, 1500])
 def test_frechet_is_equation_6_and_clean_fids(n):
     a, b = features(n, 16, 0), features(n, 16, 1, shift=0.3)
-    assert frechet(a, b) == pytest.approx(reference_frechet(a, b), rel=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(reference_frechet(a, b), rel=1e-6)
     wide = [x.astype(np.float64) for x in (a, b)]
-    theirs = frechet_distance(
+    theirs = cleanfid.frechet_distance(
         wide[0].mean(0), np.cov(wide[0], rowvar=False), wide[1].mean(0), np.cov(wide[1], rowvar=False)
     )
-    assert frechet(a, b) == pytest.approx(theirs, rel=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_frechet_of_fewer_pictures_than_features():
     """A square root of a singular product fails, singular values do not; zeros beside change nothing."""
     a, b = features(5, 16, 0), features(5, 16, 1)
     padded = [np.pad(x, ((0, 0), (0, 4))) for x in (a, b)]
-    assert np.isfinite(frechet(a, b))
-    assert frechet(*padded) == pytest.approx(frechet(a, b), rel=1e-9)
+    assert np.isfinite(frechet_distance(a, b))
+    assert frechet_distance(*padded) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
 def test_frechet_of_a_set_and_itself_is_zero():
     a = features(50, 8, 0)
-    assert frechet(a, a) < 1e-9
+    assert frechet_distance(a, a) < 1e-9
 
 
 def test_frechet_shrinks_with_n_for_two_samples_of_one_distribution():
-    assert frechet(features(2000, 16, 0), features(2000, 16, 1)) < frechet(
+    assert frechet_distance(features(2000, 16, 0), features(2000, 16, 1)) < frechet_distance(
         features(50, 16, 0), features(50, 16, 1)
     )
 
@@ -58,13 +58,15 @@ def test_kernel_distance_is_its_double_loop():
     within = sum(k(a[i], a[j]) for i in range(7) for j in range(7) if i != j) / (7 * 6)
     beyond = sum(k(b[i], b[j]) for i in range(9) for j in range(9) if i != j) / (9 * 8)
     between = sum(k(x, y) for x in a for y in b) / (7 * 9)
-    assert kernel(a, b) == pytest.approx(within + beyond - 2 * between, rel=1e-5)
+    assert kernel_distance(a, b) == pytest.approx(within + beyond - 2 * between, rel=1e-5)
 
 
 def test_kernel_distance_in_blocks_is_the_mean_of_clean_fids_subsets(monkeypatch):
     a, b = features(300, 6, 0), features(300, 6, 1, shift=0.4)
-    whole = kernel(a, b)
+    whole = kernel_distance(a, b)
     monkeypatch.setattr("sdquant_cli.metrics.distribution.BLOCK", 64)
-    assert kernel(a, b) == pytest.approx(whole, rel=1e-9)
+    assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-9)
     np.random.seed(0)
-    assert kernel_distance(a, b, num_subsets=400, max_subset_size=150) == pytest.approx(whole, rel=0.05)
+    assert cleanfid.kernel_distance(a, b, num_subsets=400, max_subset_size=150) == pytest.approx(
+        whole, rel=0.05
+    )

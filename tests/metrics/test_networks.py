@@ -8,7 +8,7 @@ from PIL import Image
 
 from sdquant_cli.errors import EnvironmentProblem
 from sdquant_cli.metrics import catalog, pairs
-from sdquant_cli.metrics.distribution import frechet
+from sdquant_cli.metrics.distribution import frechet_distance
 from sdquant_cli.metrics.features import clip_vit_b_32, inception, lpips_network, spatial_inception
 from sdquant_cli.metrics.weights import Weights
 from tests.fakes import noisy, pictures
@@ -34,7 +34,7 @@ def test_fid_is_clean_fids_folder_against_folder(weights, folders):
 
     names, (first, second) = folders
     network = inception(weights, CPU)
-    ours = frechet(network.of_images(first), network.of_images(second))
+    ours = frechet_distance(network.of_images(first), network.of_images(second))
     theirs = compare_folders(
         *names,
         InceptionV3W(str(weights.folder), download=False),

@@ -7,7 +7,13 @@ import torch
 from sdquant_cli.manifests import MetricsFacts, MetricSummary
 from sdquant_cli.metrics.catalog import CATALOG
 from sdquant_cli.metrics.drift import cosine, snr
-from sdquant_cli.metrics.scores import bootstrap_interval, clip_score, difference, feature_distance, summarise
+from sdquant_cli.metrics.scores import (
+    bootstrap_interval,
+    clip_score,
+    feature_distance,
+    paired_difference,
+    summarise,
+)
 from sdquant_cli.report.markdown import metrics_summary
 
 
@@ -67,8 +73,8 @@ def test_the_markdown_summary_has_every_metric_and_gate():
 
 
 def test_a_difference_is_of_pairs_where_both_are_finite():
-    found = difference(np.array([3.0, np.inf, 5.0, 1.0]), np.array([1.0, 2.0, 1.0, np.inf]))
+    found = paired_difference(np.array([3.0, np.inf, 5.0, 1.0]), np.array([1.0, 2.0, 1.0, np.inf]))
     assert (found.mean, found.median, found.n) == (3, 3, 2)
     assert found.ci95[0] >= 2
     assert found.ci95[1] <= 4
-    assert difference(np.array([np.inf]), np.array([np.inf])) is None
+    assert paired_difference(np.array([np.inf]), np.array([np.inf])) is None

@@ -6,7 +6,7 @@ import pytest
 from sdquant_cli.errors import EnvironmentProblem, UsageProblem
 from sdquant_cli.events import SILENT
 from sdquant_cli.metrics.catalog import CATALOG
-from sdquant_cli.metrics.weights import WEIGHT_FILES, Condition, Weights, default_folder
+from sdquant_cli.metrics.weights import WEIGHT_FILES, FileState, Weights, default_folder
 
 NAME = "alexnet-owt-7be5be79.pth"
 
@@ -34,13 +34,13 @@ def test_names_with_a_hash_in_them_agree_with_the_digest():
 def test_missing_intact_truncated_and_foreign_files(monkeypatch, tmp_path):
     publish(monkeypatch, tmp_path, b"weights")
     folder = tmp_path / "weights"
-    assert Weights(folder).condition(NAME) is Condition.MISSING
+    assert Weights(folder).state(NAME) is FileState.MISSING
     assert Weights(folder).missing([NAME]) == [NAME]
     folder.mkdir()
     for content, condition in ((b"weights", "intact"), (b"weigh", "wrong"), (b"other", "wrong")):
         (folder / NAME).write_bytes(content)
         weights = Weights(folder)
-        assert weights.condition(NAME) == condition
+        assert weights.state(NAME) == condition
         if condition == "wrong":
             with pytest.raises(EnvironmentProblem, match=rf"{NAME}.*sha256 is .*expected .*doctor"):
                 weights.missing([NAME])

@@ -13,7 +13,7 @@ from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.uninterrupted import uninterrupted
 from sdquant_cli.quant.modules import LayerState, QuantLinear
-from sdquant_cli.quant.ranges import weight_steps
+from sdquant_cli.quant.ranges import weight_scales
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
@@ -178,7 +178,7 @@ def test_an_unfused_adapter_can_be_put_on_quantized_layers(tiny, adapter):
     weight_grid, grid = grids(Bits(4, 8))
     states = {
         name: LayerState(
-            weight_steps(found.weight, weight_grid),
+            weight_scales(found.weight, weight_grid),
             torch.tensor([0.05]),
             torch.tensor([128.0]),
             weight_grid,

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from sdquant_cli.quant.adaround import BETA, SoftRounding, alpha_of, beta_at, indecision, up_share
+from sdquant_cli.quant.adaround import (
+    BETA,
+    SoftRounding,
+    beta_at,
+    inverse_rectified_sigmoid,
+    rectified_sigmoid,
+    rounding_penalty,
+)
 from sdquant_cli.quant.drop import Draw, Drop
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounding import fake_quantize
@@ -20,16 +27,18 @@ def reference_share(alpha: float) -> float:
 
 def test_the_share_is_the_rectified_sigmoid_and_alpha_its_inverse():
     for alpha in (-5.0, -2.0, -0.3, 0.0, 1.7, 6.0):
-        assert float(up_share(torch.tensor(alpha))) == pytest.approx(reference_share(alpha), abs=1e-6)
+        assert float(rectified_sigmoid(torch.tensor(alpha))) == pytest.approx(
+            reference_share(alpha), abs=1e-6
+        )
     share = torch.linspace(0, 0.999, 50)
-    assert torch.allclose(up_share(alpha_of(share)), share, atol=1e-5)
+    assert torch.allclose(rectified_sigmoid(inverse_rectified_sigmoid(share)), share, atol=1e-5)
 
 
 def test_the_regulariser_is_zero_where_everything_is_decided():
     share = torch.tensor([0.0, 1.0, 0.3, 0.5])
     expected = sum(1 - abs(2 * h - 1) ** 3 for h in share.tolist())
-    assert float(indecision(share, 3.0)) == pytest.approx(expected)
-    assert float(indecision(torch.tensor([0.0, 1.0]), 20.0)) == 0
+    assert float(rounding_penalty(share, 3.0)) == pytest.approx(expected)
+    assert float(rounding_penalty(torch.tensor([0.0, 1.0]), 20.0)) == 0
 
 
 def test_beta_is_absent_in_the_warm_up_and_falls_linearly_after_it():
@@ -74,7 +83,7 @@ def hashed(number):
 def test_drop_leaves_its_share_by_place_and_seed():
     x = torch.zeros(100, 100)
     draw = Drop(0.3, torch.Generator().manual_seed(0)).draw()
-    left = draw.left(x)
+    left = draw.keep_mask(x)
     assert left.shape == x.shape
     assert left.float().mean().item() == pytest.approx(0.3, abs=0.02)
     assert left.view(-1)[:500].tolist() == [hashed(i ^ draw.seed) < draw.bound for i in range(500)]
@@ -82,7 +91,7 @@ def test_drop_leaves_its_share_by_place_and_seed():
 
 def test_each_draw_is_another_and_the_generator_decides_which():
     x, drops = torch.zeros(1000), [Drop(0.5, torch.Generator().manual_seed(7)) for _ in range(2)]
-    first, second = ([drop.draw().left(x) for _ in range(2)] for drop in drops)
+    first, second = ([drop.draw().keep_mask(x) for _ in range(2)] for drop in drops)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     agree = (first[0] == first[1]).float().mean().item()
     assert agree == pytest.approx(0.5, abs=0.06)  # as independent ones do
@@ -91,7 +100,7 @@ def test_each_draw_is_another_and_the_generator_decides_which():
 def test_what_is_left_takes_no_part_in_the_gradient_of_the_step_size():
     x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), requires_grad=True)
     step, draw = torch.full((1, 1), 0.3, requires_grad=True), Draw(5, 1 << 31)
-    left, grid = draw.left(x), Grid(3, signed=True)
+    left, grid = draw.keep_mask(x), Grid(3, signed=True)
     y = fake_quantize(x, step, torch.zeros(1, 1), grid, draw)
     y.sum().backward()
     assert torch.equal(y[left], x[left])

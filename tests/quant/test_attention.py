@@ -17,7 +17,7 @@ from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState, QuantInput
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import capture, grids, pack, restore, unpack
+from sdquant_cli.quant.state import capture, grids, restore, state_from_arrays, state_to_arrays
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits, Ranges
 
@@ -144,7 +144,7 @@ def test_grids_of_probabilities_start_at_zero():
 def test_a_state_with_places_survives_packing_and_rebuilds_the_network():
     rows, (x, text) = Rows([9.0, 5.0]), numbers()
     net = rounded_net(rows)
-    state = unpack(pack(capture(net, BITS)), dict.fromkeys(BITS, torch.Size([0])))
+    state = state_from_arrays(state_to_arrays(capture(net, BITS)), dict.fromkeys(BITS, torch.Size([0])))
     assert {name: saved.bits for name, saved in state.items()} == BITS
     again = Net()
     open_attention(again)

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import linregress
 from torch import nn
 
-from sdquant_cli.quant.correction import Correction, Pairs, correct_outputs
+from sdquant_cli.quant.correction import Correction, ErrorMoments, correct_outputs
 from sdquant_cli.quant.rows import Rows
 
 ROWS, CHANNELS = 5, 4
@@ -35,7 +35,7 @@ def reference(quantized, floating):
 def test_each_row_is_the_reference_whatever_the_batches(k):
     row = torch.tensor([0, 2, 2, 0, 4, 1, 3, 2, 2])
     quantized, floating = pairs_of(row, k)
-    pairs = Pairs(ROWS, CHANNELS)
+    pairs = ErrorMoments(ROWS, CHANNELS)
     for part in torch.arange(len(row)).split(4):
         pairs.add(quantized[part], floating[part], row[part])
     found = pairs.correction()
@@ -49,13 +49,13 @@ def test_each_row_is_the_reference_whatever_the_batches(k):
 
 def test_a_row_without_data_takes_the_nearest():
     row = torch.tensor([1, 4])
-    pairs = Pairs(ROWS, CHANNELS)
+    pairs = ErrorMoments(ROWS, CHANNELS)
     pairs.add(*pairs_of(row), row)
     found = pairs.correction()
     assert found.slope.tolist() == found.slope[torch.tensor([1, 1, 1, 4, 4])].tolist()
     assert found.slope[1] != found.slope[4]
     with pytest.raises(ValueError, match="no pairs"):
-        Pairs(ROWS, CHANNELS).correction()
+        ErrorMoments(ROWS, CHANNELS).correction()
 
 
 class Network(nn.Module):

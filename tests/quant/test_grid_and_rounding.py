@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdquant_cli.quant.grid import Grid, dequantize, quantize, round_to_grid
-from sdquant_cli.quant.low_rank import LowRank
+from sdquant_cli.quant.low_rank import LowRankUpdate
 from sdquant_cli.quant.oscillation import Oscillation
-from sdquant_cli.quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
+from sdquant_cli.quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
 from sdquant_cli.quant.rounding import fake_quantize
 
 
@@ -67,7 +67,7 @@ def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq():
 def test_weight_steps_beat_min_max_and_are_per_channel():
     torch.manual_seed(0)
     weight, grid = torch.randn(6, 40) * torch.logspace(-2, 1, 6)[:, None], Grid(4, signed=True)
-    steps = weight_steps(weight, grid)
+    steps = weight_scales(weight, grid)
     largest = weight.abs().amax(1) / grid.high
 
     def error(s):
@@ -79,7 +79,7 @@ def test_weight_steps_beat_min_max_and_are_per_channel():
 
 
 def test_a_zero_weight_channel_has_a_finite_step():
-    steps = weight_steps(torch.zeros(2, 3), Grid(4, signed=True))
+    steps = weight_scales(torch.zeros(2, 3), Grid(4, signed=True))
     assert (steps > 0).all()
 
 
@@ -121,11 +121,11 @@ def test_a_range_without_outliers_and_many_levels_is_left_alone():
 
 
 def test_neighbours_are_the_fewest_rows_around_that_hold_enough():
-    windows = neighbours(torch.tensor([0, 5, 1, 0, 9, 2]), 5)
+    windows = pooling_windows(torch.tensor([0, 5, 1, 0, 9, 2]), 5)
     assert [w.tolist() for w in windows] == [[0, 1], [1], [1, 2, 3], [2, 3, 4], [4], [4, 5]]
-    assert neighbours(torch.tensor([1, 1]), 100)[0].tolist() == [0, 1]
+    assert pooling_windows(torch.tensor([1, 1]), 100)[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="no row has data"):
-        neighbours(torch.tensor([0, 0]), 1)
+        pooling_windows(torch.tensor([0, 0]), 1)
 
 
 def test_a_weight_that_goes_back_and_forth_is_frozen_and_one_that_drifts_is_not():
@@ -142,7 +142,7 @@ def test_a_weight_that_goes_back_and_forth_is_frozen_and_one_that_drifts_is_not(
 
 
 def test_a_low_rank_update_starts_at_zero_and_has_the_weights_shape():
-    update = LowRank(torch.Size([6, 4, 3, 3]), 2, torch.Generator().manual_seed(0), torch.device("cpu"))
+    update = LowRankUpdate(torch.Size([6, 4, 3, 3]), 2, torch.Generator().manual_seed(0), torch.device("cpu"))
     weight = torch.randn(6, 4, 3, 3)
     assert torch.equal(update(weight), weight)
     torch.nn.init.ones_(update.up)

@@ -6,7 +6,7 @@ from sdquant_cli.errors import UsageProblem
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import capture, grids, pack, restore, unpack
+from sdquant_cli.quant.state import capture, grids, restore, state_from_arrays, state_to_arrays
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits
 
@@ -94,7 +94,7 @@ def test_state_survives_packing_and_rebuilds_the_same_network():
     rows.follow(net)
     state = capture(net, BITS)
     shapes = {name: layer.codes.shape for name, layer in state.items()}
-    again = unpack(pack(state), shapes)
+    again = state_from_arrays(state_to_arrays(state), shapes)
     for name, layer in state.items():
         assert layer.bits == again[name].bits
         for field in ("codes", "weight_step", "activation_step", "activation_zero"):

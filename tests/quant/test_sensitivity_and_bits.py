@@ -19,7 +19,7 @@ from sdquant_cli.quant.allocate import (
 )
 from sdquant_cli.quant.fisher import collecting_terms, fisher_score, printed_score, ranking
 from sdquant_cli.quant.grid import Grid, round_to_grid
-from sdquant_cli.quant.ranges import weight_steps
+from sdquant_cli.quant.ranges import weight_scales
 from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal, rounding_error
 from sdquant_cli.types import Bits
 
@@ -84,7 +84,7 @@ def test_rounding_error_is_that_of_the_real_grid():
     errors = [rounding_error(weight, bits) for bits in WIDTHS]
     assert errors == sorted(errors, reverse=True)
     grid = Grid(3, signed=True)
-    rounded = round_to_grid(weight, weight_steps(weight, grid).view(-1, 1, 1, 1), 0.0, grid)
+    rounded = round_to_grid(weight, weight_scales(weight, grid).view(-1, 1, 1, 1), 0.0, grid)
     pairs = zip(weight.flatten().tolist(), rounded.flatten().tolist(), strict=True)
     expected = sum((a - b) ** 2 for a, b in pairs)
     assert errors[1] == pytest.approx(expected, rel=1e-5)

@@ -12,7 +12,7 @@ from torch import nn
 from sdquant_cli.errors import EnvironmentProblem
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import quantized
-from sdquant_cli.quant.relaxing import Relaxed
+from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import SavedLayer, grids
 from sdquant_cli.runtime import engines
@@ -139,7 +139,7 @@ def test_items_at_steps_of_their_own(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(4, 8, 3, padding=1)])
 def test_relaxed_steps_have_wider_codes(engine, layer):
-    last = Relaxed(torch.tensor([False, False, True]), Grid(10, signed=False))
+    last = RelaxedRows(torch.tensor([False, False, True]), Grid(10, signed=False))
     specified, ours, agree = both(layer, Bits(4, 8), engine, relaxed=last)
     narrow, _, _ = both(layer, Bits(4, 8), engine)
     x = torch.randn(3, 16) if isinstance(layer, nn.Linear) else torch.randn(3, 4, 6, 6)

@@ -85,7 +85,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
 def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured, tiny):
     from sdquant_cli.artifacts.latents import load_items
     from sdquant_cli.quant.grid import round_to_grid
-    from sdquant_cli.quant.ranges import weight_steps
+    from sdquant_cli.quant.ranges import weight_scales
     from sdquant_cli.quant.state import grids
     from sdquant_cli.types import Bits
 
@@ -99,7 +99,7 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     layer = unet.get_submodule(name)
     with torch.no_grad():
         before = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
-        step = weight_steps(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
+        step = weight_scales(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grids(Bits(4, 8))[0]))
         after = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
     noise = ((after - before).square().sum() / before.square().sum()).item()

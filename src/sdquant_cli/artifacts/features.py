@@ -10,8 +10,8 @@ from ..events import Events
 from ..manifests import FeaturesFacts, FeaturesSpec
 from ..metrics import pairs
 from ..metrics.catalog import CATALOG, NETWORK_FILES, NETWORK_WIDTHS, Form, Metric
-from ..metrics.distribution import frechet, kernel
-from ..metrics.features import Network, TextNetwork, open_network
+from ..metrics.distribution import frechet_distance, kernel_distance
+from ..metrics.features import FeatureNetwork, TextFeatureNetwork, open_network
 from ..metrics.scores import clip_score, feature_distance
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..models.load import EMBEDDED_FOLDER
@@ -20,7 +20,7 @@ from .workspace import publish, refs
 
 IMAGES_PER_UNIT = 256
 PIXELS_PER_BATCH = 1 << 18  # one picture of 512x512, 64 of 64x64: memory does not grow with either
-_SETS = {"fid": frechet, "sfid": frechet, "kid": kernel}
+_SETS = {"fid": frechet_distance, "sfid": frechet_distance, "kid": kernel_distance}
 
 
 def batches(images: Artifact, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -46,7 +46,7 @@ class Measures:
         self._metrics = [CATALOG[name] for name in names]
         self._prompts, self._store, self._events = prompts, store, events
         self._weights, self._device = weights, device
-        self._networks: dict[str, Network] = {}
+        self._networks: dict[str, FeatureNetwork] = {}
         self._texts: dict[str, np.ndarray] = {}
         self._known: dict[tuple[str, str], np.ndarray] = {}  # features by images and network
 
@@ -89,7 +89,7 @@ class Measures:
                 task.advance(stop - start)
         return values
 
-    def _network(self, name: str) -> Network:
+    def _network(self, name: str) -> FeatureNetwork:
         if name not in self._networks:
             embedded = EMBEDDED_FOLDER / "clip"
             self._networks[name] = open_network(name, self._weights, self._device, embedded)
@@ -97,7 +97,7 @@ class Measures:
 
     def _text_features(self, network: str) -> np.ndarray:
         if network not in self._texts:
-            clip: TextNetwork = self._network(network)  # type: ignore[assignment]
+            clip: TextFeatureNetwork = self._network(network)  # type: ignore[assignment]
             parts = [clip.of_texts(self._prompts[i : i + 64]) for i in range(0, len(self._prompts), 64)]
             self._texts[network] = np.concatenate(parts)
         return self._texts[network]

@@ -16,7 +16,7 @@ from ..models.layers import projections
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
-from ..quant.state import FIELDS, State, restore, unpack
+from ..quant.state import FIELDS, State, restore, state_from_arrays
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import Artifact, Store
@@ -117,4 +117,4 @@ def read_state(state: Artifact, model: Model) -> State:
     """The quantizer state of an artifact."""
     names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
     places = dict.fromkeys(attention_bits(state.spec, model), torch.Size([0]))
-    return unpack({name: state.read(name) for name in names}, model.layer_shapes | places)
+    return state_from_arrays({name: state.read(name) for name in names}, model.layer_shapes | places)

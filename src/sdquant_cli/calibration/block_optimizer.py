@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..manifests import ReconstructSpec
 from ..quant.adaround import SoftRounding, beta_at
 from ..quant.drop import Drop
-from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
+from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
 from ..quant.ranges import TINY
 from .activation_cache import mixed, to_device
 from .losses import collecting_outputs
@@ -73,13 +73,13 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def inputs_rounded_in(network: nn.Module) -> dict[str, RoundsInput]:
+def inputs_rounded_in(network: nn.Module) -> dict[str, InputQuantizer]:
     """All that rounds an input, by module path: layers, and places of attention's products."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, RoundsInput)}
+    return {name: m for name, m in network.named_modules() if isinstance(m, InputQuantizer)}
 
 
 @contextmanager
-def dropping(modules: Iterable[RoundsInput], drop: Drop | None) -> Iterator[None]:
+def dropping(modules: Iterable[InputQuantizer], drop: Drop | None) -> Iterator[None]:
     """Within: these leave their inputs unrounded as `drop` says."""
     kept = [(module, module.drop) for module in modules]
     for module, _ in kept:
@@ -118,7 +118,7 @@ class BlockOptimizer:
         if self.phase.rounding:
             self._roundings = [SoftRounding(m.weight, m.weight_step, m.weight_grid) for m in layers]
             for layer, rounding in zip(layers, self._roundings, strict=True):
-                layer.remade, layer.weights_on_grid = rounding, True
+                layer.weight_transform, layer.weights_on_grid = rounding, True
         if self.phase.steps:
             parts = inputs_rounded_in(self.student).values()
             self._steps = [m.activation_step.requires_grad_(True) for m in parts]
@@ -128,7 +128,7 @@ class BlockOptimizer:
                 yield
         finally:
             for layer, rounding in zip(layers, self._roundings, strict=False):
-                layer.remade = None
+                layer.weight_transform = None
                 layer.weight = nn.Parameter(rounding.hard(), requires_grad=False)
             for step in self._steps:
                 step.requires_grad_(False)
@@ -167,7 +167,7 @@ class BlockOptimizer:
             loss = loss + self.spec.layer_weight * torch.stack(terms).sum()
         beta = beta_at(progress)
         if self._roundings and self.spec.regulariser and beta is not None:
-            loss = loss + self.spec.regulariser * sum(r.indecision(beta) for r in self._roundings)
+            loss = loss + self.spec.regulariser * sum(r.rounding_penalty(beta) for r in self._roundings)
         return loss
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
 from ..models.conditioning import predict
-from ..quant.low_rank import LowRank
+from ..quant.low_rank import LowRankUpdate
 from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
 from ..types import Train
@@ -94,9 +94,9 @@ class Training:
         if self.spec.what is Train.LOW_RANK:
             assert self.spec.rank is not None
             g, device = torch.Generator().manual_seed(self.seed), next(self.student.parameters()).device
-            updates = [LowRank(m.weight.shape, self.spec.rank, g, device) for m in self.layers.values()]
+            updates = [LowRankUpdate(m.weight.shape, self.spec.rank, g, device) for m in self.layers.values()]
             for layer, update in zip(self.layers.values(), updates, strict=True):
-                layer.remade = update
+                layer.weight_transform = update
             return [p for update in updates for p in (update.up, update.down)]
         for layer in self.layers.values():
             layer.weight = nn.Parameter(layer.weight.detach().float().clone())

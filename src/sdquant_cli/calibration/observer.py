@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..events import SILENT, Events
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
-from ..quant.ranges import affine_parameters, clipped_range, neighbours, weight_steps
-from ..quant.relaxing import Relaxed
+from ..quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
+from ..quant.relaxing import RelaxedRows
 from ..quant.state import grids
 from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
@@ -119,7 +119,7 @@ def initial_states(
     is_shared: Callable[[str], bool],
     tables: Tables = Tables.PER_STEP,
     ranges: Ranges = Ranges.MIN_MAX,
-    relaxed: Relaxed | None = None,
+    relaxed: RelaxedRows | None = None,
     events: Events = SILENT,
 ) -> dict[str, LayerState]:
     """A quantizer for every layer: step sizes per channel, and an activation table of a row per step.
@@ -128,7 +128,7 @@ def initial_states(
     are `relaxed` are of its grid, in layers whose own is narrower.
     """
     everything = [torch.arange(len(observed.latents))]
-    windows = neighbours(observed.latents, ENOUGH)
+    windows = pooling_windows(observed.latents, ENOUGH)
     states = {}
     with events.task("initialising quantizers", len(observed.layers), "layer") as task:
         for name, layer in observed.layers.items():
@@ -136,12 +136,12 @@ def initial_states(
             single = tables is Tables.SINGLE or is_shared(name)
             own, end = (everything, 1.0) if single else (windows, END_OF_STEP)
             step, zero = activation_tables(observed, name, grid, own, ranges, end)
-            wider = None if relaxed is None else relaxed.of(grid.bits, len(own))
+            wider = None if relaxed is None else relaxed.for_layer(grid.bits, len(own))
             if wider:
                 wide = activation_tables(observed, name, wider.grid, windows, ranges)
                 step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))
             weight = getattr(layer, "weight", None)
-            steps = torch.empty(0) if weight is None else weight_steps(weight.cpu().float(), weight_grid)
+            steps = torch.empty(0) if weight is None else weight_scales(weight.cpu().float(), weight_grid)
             states[name] = LayerState(steps, step, zero, weight_grid, grid, wider)
             task.advance()
     return states

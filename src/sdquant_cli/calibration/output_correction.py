@@ -11,7 +11,7 @@ from ..events import Events
 from ..manifests import QuantStateSpec
 from ..models.conditioning import predict
 from ..models.load import Model
-from ..quant.correction import Correction, Pairs, correct_outputs
+from ..quant.correction import Correction, ErrorMoments, correct_outputs
 from ..quant.rows import Rows
 from ..store import ArraySpec, Artifact
 from .items import Items
@@ -34,7 +34,7 @@ def layout(spec: QuantStateSpec, model: Model, rows: int) -> dict[str, ArraySpec
 def estimate(student: Any, teacher: Teacher, items: Items, events: Events) -> dict[str, np.ndarray]:
     """The correction's arrays, from both networks' outputs on all calibration latents."""
     device = next(student.parameters()).device
-    pairs = Pairs(len(items.timesteps), items.x.shape[1])
+    pairs = ErrorMoments(len(items.timesteps), items.x.shape[1])
     with events.task("comparing outputs", -(-len(items) // AT_ONCE), "batch") as task:
         for batch in all_batches(items, AT_ONCE, device):
             given = predict(student, batch.x, batch.timestep, batch.conditioning)

@@ -21,7 +21,7 @@ from ..models.blocks import Block, Tap
 from ..models.conditioning import predict
 from ..models.noise import generator
 from ..quant.drop import Drop
-from ..quant.modules import QuantConv2d, QuantLinear, RoundsInput
+from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
 from .activation_cache import Captured, TensorPool, stopping_at, to_device
 from .block_optimizer import (
     BlockOptimizer,
@@ -191,7 +191,7 @@ def _within(name: str, unit: Block) -> bool:
     return name == unit.name or name.startswith(f"{unit.name}.")
 
 
-def _saved(layer: RoundsInput) -> dict[str, Tensor]:
+def _saved(layer: InputQuantizer) -> dict[str, Tensor]:
     saved = {"activation_step": layer.activation_step.detach().cpu().clone()}
     if isinstance(layer, QuantLinear | QuantConv2d) and layer.weights_on_grid:
         saved["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()

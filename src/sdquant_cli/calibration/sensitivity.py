@@ -15,7 +15,7 @@ from ..models.layers import quantizable_layers
 from ..quant.fisher import collecting_terms
 from ..quant.grid import round_to_grid
 from ..quant.modules import LayerState
-from ..quant.ranges import weight_steps
+from ..quant.ranges import weight_scales
 from ..quant.rows import Rows
 from ..quant.sqnr import energy
 from ..quant.state import grids
@@ -29,7 +29,7 @@ def round_weights(network: nn.Module, bits: Bits) -> None:
     """Round the weights of all quantizable layers, in place."""
     grid, _ = grids(bits)
     for layer in quantizable_layers(network).values():
-        step = weight_steps(layer.weight, grid).view(-1, *[1] * (layer.weight.dim() - 1))
+        step = weight_scales(layer.weight, grid).view(-1, *[1] * (layer.weight.dim() - 1))
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grid))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 BLOCK = 1024  # rows at a time in sums over all pairs
 
 
-def frechet(features: np.ndarray, reference: np.ndarray) -> float:
+def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """Fréchet distance between Gaussians fitted to both sets (Heusel et al. 2017, eq. 6).
 
     |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)). With C = A^T A (A: centred features over sqrt(N - 1)), the
@@ -30,7 +30,7 @@ def _factor(a: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a
 
 
-def kernel(features: np.ndarray, reference: np.ndarray) -> float:
+def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """KID: unbiased squared MMD with k(x,y) = (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 3-4).
 
     Over all pairs instead of random subsets, so that it is the same at each run. Unbiased, so it may be

@@ -25,14 +25,14 @@ from . import catalog
 from .weights import Weights
 
 
-class Network(Protocol):
+class FeatureNetwork(Protocol):
     """A source of features."""
 
     def of_images(self, images: np.ndarray) -> np.ndarray:
         """Features (N,D) fp32 of pictures (N,H,W,3) uint8."""
 
 
-class TextNetwork(Network, Protocol):
+class TextFeatureNetwork(FeatureNetwork, Protocol):
     """A source of features that pictures and prompts share: their cosine means something."""
 
     def of_texts(self, prompts: Sequence[str]) -> np.ndarray:
@@ -63,7 +63,7 @@ class _Clip:
         return found.pooler_output.float().cpu().numpy()
 
 
-def clip_of_folder(folder: Path, device: torch.device) -> TextNetwork:
+def clip_of_folder(folder: Path, device: torch.device) -> TextFeatureNetwork:
     """The embedded model's CLIP, a directory in transformers layout; its pictures are in -1..1."""
     model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -85,7 +85,7 @@ def clip_of_folder(folder: Path, device: torch.device) -> TextNetwork:
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_vit_b_32(weights: Weights, device: torch.device) -> TextNetwork:
+def clip_vit_b_32(weights: Weights, device: torch.device) -> TextFeatureNetwork:
     """OpenAI's CLIP ViT-B/32, in transformers' network; pictures as its own processor makes them."""
     from tokenizers import Tokenizer
 
@@ -136,7 +136,7 @@ class _CleanInception:
         return self._network(pixels).float().cpu().numpy()
 
 
-def inception(weights: Weights, device: torch.device) -> Network:
+def inception(weights: Weights, device: torch.device) -> FeatureNetwork:
     """Inception's last pooling (D = 2048), by clean-fid."""
     from cleanfid.inception_torchscript import InceptionV3W
 
@@ -146,7 +146,7 @@ def inception(weights: Weights, device: torch.device) -> Network:
     return _CleanInception(network, device)
 
 
-def spatial_inception(weights: Weights, device: torch.device) -> Network:
+def spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
     """Seven channels of Inception's mixed_6a map (D = 2023), by pyiqa: sFID (Nash et al. 2021)."""
     import pyiqa.archs.inception as pyiqa_inception
 
@@ -178,9 +178,9 @@ def lpips_network(weights: Weights, device: torch.device) -> Any:
             return pyiqa.create_metric("lpips", device=device, pretrained_model_path=str(heads))
 
 
-def open_network(name: str, weights: Weights, device: torch.device, embedded_clip: Path) -> Network:
+def open_network(name: str, weights: Weights, device: torch.device, embedded_clip: Path) -> FeatureNetwork:
     """The feature network of a catalog name."""
-    makers: dict[str, Callable[[], Network]] = {
+    makers: dict[str, Callable[[], FeatureNetwork]] = {
         catalog.EMBEDDED_CLIP: lambda: clip_of_folder(embedded_clip, device),
         catalog.CLIP: lambda: clip_vit_b_32(weights, device),
         catalog.INCEPTION: lambda: inception(weights, device),

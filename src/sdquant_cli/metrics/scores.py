@@ -52,7 +52,7 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
     )
 
 
-def difference(own: np.ndarray, other: np.ndarray) -> MetricSummary | None:
+def paired_difference(own: np.ndarray, other: np.ndarray) -> MetricSummary | None:
     """Of own less other values (N), picture by picture; None where no picture has two finite ones."""
     finite = np.isfinite(own) & np.isfinite(other)
     if not finite.any():

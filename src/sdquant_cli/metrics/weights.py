@@ -53,7 +53,7 @@ WEIGHT_FILES: dict[str, WeightFile] = {
 }
 
 
-class Condition(StrEnum):
+class FileState(StrEnum):
     """What is found where a weight file should be."""
 
     INTACT = "intact"
@@ -85,24 +85,24 @@ class Weights:
                 self._digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._digests.get(name)
 
-    def condition(self, name: str) -> Condition:
+    def state(self, name: str) -> FileState:
         found = self.digest(name)
         if found is None:
-            return Condition.MISSING
-        return Condition.INTACT if found == WEIGHT_FILES[name].sha256 else Condition.WRONG
+            return FileState.MISSING
+        return FileState.INTACT if found == WEIGHT_FILES[name].sha256 else FileState.WRONG
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """The files that are not there; raises EnvironmentProblem for one that is not what it should be."""
         absent = []
         for name in names:
-            condition = self.condition(name)
-            if condition is Condition.WRONG:
+            condition = self.state(name)
+            if condition is FileState.WRONG:
                 expected = WEIGHT_FILES[name].sha256
                 raise EnvironmentProblem(
                     f"{self.path(name)}: sha256 is {self.digest(name)}, expected {expected}; "
                     f"remove it, then `sdquant doctor --download` or copy the right one there"
                 )
-            if condition is Condition.MISSING:
+            if condition is FileState.MISSING:
                 absent.append(name)
         return absent
 

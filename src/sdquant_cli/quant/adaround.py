@@ -10,17 +10,17 @@ BETA = (20.0, 2.0)  # of the regulariser, first and last
 WARM_UP = 0.2  # share of the iterations before the regulariser counts
 
 
-def up_share(alpha: Tensor) -> Tensor:
+def rectified_sigmoid(alpha: Tensor) -> Tensor:
     """h in [0, 1]: how far a weight is rounded up, from alpha of any shape (AdaRound: rectified sigmoid)."""
     return (torch.sigmoid(alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-def alpha_of(share: Tensor) -> Tensor:
-    """The alpha whose h is `share`, in [0, 1): the inverse of `up_share`."""
+def inverse_rectified_sigmoid(share: Tensor) -> Tensor:
+    """The alpha whose h is `share`, in [0, 1): the inverse of `rectified_sigmoid`."""
     return -torch.log((HIGH - LOW) / (share - LOW) - 1)
 
 
-def indecision(share: Tensor, beta: float) -> Tensor:
+def rounding_penalty(share: Tensor, beta: float) -> Tensor:
     """Sum of 1 - |2h - 1|^beta: zero where every weight goes fully up or down (AdaRound: f_reg)."""
     return (1 - (2 * share - 1).abs().pow(beta)).sum()
 
@@ -42,16 +42,16 @@ class SoftRounding(nn.Module):
         self.step, self.grid = step.detach().view(-1, *[1] * (weight.dim() - 1)), grid
         scaled = weight.detach() / self.step
         self.floor = scaled.floor()
-        self.alpha = nn.Parameter(alpha_of(scaled - self.floor))
+        self.alpha = nn.Parameter(inverse_rectified_sigmoid(scaled - self.floor))
 
     def forward(self, _weight: Tensor) -> Tensor:
         """clip(floor(W/s) + h) s (AdaRound: the soft-quantized weight)."""
-        codes = (self.floor + up_share(self.alpha)).clamp(self.grid.low, self.grid.high)
+        codes = (self.floor + rectified_sigmoid(self.alpha)).clamp(self.grid.low, self.grid.high)
         return codes * self.step
 
-    def indecision(self, beta: float) -> Tensor:
+    def rounding_penalty(self, beta: float) -> Tensor:
         """The regulariser of this layer."""
-        return indecision(up_share(self.alpha), beta)
+        return rounding_penalty(rectified_sigmoid(self.alpha), beta)
 
     @torch.no_grad()
     def hard(self) -> Tensor:

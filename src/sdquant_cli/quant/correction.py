@@ -31,7 +31,7 @@ class Correction:
         return ((prediction.float() - bias) / (1 + slope)).to(prediction.dtype)
 
 
-class Pairs:
+class ErrorMoments:
     """Outputs of both networks as sums by row and channel, fp64: memory does not grow with the data."""
 
     def __init__(self, rows: int, channels: int) -> None:

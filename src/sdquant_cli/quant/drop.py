@@ -19,7 +19,7 @@ class Draw(NamedTuple):
     seed: int
     bound: int
 
-    def left(self, x: Tensor) -> Tensor:
+    def keep_mask(self, x: Tensor) -> Tensor:
         """A mask of x's shape: which values are left as they are."""
         place = torch.arange(x.numel(), device=x.device).view(x.shape)
         return _hash((place % _WORD) ^ self.seed) < self.bound

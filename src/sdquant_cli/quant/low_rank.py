@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class LowRank(nn.Module):
+class LowRankUpdate(nn.Module):
     """W + B A for a weight W (C_out,...); W itself at first, since B is zero."""
 
     def __init__(

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from .drop import Drop
 from .grid import Grid
-from .relaxing import Relaxed
-from .rounded import Convolution, Steps, rounded_layer
+from .layer_function import Convolution, Quantizer, fake_quantized_layer
+from .relaxing import RelaxedRows
 from .rounding import fake_quantize
 from .rows import Rows
 
@@ -29,7 +29,7 @@ class LayerState:
     activation_zero: Tensor
     weight_grid: Grid
     activation_grid: Grid
-    relaxed: Relaxed | None = None
+    relaxed: RelaxedRows | None = None
 
     def to(self, device: torch.device) -> "LayerState":
         return replace(
@@ -40,12 +40,12 @@ class LayerState:
         )
 
 
-class RoundsInput(nn.Module):
+class InputQuantizer(nn.Module):
     """What all types share: tables by which the input is rounded."""
 
     activation_zero: Tensor
     activation_grid: Grid
-    relaxed: Relaxed | None
+    relaxed: RelaxedRows | None
     rows: Rows  # shared by all modules of a network
     drop: Drop | None  # leaves part of the input unrounded, while something is trained
 
@@ -55,7 +55,7 @@ class RoundsInput(nn.Module):
         self.activation_grid, self.relaxed, self.rows = state.activation_grid, state.relaxed, rows
         self.drop = None
 
-    def rounded_input(self, x: Tensor) -> Tensor:
+    def quantize_input(self, x: Tensor) -> Tensor:
         """x rounded by each item's row, but for what is dropped."""
         if self._all_dropped:
             return x
@@ -79,7 +79,7 @@ class RoundsInput(nn.Module):
             return self.relaxed.grid
         return self.activation_grid
 
-    def _steps(self, x: Tensor, grid: Grid) -> Steps:
+    def _steps(self, x: Tensor, grid: Grid) -> Quantizer:
         """Of each item's row, to round x by; with a new draw while inputs are dropped."""
         step: Tensor = self.activation_step
         zero = self.activation_zero
@@ -89,7 +89,7 @@ class RoundsInput(nn.Module):
         shape = (-1, *[1] * (x.dim() - 1))
         dtype = torch.promote_types(x.dtype, torch.float32)  # codes of 16 bits need 16 bits of mantissa
         draw = None if self.drop is None else self.drop.draw()
-        return Steps(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid, draw)
+        return Quantizer(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid, draw)
 
     def _only_grid(self) -> Grid | None:
         """The grid of the inputs of all items in hand, if it is the same."""
@@ -98,7 +98,7 @@ class RoundsInput(nn.Module):
         return None if self.rows.shared is None else self.grid_of(self.rows.shared)
 
 
-class QuantInput(RoundsInput):
+class QuantInput(InputQuantizer):
     """Stands where an nn.Identity was: gives its input, rounded."""
 
     def __init__(self, state: LayerState, rows: Rows) -> None:
@@ -106,37 +106,37 @@ class QuantInput(RoundsInput):
         self.install_tables(state, rows)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return self.rounded_input(input)
+        return self.quantize_input(input)
 
 
-class _Quantized(RoundsInput):
+class _Quantized(InputQuantizer):
     """What both layer types share: the parameters, and rounding of weight and input."""
 
     weight: Any  # declared by the layer type
     bias: Any
     weight_grid: Grid
     weights_on_grid: bool
-    remade: nn.Module | None  # makes the weight from the stored one, while that is trained
+    weight_transform: nn.Module | None  # makes the weight from the stored one, while that is trained
 
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         self.weight_step = nn.Parameter(state.weight_step.clone())
         self.install_tables(state, rows)
         self.weight_grid, self.weights_on_grid = state.weight_grid, weights_on_grid
-        self.remade = None
+        self.weight_transform = None
 
     def full_weight(self) -> Tensor:
         """The weight before rounding."""
-        return self.weight if self.remade is None else self.remade(self.weight)
+        return self.weight if self.weight_transform is None else self.weight_transform(self.weight)
 
     def rounded(self, x: Tensor, convolution: Convolution | None) -> Tensor:
         """The layer's output on rounded weight and on x rounded by each item's row."""
         weight_step = None if self.weights_on_grid else self.weight_step
         if not self._all_dropped and (grid := self._only_grid()) is not None:
             steps = self._steps(x, grid)
-            return rounded_layer(
+            return fake_quantized_layer(
                 x, self.full_weight(), self.bias, steps, weight_step, self.weight_grid, convolution
             )
-        x, weight = self.rounded_input(x), self.full_weight()
+        x, weight = self.quantize_input(x), self.full_weight()
         if weight_step is not None:
             step = weight_step.view(-1, *[1] * (weight.dim() - 1))
             weight = fake_quantize(weight, step, torch.zeros_like(step), self.weight_grid)

@@ -9,7 +9,7 @@ from .rounding import round_values, rounding_error
 TINY = 1e-8  # smallest step size: keeps an all-zero tensor representable
 
 
-def weight_steps(weight: Tensor, grid: Grid, candidates: int = 40, shrink: float = 0.5) -> Tensor:
+def weight_scales(weight: Tensor, grid: Grid, candidates: int = 40, shrink: float = 0.5) -> Tensor:
     """One step size (C_out) per output channel: the clipping of max|w| with the least squared error.
 
     Tries `candidates` clippings from `shrink` to 1 of each channel's largest magnitude.
@@ -62,7 +62,7 @@ def clipped_range(
     return low * best, high * best
 
 
-def neighbours(count: Tensor, enough: int) -> list[Tensor]:
+def pooling_windows(count: Tensor, enough: int) -> list[Tensor]:
     """For each row, the rows around it, as few as hold `enough` in sum of `count` (R), or all.
 
     Raises ValueError if no row holds anything.

@@ -21,7 +21,7 @@ from .grid import Grid
 def plain_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
     """y; step and zero-point broadcast against x."""
     y = (torch.round(x / step).add_(zero)).clamp_(grid.low, grid.high).sub_(zero).mul_(step)
-    return y if draw is None else torch.where(draw.left(x), x, y)
+    return y if draw is None else torch.where(draw.keep_mask(x), x, y)
 
 
 def plain_gradients(
@@ -39,7 +39,7 @@ def plain_gradients(
     rounded = torch.round(scaled)
     codes = (rounded + zero).clamp_(grid.low, grid.high).sub_(zero)
     inside, by_step = codes == rounded, None
-    left = None if draw is None else draw.left(x)
+    left = None if draw is None else draw.keep_mask(x)
     if to_step:
         slope = torch.where(inside, rounded.sub_(scaled), codes)
         if left is not None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .grid import Grid, round_to_grid
-from .ranges import weight_steps
+from .ranges import weight_scales
 
 
 def energy(output: Tensor) -> Tensor:
@@ -26,5 +26,5 @@ def rounding_error(weight: Tensor, bits: int) -> float:
     """|W - Q(W)|^2 of a weight rounded to its symmetric grid, one step size per output channel."""
     grid = Grid(bits, signed=True)
     flat = weight.detach().flatten(1)
-    rounded = round_to_grid(flat, weight_steps(flat, grid)[:, None], 0.0, grid)
+    rounded = round_to_grid(flat, weight_scales(flat, grid)[:, None], 0.0, grid)
     return float((flat - rounded).double().square().sum())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..types import Bits
 from .grid import Grid, dequantize, quantize
 from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
-from .relaxing import Relaxed
+from .relaxing import RelaxedRows
 from .rows import Rows
 from .swap import swap
 
@@ -38,10 +38,12 @@ class SavedLayer:
         step = self.weight_step.view(-1, *[1] * (self.codes.dim() - 1))
         return dequantize(self.codes.float(), step, 0.0)
 
-    def layer_state(self, relaxed: Relaxed | None = None) -> LayerState:
+    def layer_state(self, relaxed: RelaxedRows | None = None) -> LayerState:
         """With rows that are relaxed, where the layer has rows and its own grid is narrower."""
         weight_grid, grid = grids(self.bits)
-        wider = None if relaxed is None else relaxed.of(self.bits.activations, len(self.activation_step))
+        wider = (
+            None if relaxed is None else relaxed.for_layer(self.bits.activations, len(self.activation_step))
+        )
         zero = self.activation_zero.float()
         return LayerState(self.weight_step, self.activation_step, zero, weight_grid, grid, wider)
 
@@ -49,7 +51,7 @@ class SavedLayer:
 State = dict[str, SavedLayer]
 
 
-def pack(state: State) -> dict[str, np.ndarray]:
+def state_to_arrays(state: State) -> dict[str, np.ndarray]:
     """Flat arrays, one per field, with offsets (layers + 1) and bits (layers, 2), in the state's order."""
     packed = {}
     for field, dtype in FIELDS.items():
@@ -64,7 +66,7 @@ def pack(state: State) -> dict[str, np.ndarray]:
     return packed
 
 
-def unpack(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> State:
+def state_from_arrays(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> State:
     """The inverse of `pack`, given each layer's weight shape in the same order."""
 
     def part(field: str, i: int) -> Tensor:
@@ -83,7 +85,7 @@ def unpack(packed: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> Stat
     }
 
 
-def restore(network: nn.Module, state: State, rows: Rows, relaxed: Relaxed | None = None) -> None:
+def restore(network: nn.Module, state: State, rows: Rows, relaxed: RelaxedRows | None = None) -> None:
     """Turn a floating-point network into the quantized one of `state`, in place."""
     for name, layer in state.items():
         if len(layer.codes):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quant.modules import empty_twin
-from ..quant.relaxing import Relaxed, bits_of_rows
+from ..quant.relaxing import RelaxedRows, bits_of_rows
 from ..quant.rows import Rows
 from ..quant.state import SavedLayer
 from ..types import Bits
@@ -57,7 +57,7 @@ class Packed(nn.Module):
     _answer: Tensor | None  # to it
 
     def install(
-        self, bits: Bits, rows: Rows, *, tables: int, text_fed: bool, relaxed: Relaxed | None
+        self, bits: Bits, rows: Rows, *, tables: int, text_fed: bool, relaxed: RelaxedRows | None
     ) -> None:
         """Make room, without numbers, for a layer of these bits; `tables` is 1 or the number of rows."""
         self.installed, self.bits, self.rows, self.text_fed = True, bits, rows, text_fed
@@ -150,7 +150,7 @@ def packed(
     *,
     tables: int,
     text_fed: bool,
-    relaxed: Relaxed | None = None,
+    relaxed: RelaxedRows | None = None,
 ) -> PackedLinear | PackedConv2d:
     """The packed twin of a layer, without numbers but with its bias; raises as `empty_twin`."""
     twin: PackedLinear | PackedConv2d = empty_twin(layer, PackedLinear, PackedConv2d)

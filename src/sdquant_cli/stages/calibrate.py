@@ -52,7 +52,7 @@ from ..options.requests import CalibrateRequest
 from ..quant.allocate import average_bits
 from ..quant.finite import check_state
 from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..quant.state import FIELDS, capture, pack
+from ..quant.state import FIELDS, capture, state_to_arrays
 from ..quant.swap import swap
 from ..resources import predicted as preflight
 from ..store import ArraySpec, Artifact, Draft, Store
@@ -215,7 +215,7 @@ def _calibrated(
         done.forwards += progress(tabulated, model, items, spec, setting, draft, events)
     state = capture(student, bits)
     check_state(state)
-    done.packed = pack(state)
+    done.packed = state_to_arrays(state)
     if spec.correction:
         answers = memory if memory and memory.complete else TeacherNetwork(teacher, ())
         done.packed |= corrected.estimate(student, answers, items, events)

@@ -26,7 +26,7 @@ def examine(request: DoctorRequest, events: Events = SILENT) -> tuple[Weights, l
     return weights, [
         Finding(
             file=name,
-            condition=weights.condition(name),
+            condition=weights.state(name),
             needed_by=tuple(metric.name for metric in CATALOG.values() if name in metric.files),
             url=file.url,
         )

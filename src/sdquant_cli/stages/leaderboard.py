@@ -18,7 +18,7 @@ from ..calibration.resolve import reads_ranking, recipe_of
 from ..errors import SdquantError, UsageProblem
 from ..events import SILENT, Events
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
-from ..metrics.scores import difference
+from ..metrics.scores import paired_difference
 from ..options.requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -236,7 +236,7 @@ def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[Leaderboa
 
 def _differences(own: Artifact, other: Artifact) -> dict[str, MetricSummary]:
     """Of each metric that pictures have."""
-    found = {name: difference(own.read(name), other.read(name)) for name in own.manifest.arrays}
+    found = {name: paired_difference(own.read(name), other.read(name)) for name in own.manifest.arrays}
     return {name: less for name, less in found.items() if less is not None}
 
 

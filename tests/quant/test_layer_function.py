@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from sdquant_cli.quant.drop import Draw
 from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.rounded import Convolution, Steps, rounded_layer
+from sdquant_cli.quant.layer_function import Convolution, Quantizer, fake_quantized_layer
 from sdquant_cli.quant.rounding import fake_quantize
 
 LINEAR = ((5, 7, 6), (4, 6), None)
@@ -35,11 +35,11 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
     a, b = inputs(), inputs()
     zero = torch.full_like(a["step"], 7.0).detach()
     grid, weight_grid = Grid(5, signed=False), Grid(4, signed=True)
-    found = rounded_layer(
+    found = fake_quantized_layer(
         a["x"],
         a["weight"],
         a["bias"],
-        Steps(a["step"], zero, grid, draw),
+        Quantizer(a["step"], zero, grid, draw),
         a["weight_step"],
         weight_grid,
         convolution,
@@ -66,14 +66,16 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
     g = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=g).bfloat16()
     weight = torch.randn(weight_shape, generator=g, requires_grad=True)
-    steps = Steps(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
+    steps = Quantizer(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
     weight_step = torch.full((weight_shape[0],), 0.125)
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         item = x.detach().to(dtype, copy=True).requires_grad_()
         weight.grad = None
         with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
-            y = rounded_layer(item, weight, None, steps, weight_step, Grid(4, signed=True), convolution)
+            y = fake_quantized_layer(
+                item, weight, None, steps, weight_step, Grid(4, signed=True), convolution
+            )
         y.backward(torch.ones_like(y))
         found.append((y, item.grad, weight.grad))
     (y, by_x, by_weight), (low, low_by_x, low_by_weight) = found
@@ -95,8 +97,9 @@ def test_half_precision_rounds_to_the_codes_of_fp32(dtype, bits):
 
 def test_a_device_without_autocast_has_none():
     x, step = torch.ones(1, 2, device="meta"), torch.ones(1, 1, device="meta")
-    steps, grid = Steps(step, step, Grid(4, signed=False)), Grid(4, signed=True)
-    assert rounded_layer(x, torch.ones(3, 2, device="meta"), None, steps, None, grid, None).shape == (1, 3)
+    quantizer, weight_grid = Quantizer(step, step, Grid(4, signed=False)), Grid(4, signed=True)
+    y = fake_quantized_layer(x, torch.ones(3, 2, device="meta"), None, quantizer, None, weight_grid, None)
+    assert y.shape == (1, 3)
 
 
 def test_only_input_and_weight_are_kept_for_the_backward_pass():
@@ -104,7 +107,9 @@ def test_only_input_and_weight_are_kept_for_the_backward_pass():
     x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     step, weight_step = torch.ones(1, 1), torch.ones(4)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        rounded_layer(x, weight, None, Steps(step, step, Grid(4, False)), weight_step, Grid(4, True), None)
+        fake_quantized_layer(
+            x, weight, None, Quantizer(step, step, Grid(4, False)), weight_step, Grid(4, True), None
+        )
     large = {t.data_ptr() for t in kept if t.numel() > 4}
     assert large == {x.data_ptr(), weight.data_ptr()}
 

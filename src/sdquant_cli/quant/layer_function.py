@@ -27,7 +27,7 @@ class Convolution(NamedTuple):
     groups: int
 
 
-class Steps(NamedTuple):
+class Quantizer(NamedTuple):
     """Step sizes and zero-points of an input, broadcastable to it, and their grid; what is left unrounded."""
 
     step: Tensor
@@ -36,11 +36,11 @@ class Steps(NamedTuple):
     draw: Draw | None = None
 
 
-def rounded_layer(
+def fake_quantized_layer(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    steps: Steps,
+    steps: Quantizer,
     weight_step: Tensor | None,
     weight_grid: Grid,
     convolution: Convolution | None,
