@@ -20,13 +20,13 @@ from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.artifacts.time_table import read_table
 from sdquant_cli.calibration.sensitivity import OneLayerAtATime, prediction
 from sdquant_cli.calibration.tabulated import tabulated_denoiser
+from sdquant_cli.metrics.ratios import decibels, energy, noise_to_signal
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import WIDTHS, allocate, mixed_bits, noise_by_width
-from sdquant_cli.quant.grid import Grid, round_to_grid
+from sdquant_cli.quant.grid import Grid, along_first_axis, round_to_grid
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import weight_scales
-from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Bits, Dtype, Kind, Measure
 
@@ -164,7 +164,7 @@ class Rounding:
 
     def _rounded(self, name: str, bits: int) -> torch.Tensor:
         weight, grid = self.original[name], Grid(bits, signed=True)
-        step = weight_scales(weight, grid).view(-1, *[1] * (weight.dim() - 1))
+        step = along_first_axis(weight_scales(weight, grid), weight)
         return round_to_grid(weight, step, 0.0, grid)
 
     def sqnr(self, widths: tuple[int, ...]) -> float:

@@ -163,7 +163,7 @@ def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkey
 
     for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
         monkeypatch.setattr(OneLayerAtATime, name, lambda *_: torch.full((2,), 1e-3))
-    monkeypatch.setattr("sdquant_cli.stages.sensitivity.rounding_error", lambda _, bits: 4.0**-bits)
+    monkeypatch.setattr("sdquant_cli.stages.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits)
     sdquant(*SMALL)
     for _ in range(2):  # without a ranking, and with one by gradients
         line = one_line(sdquant("calibrate", "--budget", "4.25", code=3))

@@ -1,12 +1,9 @@
 import json
 
 import numpy as np
-import pytest
-import torch
 
 from sdquant_cli.manifests import MetricsFacts, MetricSummary
 from sdquant_cli.metrics.catalog import CATALOG
-from sdquant_cli.metrics.drift import cosine, snr
 from sdquant_cli.metrics.scores import (
     bootstrap_interval,
     clip_score,
@@ -46,15 +43,6 @@ def test_cosine_scores():
     a, b = np.array([[2, 0], [0.6, 0.8]]), np.array([[0, 1], [3, 4]])  # of any length
     np.testing.assert_allclose(feature_distance(a, b), [1, 0], atol=1e-12)
     np.testing.assert_allclose(clip_score(a, np.array([[-1, 0], [5, 0]])), [0, 60])
-
-
-def test_drift_is_signal_to_noise_of_each_item():
-    a = torch.tensor([[[3.0, 4.0]], [[1.0, 0.0]]])
-    b = torch.tensor([[[3.0, 3.5]], [[1.0, 0.0]]])
-    found = snr(a, b)
-    assert found[0] == pytest.approx(10 * np.log10(25 / 0.25))
-    assert torch.isinf(found[1])
-    assert cosine(a, b)[0] == pytest.approx((9 + 14) / (5 * np.sqrt(9 + 12.25)))
 
 
 def test_the_markdown_summary_has_every_metric_and_gate():

@@ -18,7 +18,7 @@ from sdquant_cli.quant.rounding import (
     plain_values,
     round_gradients,
     round_values,
-    rounding_error,
+    row_rounding_errors,
 )
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
@@ -132,4 +132,4 @@ def test_the_error_of_rounding_is_that_of_the_plain_functions(shape, bits):
     x, grid = torch.randn(shape, generator=torch.Generator().manual_seed(0)), Grid(bits, signed=True)
     step = x.abs().amax(1) / grid.high * 0.8
     plain = (plain_values(x, step[:, None], torch.zeros(()), grid) - x).double().square().sum(1)
-    torch.testing.assert_close(rounding_error(x, step, grid), plain, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(row_rounding_errors(x, step, grid), plain, rtol=1e-5, atol=1e-12)

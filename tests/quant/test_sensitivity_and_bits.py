@@ -19,8 +19,7 @@ from sdquant_cli.quant.allocate import (
 )
 from sdquant_cli.quant.fisher import collecting_terms, fisher_score, printed_score, ranking
 from sdquant_cli.quant.grid import Grid, round_to_grid
-from sdquant_cli.quant.ranges import weight_scales
-from sdquant_cli.quant.sqnr import decibels, energy, noise_to_signal, rounding_error
+from sdquant_cli.quant.ranges import weight_rounding_error, weight_scales
 from sdquant_cli.types import Bits
 
 
@@ -70,18 +69,9 @@ def test_terms_that_cancel_are_seen_by_fisher_alone():
     assert ranking(["cancels", "small"], fisher_score(d)) == ["cancels", "small"]
 
 
-def test_sqnr_is_the_ratio_of_sums_of_squares():
-    y = torch.tensor([[[3.0, 4.0]], [[0.0, 5.0]]])
-    assert energy(y).tolist() == [25, 25]
-    ratio = noise_to_signal(torch.tensor([[0.2, 0.3], [0.0, 0.0]]), energy(y))
-    assert ratio.tolist() == pytest.approx([0.01, 0])
-    assert decibels(ratio[0].item()) == pytest.approx(20)
-    assert decibels(0.0) is None
-
-
 def test_rounding_error_is_that_of_the_real_grid():
     weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    errors = [rounding_error(weight, bits) for bits in WIDTHS]
+    errors = [weight_rounding_error(weight, bits) for bits in WIDTHS]
     assert errors == sorted(errors, reverse=True)
     grid = Grid(3, signed=True)
     rounded = round_to_grid(weight, weight_scales(weight, grid).view(-1, 1, 1, 1), 0.0, grid)

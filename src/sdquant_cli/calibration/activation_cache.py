@@ -5,7 +5,7 @@ A run of the network is stopped at the module, so that what comes after it is no
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..errors import EnvironmentProblem, first_line
+from ..hooks import watching_inputs, watching_outputs
 
 
 @dataclass
@@ -95,26 +96,20 @@ def stopping_at(
     `see_inputs` is given (args, kwargs). With `see_output` the module itself is run.
     """
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         see_inputs((args, kwargs))
         if see_output is None:
             raise _ReachedError
 
-    def after(_: nn.Module, _args: object, output: Any) -> None:
+    def after(_name: str, output: Any) -> None:
         assert see_output is not None
         see_output(output)
         raise _ReachedError
 
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True)]
-    if see_output is not None:
-        handles.append(module.register_forward_hook(after))
-    try:
+    inputs = watching_inputs({"module": module}, before)
+    outputs = watching_outputs({} if see_output is None else {"module": module}, after)
+    with suppress(_ReachedError), inputs, outputs:
         yield
-    except _ReachedError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def to_device(value: Any, device: torch.device) -> Any:

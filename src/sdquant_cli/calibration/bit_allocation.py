@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import MissingArtifact, UsageProblem
 from ..events import Events
 from ..manifests import FrontierPoint, QuantStateSpec
+from ..metrics.ratios import decibels
 from ..models.load import Model
 from ..options.requests import CalibrateRequest
 from ..quant.allocate import WIDTHS, Allocation, allocate, mixed_bits, noise_by_width, smallest_budget
-from ..quant.sqnr import decibels
 from ..store import Artifact
 from ..types import Bits, Budget, Measure
 

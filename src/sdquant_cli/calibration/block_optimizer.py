@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..manifests import ReconstructSpec
+from ..metrics.ratios import relative_error
 from ..quant.adaround import SoftRounding, beta_at
 from ..quant.drop import Drop
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
@@ -63,10 +64,8 @@ def _channel_sum(x: Tensor) -> Tensor:
 
 
 def noise_to_signal(student: Any, teacher: Any) -> float:
-    """|y - y_fp|^2 over |y_fp|^2."""
-    pairs = list(zip(_tensors(student), _tensors(teacher), strict=True))
-    noise = sum(float((a - b).square().sum()) for a, b in pairs)
-    return noise / max(sum(float(b.square().sum()) for _, b in pairs), TINY)
+    """Return |y - y_fp|^2 over |y_fp|^2 of a module's output, nested or not."""
+    return relative_error(_tensors(student), _tensors(teacher))
 
 
 def _tensors(value: Any) -> list[Tensor]:

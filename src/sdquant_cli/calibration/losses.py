@@ -1,12 +1,12 @@
 """What a quantized UNet is pulled towards: the floating-point one's output, layers and blocks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..hooks import watching_outputs
 from ..models.guidance import apply_guidance
 
 
@@ -19,19 +19,12 @@ def collecting_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dic
     """
     outputs: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        def keep(_module: nn.Module, _args: object, output: Any) -> None:
-            several = output if isinstance(output, tuple) else (output,)
-            outputs[name] = next(part for part in reversed(several) if isinstance(part, Tensor))
+    def keep(name: str, output: Tensor | tuple[object, ...]) -> None:
+        several = output if isinstance(output, tuple) else (output,)
+        outputs[name] = next(part for part in reversed(several) if isinstance(part, Tensor))
 
-        return keep
-
-    handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    try:
+    with watching_outputs({name: network.get_submodule(name) for name in names}, keep):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:

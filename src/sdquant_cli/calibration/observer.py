@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..events import SILENT, Events
+from ..hooks import watching_inputs
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
@@ -24,21 +25,6 @@ VALUES = 2048  # kept of each layer and row: 100 MB for 258 layers and 50 rows
 ENOUGH = 16  # latents; a row with fewer takes in its neighbours
 AT_ONCE = 16  # latents run together; the grids that are found depend on it in the last bits
 END_OF_STEP = 0.02  # what an end counts beside the values of one step; beside those of all steps: 1
-
-
-@contextmanager
-def watching_inputs(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Within: `see(name, input)` is called before each layer runs."""
-
-    def hook(name: str) -> Callable[..., None]:
-        return lambda _, args: see(name, args[0])
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Observed:
@@ -65,8 +51,10 @@ class Observed:
             place.append(int(self._filled[r]))
             self._filled[r] += self._quota[r]
 
-        def see(name: str, x: Tensor) -> None:
-            flat = x.detach().flatten(1).float()  # stays where it is: attention's probabilities are many
+        def see(name: str, args: tuple[Tensor, ...], _kwargs: object) -> None:
+            flat = (
+                args[0].detach().flatten(1).float()
+            )  # stays where it is: attention's probabilities are many
             self.low[name].scatter_reduce_(0, row, flat.amin(1).cpu(), "amin")
             self.high[name].scatter_reduce_(0, row, flat.amax(1).cpu(), "amax")
             for item, r in enumerate(rows):

@@ -21,6 +21,7 @@ from ..models.blocks import Block, Tap
 from ..models.conditioning import predict
 from ..models.noise import generator
 from ..quant.drop import Drop
+from ..quant.grid import along_first_axis
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
 from .activation_cache import Captured, TensorPool, stopping_at, to_device
 from .block_optimizer import (
@@ -184,7 +185,7 @@ class Reconstruction:
 
 def _by_channel(layer: Layer) -> Tensor:
     step: Tensor = layer.weight_step.detach()
-    return step.view(-1, *[1] * (layer.weight.dim() - 1))
+    return along_first_axis(step, layer.weight)
 
 
 def _within(name: str, unit: Block) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..metrics.ratios import energy
 from ..models.layers import quantizable_layers
 from ..quant.fisher import collecting_terms
-from ..quant.grid import round_to_grid
+from ..quant.grid import along_first_axis, round_to_grid
 from ..quant.modules import LayerState
 from ..quant.ranges import weight_scales
 from ..quant.rows import Rows
-from ..quant.sqnr import energy
 from ..quant.state import grids
 from ..quant.swap import swapped
 from ..types import Bits
@@ -29,7 +29,7 @@ def round_weights(network: nn.Module, bits: Bits) -> None:
     """Round the weights of all quantizable layers, in place."""
     grid, _ = grids(bits)
     for layer in quantizable_layers(network).values():
-        step = weight_scales(layer.weight, grid).view(-1, *[1] * (layer.weight.dim() - 1))
+        step = along_first_axis(weight_scales(layer.weight, grid), layer.weight)
         layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grid))
 
 
@@ -69,7 +69,7 @@ class OneLayerAtATime:
         """|y - y_q|^2 (items) with the weights of one layer rounded, its inputs as they are."""
         weight = self.network.get_submodule(name).weight
         original = weight.data
-        step = state.weight_step.to(original).view(-1, *[1] * (original.dim() - 1))
+        step = along_first_axis(state.weight_step.to(original), original)
         weight.data = round_to_grid(original, step, 0.0, state.weight_grid)
         try:
             return self._moved()

@@ -5,25 +5,20 @@ from collections.abc import Callable
 import numpy as np
 
 from ..manifests import MetricSummary
+from .ratios import feature_cosine
 
 RESAMPLES = 1000
 WORST = 10
 
 
-def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine (N) between rows."""
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-
-
 def feature_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine distance 1 - cos (N) between the features of picture pairs; rounding never takes it below 0."""
-    return np.clip(1 - cosine(first, second), 0, None)
+    return np.clip(1 - feature_cosine(first, second), 0, None)
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """CLIP score (N): 100 max(cos, 0) (Hessel et al. 2021, eq. 1, w = 1)."""
-    return 100 * np.clip(cosine(images, texts), 0, None)
+    return 100 * np.clip(feature_cosine(images, texts), 0, None)
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:

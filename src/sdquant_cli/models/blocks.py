@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
-from torch.utils.hooks import RemovableHandle
 
+from ..hooks import watching_inputs, watching_outputs
 from .layers import quantizable_layers
 
 BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
@@ -88,25 +88,16 @@ def _sizes(
     arguments: dict[str, int] = {}
     outputs: dict[str, int] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        def measure(_: nn.Module, args: object, kwargs: object, output: object) -> None:
-            arguments[name], outputs[name] = _bytes((args, kwargs)), _bytes(output)
+    def see_inputs(name: str, args: object, kwargs: object) -> None:
+        arguments[name] = _bytes((args, kwargs))
 
-        return measure
+    def see_output(name: str, output: object) -> None:
+        outputs[name] = _bytes(output)
 
     modules = {name: network.get_submodule(name) for name in names}
-    _run_watched([m.register_forward_hook(hook(n), with_kwargs=True) for n, m in modules.items()], run)
+    with torch.no_grad(), watching_inputs(modules, see_inputs), watching_outputs(modules, see_output):
+        run()
     return arguments, outputs
-
-
-def _run_watched(hooks: Iterable[RemovableHandle], run: Callable[[], object]) -> None:
-    """Run without gradients, and take the hooks off again."""
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def _bytes(value: object) -> int:
@@ -140,13 +131,11 @@ def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[
     """Multiply-accumulates of each layer in one call, in running order."""
     macs: dict[str, int] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-            weight: Tensor = module.weight  # type: ignore[assignment]
-            positions = output.numel() // weight.shape[0]
-            macs[name] = macs.get(name, 0) + positions * weight.numel()
+    def count(name: str, output: Tensor) -> None:
+        weight: Tensor = layers[name].weight  # type: ignore[assignment]
+        positions = output.numel() // weight.shape[0]
+        macs[name] = macs.get(name, 0) + positions * weight.numel()
 
-        return count
-
-    _run_watched([layer.register_forward_hook(hook(name)) for name, layer in layers.items()], run)
+    with torch.no_grad(), watching_outputs(layers, count):
+        run()
     return macs

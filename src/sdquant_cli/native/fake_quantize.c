@@ -107,7 +107,7 @@ void fake_quantize_backward(const float *x, const float *up, float *to_x, float 
 }
 
 /* Sum over each row of (y - x)^2, y on the symmetric grid of the row's step size. */
-void rounding_error(const float *x, double *error, int64_t rows, int64_t inner, const float *step, float low,
+void squared_errors(const float *x, double *error, int64_t rows, int64_t inner, const float *step, float low,
                     float high)
 {
 #pragma omp parallel for schedule(static) if (rows * inner > WORTH_THREADS)

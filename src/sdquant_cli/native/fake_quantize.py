@@ -16,8 +16,8 @@ def _library() -> ctypes.CDLL | None:
     if library is not None:
         library.fake_quantize.argtypes = [_POINTER, _POINTER, *_SHAPE]
         library.fake_quantize_backward.argtypes = [*[_POINTER] * 4, *_SHAPE]
-        library.rounding_error.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT]
-        for function in (library.fake_quantize, library.fake_quantize_backward, library.rounding_error):
+        library.squared_errors.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT]
+        for function in (library.fake_quantize, library.fake_quantize_backward, library.squared_errors):
             function.restype = None
     return library
 
@@ -41,8 +41,8 @@ def backward(x: int, up: int, to_x: int, to_step: int | None, *shape: float) -> 
     library.fake_quantize_backward(x, up, to_x, to_step, *shape)
 
 
-def rounding_error(x: int, error: int, rows: int, inner: int, step: int, low: float, high: float) -> None:
+def squared_errors(x: int, error: int, rows: int, inner: int, step: int, low: float, high: float) -> None:
     """Squared error (rows, float64) of rounding x (rows, inner) to a symmetric grid of steps (rows)."""
     library = _library()
     assert library is not None
-    library.rounding_error(x, error, rows, inner, step, low, high)
+    library.squared_errors(x, error, rows, inner, step, low, high)

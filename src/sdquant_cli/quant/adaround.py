@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .grid import Grid
+from .grid import Grid, along_first_axis
 
 LOW, HIGH = -0.1, 1.1  # gamma and zeta: the sigmoid is stretched, so that 0 and 1 are reached
 BETA = (20.0, 2.0)  # of the regulariser, first and last
@@ -39,7 +39,7 @@ class SoftRounding(nn.Module):
     def __init__(self, weight: Tensor, step: Tensor, grid: Grid) -> None:
         """Of a weight (C_out,...) fp32 with step sizes (C_out) and a symmetric grid."""
         super().__init__()
-        self.step, self.grid = step.detach().view(-1, *[1] * (weight.dim() - 1)), grid
+        self.step, self.grid = along_first_axis(step.detach(), weight), grid
         scaled = weight.detach() / self.step
         self.floor = scaled.floor()
         self.alpha = nn.Parameter(inverse_rectified_sigmoid(scaled - self.floor))

@@ -6,12 +6,13 @@ mean_m g_m g_m^T, gives mean_m d_m^2 in its place: the mean of squares. The prin
 in x, and depends on the scale of the loss: |x| > 1 deserves a warning.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..hooks import watching_outputs
 
 
 @contextmanager
@@ -23,19 +24,12 @@ def collecting_terms(layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[di
     """
     terms: dict[str, Tensor] = {}
 
-    def watch(name: str) -> Callable[..., None]:
-        def after(layer: Any, _args: object, output: Tensor) -> None:
-            value = output.detach()  # a hook that held the output itself would keep its whole graph alive
-            output.register_hook(lambda gradient: terms.update({name: term(gradient, value, layer)}))
+    def watch_gradient(name: str, output: Tensor) -> None:
+        value = output.detach()  # a hook that held the output itself would keep its whole graph alive
+        output.register_hook(lambda gradient: terms.update({name: term(gradient, value, layers[name])}))
 
-        return after
-
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-    try:
+    with watching_outputs(layers, watch_gradient):
         yield terms
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def term(gradient: Tensor, output: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:

@@ -22,6 +22,14 @@ class Grid:
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
 
+def along_first_axis(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (N) or (1) as (N,1,...), to broadcast along the first axis of `like` (N,...).
+
+    Scales of a weight's output channels and of a batch's items are applied so.
+    """
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
 def quantize(x: Tensor, step: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
     """Codes clip(round(x / s) + z, q_min, q_max) as floats; s and z broadcast against x (eq. 4)."""
     return (torch.round(x / step) + zero).clamp(grid.low, grid.high)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .drop import Draw
-from .grid import Grid
+from .grid import Grid, along_first_axis
 from .rounding import round_gradients, round_values
 
 _NO_ZERO = torch.zeros(())  # of symmetric weights
@@ -52,7 +52,7 @@ def fake_quantized_layer(
     of x's format, within torch.autocast of its.
     """
     if weight_step is not None:
-        weight_step = weight_step.view(-1, *[1] * (weight.dim() - 1))
+        weight_step = along_first_axis(weight_step, weight)
     how = ((steps.grid, weight_grid), steps.draw, autocast_dtype(x) or x.dtype, convolution)
     result: Tensor = _RoundedLayer.apply(x, weight, bias, steps.step, weight_step, steps.zero, *how)
     return result

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .drop import Drop
-from .grid import Grid
+from .grid import Grid, along_first_axis
 from .layer_function import Convolution, Quantizer, fake_quantized_layer
 from .relaxing import RelaxedRows
 from .rounding import fake_quantize
@@ -66,7 +66,7 @@ class InputQuantizer(nn.Module):
             assert self.relaxed is not None
             wide = self.relaxed.rows.to(x.device)[self.rows.current(len(x))]
             wider = fake_quantize(x, *steps._replace(grid=self.relaxed.grid))
-            y = torch.where(wide.view(-1, *[1] * (x.dim() - 1)), wider, y)
+            y = torch.where(along_first_axis(wide, x), wider, y)
         return y
 
     @property
@@ -86,10 +86,10 @@ class InputQuantizer(nn.Module):
         if len(step) > 1:
             row = self.rows.current(len(x))
             step, zero = step[row], zero[row]
-        shape = (-1, *[1] * (x.dim() - 1))
         dtype = torch.promote_types(x.dtype, torch.float32)  # codes of 16 bits need 16 bits of mantissa
         draw = None if self.drop is None else self.drop.draw()
-        return Quantizer(step.view(shape).to(dtype), zero.view(shape).to(dtype), grid, draw)
+        step, zero = (along_first_axis(table, x).to(dtype) for table in (step, zero))
+        return Quantizer(step, zero, grid, draw)
 
     def _only_grid(self) -> Grid | None:
         """The grid of the inputs of all items in hand, if it is the same."""
@@ -138,7 +138,7 @@ class _Quantized(InputQuantizer):
             )
         x, weight = self.quantize_input(x), self.full_weight()
         if weight_step is not None:
-            step = weight_step.view(-1, *[1] * (weight.dim() - 1))
+            step = along_first_axis(weight_step, weight)
             weight = fake_quantize(weight, step, torch.zeros_like(step), self.weight_grid)
         if convolution is None:
             return F.linear(x, weight, self.bias)

@@ -8,7 +8,7 @@ integer for the rest of the training.
 import torch
 from torch import Tensor
 
-from .grid import Grid, quantize
+from .grid import Grid, along_first_axis, quantize
 
 
 class Oscillation:
@@ -17,7 +17,7 @@ class Oscillation:
     MOMENTUM = 0.02  # of the exponential means
 
     def __init__(self, weight: Tensor, step: Tensor, grid: Grid) -> None:
-        codes = quantize(weight.detach(), self._shaped(step, weight), 0.0, grid)
+        codes = quantize(weight.detach(), along_first_axis(step.detach(), weight), 0.0, grid)
         self.grid = grid
         self.codes = codes.to(torch.int8)
         self.direction = torch.zeros_like(self.codes)  # of the last change
@@ -25,14 +25,10 @@ class Oscillation:
         self.mean = codes
         self.frozen = torch.zeros_like(codes, dtype=torch.bool)
 
-    @staticmethod
-    def _shaped(step: Tensor, weight: Tensor) -> Tensor:
-        return step.detach().view(-1, *[1] * (weight.dim() - 1))
-
     @torch.no_grad()
     def update(self, weight: Tensor, step: Tensor, threshold: float) -> None:
         """Take in a weight after an optimizer step, and put its frozen entries back, in place."""
-        step = self._shaped(step, weight)
+        step = along_first_axis(step.detach(), weight)
         codes = quantize(weight, step, 0.0, self.grid)
         change = (codes - self.codes).sign().to(torch.int8)
         oscillated = (change != 0) & (change == -self.direction)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .grid import Grid
-from .rounding import round_values, rounding_error
+from .grid import Grid, round_to_grid
+from .rounding import round_values, row_rounding_errors
 
 TINY = 1e-8  # smallest step size: keeps an all-zero tensor representable
 
@@ -20,11 +20,19 @@ def weight_scales(weight: Tensor, grid: Grid, candidates: int = 40, shrink: floa
     best = largest / grid.high
     for fraction in torch.linspace(shrink, 1.0, candidates).tolist():
         step = largest * (fraction / grid.high)
-        error = rounding_error(flat, step, grid)
+        error = row_rounding_errors(flat, step, grid)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, step, best)
     return best
+
+
+def weight_rounding_error(weight: Tensor, bits: int) -> float:
+    """Return |W - Q(W)|^2 of a weight rounded to its symmetric grid, one scale per output channel."""
+    grid = Grid(bits, signed=True)
+    flat = weight.detach().flatten(1)
+    rounded = round_to_grid(flat, weight_scales(flat, grid)[:, None], 0.0, grid)
+    return float((flat - rounded).double().square().sum())
 
 
 def affine_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

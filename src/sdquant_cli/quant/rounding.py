@@ -118,14 +118,14 @@ def round_gradients(
     return to_x, by_row.view(step.shape) if step.numel() > 1 else by_row.sum().view(step.shape)
 
 
-def rounding_error(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
+def row_rounding_errors(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
     """Squared error (rows, float64) of rounding x (rows, inner) to symmetric grids of steps (rows)."""
     zero = torch.zeros((), device=x.device)
     if not (_fits(x, step[:, None], zero) and x.is_contiguous()):
         return (plain_values(x, step[:, None], zero, grid) - x).double().square().sum(dim=1)
     step, error = step.contiguous(), x.new_empty(len(x), dtype=torch.float64)
     rows, inner = x.shape
-    native.rounding_error(x.data_ptr(), error.data_ptr(), rows, inner, step.data_ptr(), grid.low, grid.high)
+    native.squared_errors(x.data_ptr(), error.data_ptr(), rows, inner, step.data_ptr(), grid.low, grid.high)
     return error
 
 

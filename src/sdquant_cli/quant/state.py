@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..types import Bits
-from .grid import Grid, dequantize, quantize
+from .grid import Grid, along_first_axis, dequantize, quantize
 from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
 from .relaxing import RelaxedRows
 from .rows import Rows
@@ -35,7 +35,7 @@ class SavedLayer:
 
     def weight(self) -> Tensor:
         """The weight on its grid, fp32."""
-        step = self.weight_step.view(-1, *[1] * (self.codes.dim() - 1))
+        step = along_first_axis(self.weight_step, self.codes)
         return dequantize(self.codes.float(), step, 0.0)
 
     def layer_state(self, relaxed: RelaxedRows | None = None) -> LayerState:
@@ -107,7 +107,7 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
         codes = step = torch.empty(0)
         if not isinstance(layer, QuantInput):
             step = layer.weight_step.detach().cpu()
-            shaped = step.view(-1, *[1] * (layer.weight.dim() - 1))
+            shaped = along_first_axis(step, layer.weight)
             codes = quantize(layer.full_weight().cpu(), shaped, 0.0, layer.weight_grid)
         state[name] = SavedLayer(
             layer_bits,

@@ -8,11 +8,11 @@ import numpy as np
 
 from ..calibration import checkpoints
 from ..errors import MissingArtifact, SdquantError
+from ..metrics.ratios import decibels
 from ..models.layers import is_text_fed
 from ..models.load import find_model
 from ..models.shortcuts import PARTS, split_names
 from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..quant.sqnr import decibels
 from ..store import Artifact, Store
 from ..types import Bits
 from . import charts, page

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, UsageProblem, first_line
+from ..metrics.ratios import snr
 from ..models.conditioning import Conditioning, predict
 from . import digests
 
@@ -43,13 +44,13 @@ def replay(network: nn.Module, file: Path) -> float:
         conditioning = Conditioning(stored["tokens"], stored.get("pooled"), stored.get("size"))
         with torch.no_grad():
             answer = predict(network, stored["x"], stored["timestep"], conditioning)
-        noise = (answer.double() - stored["output"].double()).square().sum()
+        ratio = snr(stored["output"][None], answer[None])
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DamagedArtifact(
             f"{file}: holds no call of this network ({type(error).__name__}: {first_line(error)}); "
             f"{digests.AGAIN}"
         ) from None
-    return float(10 * torch.log10(stored["output"].double().square().sum() / noise))
+    return float(ratio)
 
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from ..artifacts.quant_state import packed_denoiser, quantized_denoiser, refuse_
 from ..artifacts.workspace import announce, check_sides, find_state, open_model
 from ..events import SILENT, Events
 from ..manifests import Frozen, Setting
+from ..metrics.ratios import psnr
 from ..models.conditioning import Conditioning, predict, size_ids
 from ..models.denoise import decode, denoise
 from ..models.guidance import batch_conditioning, halves
@@ -220,8 +221,6 @@ def _psnr(
 
 
 def _mean_psnr(pictures: Tensor, reference: Tensor) -> float | None:
-    error = (pictures - reference).square().mean(1)
-    differ = error > 0
-    if not bool(differ.any()):
-        return None
-    return float((10 * torch.log10(255**2 / error[differ])).mean())
+    ratios = psnr(pictures, reference)
+    finite = ratios[ratios.isfinite()]
+    return float(finite.mean()) if len(finite) else None

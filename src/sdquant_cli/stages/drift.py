@@ -18,7 +18,7 @@ from ..artifacts.quant_state import quantized_denoiser
 from ..artifacts.workspace import open_model, publish, refs, up_to_date
 from ..events import Events, Task
 from ..manifests import DriftFacts, DriftSpec, ImagesSpec
-from ..metrics.drift import cosine, snr
+from ..metrics.ratios import cosine, snr
 from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves, repeat_for_guidance

@@ -18,6 +18,7 @@ from ..calibration.sensitivity import OneLayerAtATime, item_terms, round_weights
 from ..calibration.tabulated import tabulated_denoiser
 from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
+from ..metrics.ratios import decibels, noise_to_signal
 from ..models.guidance import halves
 from ..models.layers import is_text_fed, quantizable_layers
 from ..models.load import Model
@@ -25,8 +26,8 @@ from ..options.requests import CalibrateRequest, SensitivityRequest
 from ..quant.allocate import WIDTHS, extremes
 from ..quant.finite import check_finite
 from ..quant.fisher import fisher_score, printed_score, ranking
+from ..quant.ranges import weight_rounding_error
 from ..quant.relaxing import relaxed_rows
-from ..quant.sqnr import decibels, noise_to_signal, rounding_error
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Bits, Dtype, Kind, Measure, Ranges
 
@@ -198,7 +199,7 @@ def _measure_directly(work: _Work) -> SensitivityFacts:
                 found["noise"].append(noise.cpu().numpy())
                 found["weight_noise"].append(direct.weight_noise(name, states[name]).cpu().numpy())
                 weight = layers[name].weight
-                found["rounding_error"].append(np.array([rounding_error(weight, b) for b in WIDTHS]))
+                found["rounding_error"].append(np.array([weight_rounding_error(weight, b) for b in WIDTHS]))
                 task.advance()
             values = {name: np.array(rows_found) for name, rows_found in found.items()}
             draft.write(unit, values | ({"signal": direct.signal().cpu().numpy()} if unit == 0 else {}))

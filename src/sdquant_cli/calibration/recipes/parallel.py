@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import UsageProblem
 from ...models.guidance import batch_conditioning, halves, repeat_for_guidance
 from ...models.samplers import is_flow
+from ...quant.grid import along_first_axis
 from ..items import Batch, shuffled
 from ..recipe import BatchContext, Pictures, Recipe
 
@@ -40,7 +41,7 @@ def shares(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
 
 def noised(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
     """Pictures (N,...) with noise, each by its own two shares (N)."""
-    signal, deviation = (share.view(-1, *[1] * (clean.dim() - 1)).float() for share in shares)
+    signal, deviation = (along_first_axis(share, clean).float() for share in shares)
     return signal * clean + deviation * noise
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import SdquantError
 from ...events import Events
+from ...hooks import watching_inputs
 from ...manifests import SelectSpec
 from ...models.families import denoiser_of
 from ...models.guidance import halves
@@ -74,14 +75,11 @@ def keeping_inputs(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within: each call of the network adds its middle block's input (items,P,C), fp32, on the CPU."""
     kept: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def keep(_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x: Tensor = args[0] if args else kwargs["hidden_states"]
         by_position = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x  # a UNet's are (items,C,h,w)
         kept.append(by_position.float().cpu())
 
     name = denoiser_of(network).middle(network)
-    handle = network.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with watching_inputs({name: network.get_submodule(name)}, keep):
         yield kept
-    finally:
-        handle.remove()
