@@ -34,6 +34,7 @@ from sdquant_cli.models.conditioning import Conditioning, predict, size_ids
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
+from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
 from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
@@ -251,7 +252,7 @@ def unet_share() -> dict[str, float]:
     network.register_forward_hook(lambda *_: spent.append(time.perf_counter()))
     conditioning = Conditioning(torch.randn(2, *model.text_shape))
     began = time.perf_counter()
-    denoise(network, model.sampler(setting), torch.randn(1, 4, 64, 64), conditioning, 7.5)
+    denoise(network, Trajectory(model.sampler(setting), torch.randn(1, 4, 64, 64)), conditioning, 7.5)
     whole = time.perf_counter() - began
     return {"share": sum(spent) / whole, "seconds a call": sum(spent) / (len(spent) // 2)}
 

@@ -11,6 +11,7 @@ from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.noise import initial_noise
+from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.quant.drop import Drop
 from sdquant_cli.quant.grid import Grid
@@ -75,7 +76,7 @@ def input_at(network, told, call: int, watched: str):
         return current < call
 
     noise = initial_noise(SHAPE, 0, range(2), "progressive")
-    denoise(network, sampler(steps=STEPS), noise, told, SCALE, visit=visit)
+    denoise(network, Trajectory(sampler(steps=STEPS), noise), told, SCALE, visit)
     return seen[0]
 
 

@@ -16,7 +16,7 @@ from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.noise import initial_noise, step_generators
-from sdquant_cli.models.samplers import from_config
+from sdquant_cli.models.samplers import Trajectory, from_config
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.types import Relax, Scheduler, Train
@@ -62,15 +62,9 @@ def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
         seen.append(batch)
         source.learn(predict(m.teacher, batch.x, batch.timestep, batch.conditioning).detach())
     expected = []
-    denoise(
-        m.teacher,
-        m.sampler(),
-        initial_noise((4, 4, 4), m.seed, [0, 1], "trajectories"),
-        seen[0].conditioning,
-        scale,
-        step_generators(m.seed, [0, 1]),
-        lambda _, x: expected.append(x) or True,
-    )
+    noise = initial_noise((4, 4, 4), m.seed, [0, 1], "trajectories")
+    path = Trajectory(m.sampler(), noise, step_generators(m.seed, [0, 1]))
+    denoise(m.teacher, path, seen[0].conditioning, scale, lambda _, x: expected.append(x) or True)
     for call, batch in enumerate(seen):
         torch.testing.assert_close(batch.x[:2], expected[call], atol=1e-5, rtol=1e-5)
         assert len(batch.x) == len(batch.row) == len(batch.timestep) == 2 * batch.halves

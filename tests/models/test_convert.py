@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models import convert
-from sdquant_cli.models.load import find_model
+from sdquant_cli.models.load import ModelName, find_model
 from tests.models import ldm
 
 MARKS = {"v_pred": torch.ones(1), "ztsnr": torch.ones(1)}
@@ -26,7 +26,7 @@ def test_v_prediction_of_a_file_is_the_schedulers(tiny, tmp_path, cache):
     folder, file = tiny("sd-v1-4"), tmp_path / "v.safetensors"
     ldm.write(folder, file)
     save_file(load_file(file) | MARKS, file)
-    model = find_model(str(file), base=str(folder))
+    model = find_model(ModelName(str(file), base=str(folder)))
     scheduler = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
     assert torch.equal(model.denoiser().conv_in.weight, find_model(str(folder)).denoiser().conv_in.weight)

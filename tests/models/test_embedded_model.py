@@ -82,10 +82,11 @@ def encoded(texts):
 
 def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
     from sdquant_cli.models.denoise import denoise
+    from sdquant_cli.models.samplers import Trajectory
 
     noise, expected = drawn_by_diffusers
     conditioning = encoded(["", "a big red circle on a plain white background"])
-    found = denoise(embedded_unet, fakes.sampler(steps=6), noise, conditioning, 3.0)
+    found = denoise(embedded_unet, Trajectory(fakes.sampler(steps=6), noise), conditioning, 3.0)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -93,6 +94,7 @@ def test_its_pictures_are_of_the_prompt(drawn_by_diffusers):
     """50 steps of three plain prompts: the background has the colour that the prompt names."""
     from sdquant_cli.models.denoise import decode, denoise
     from sdquant_cli.models.noise import initial_noise
+    from sdquant_cli.models.samplers import Trajectory
 
     model = find_model("shapes")
     wanted = {"green": (0.12, 0.65, 0.20), "white": (0.97, 0.97, 0.97), "blue": (0.12, 0.28, 0.90)}
@@ -100,6 +102,6 @@ def test_its_pictures_are_of_the_prompt(drawn_by_diffusers):
     noise = initial_noise((4, 16, 16), 0, range(3))
     conditioning = encoded(texts).guided([1, 2, 3])
     scale = model.defaults.guidance_scale
-    latents = denoise(model.denoiser(), fakes.sampler(), noise, conditioning, scale)
+    latents = denoise(model.denoiser(), Trajectory(fakes.sampler(), noise), conditioning, scale)
     corners = decode(model.vae(), latents)[:, :3, :3].float().mean(dim=(1, 2)) / 255
     assert (corners - torch.tensor(list(wanted.values()))).abs().max() < 0.2

@@ -13,6 +13,7 @@ from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.families import FAMILIES
 from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
+from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.text import encode
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
@@ -63,7 +64,9 @@ def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
         width=drawn.width,
         output_type="latent",
     ).images
-    found = denoise(model.denoiser(), sampler, noise, conditions(model, drawn).guided([1, 2]), 4.0)
+    found = denoise(
+        model.denoiser(), Trajectory(sampler, noise), conditions(model, drawn).guided([1, 2]), 4.0
+    )
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sdquant_cli.errors import EnvironmentProblem, UsageProblem
-from sdquant_cli.models.load import find_model
+from sdquant_cli.models.load import ModelName, find_model
 
 COMMIT = "0" * 39 + "1"
 
@@ -65,7 +65,7 @@ def test_a_cached_snapshot_loads_offline(hub, tiny, listed):
     model = find_model(snapshot.id)
     assert model.folder == snapshot.folder
     assert model.ref.digest == find_model(str(tiny("sd-v1-4"))).ref.digest
-    assert find_model(snapshot.id, revision=COMMIT).folder == snapshot.folder
+    assert find_model(ModelName(snapshot.id, revision=COMMIT)).folder == snapshot.folder
 
 
 @pytest.mark.parametrize("listed", [(), MORE], ids=["plain", "listed"])
@@ -75,7 +75,7 @@ def test_a_cached_snapshot_loads_offline(hub, tiny, listed):
 def test_a_snapshot_in_part_says_what_is_missing(hub, listed, absent):
     snapshot = hub("nobody/part", listed=listed, absent=[absent])
     with pytest.raises(EnvironmentProblem, match=r"`hf download nobody/part --revision main`") as caught:
-        find_model(snapshot.id, revision="main")
+        find_model(ModelName(snapshot.id, revision="main"))
     assert absent.split("/")[0] in str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_a_snapshot_of_one_variant(hub):
         return name.replace("model.safetensors", "model.fp16.safetensors") if "unet" in name else name
 
     snapshot = hub("nobody/half", renamed=renamed)
-    find_model(snapshot.id, variant="fp16").time_path()
+    find_model(ModelName(snapshot.id, variant="fp16")).time_path()
     with pytest.raises(EnvironmentProblem, match="say `--variant fp16`"):
         find_model(snapshot.id)
 

@@ -148,14 +148,9 @@ def ours(embedded_unet, vae, texts):
             scheduler or model.default_scheduler, STEPS, height=SIDE, width=SIDE, guidance_scale=scale
         )
         model.rehearse(setting)
-        latents = denoise(
-            embedded_unet,
-            model.sampler(setting),
-            initial_noise(model.latent_shape(SIDE, SIDE), 0, [0]),
-            batch_conditioning(texts, [1], scale),
-            scale,
-            step_generators(0, [0]),
-        )
+        noise = initial_noise(model.latent_shape(SIDE, SIDE), 0, [0])
+        path = Trajectory(model.sampler(setting), noise, step_generators(0, [0]))
+        latents = denoise(embedded_unet, path, batch_conditioning(texts, [1], scale), scale)
         return decode(vae, latents)[0].permute(2, 0, 1) / 255
 
     return draw

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sdquant_cli.errors import EnvironmentProblem, UsageProblem
 from sdquant_cli.models.layers import quantizable_layers
-from sdquant_cli.models.load import find_model
+from sdquant_cli.models.load import ModelName, find_model
 from sdquant_cli.models.uninterrupted import uninterrupted
 from sdquant_cli.quant.modules import LayerState, QuantLinear
 from sdquant_cli.quant.ranges import weight_scales
@@ -93,7 +93,7 @@ def test_a_hub_id_that_is_not_cached_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EnvironmentProblem, match="hf download nobody/nothing --revision v2"):
-        find_model("nobody/nothing", revision="v2")
+        find_model(ModelName("nobody/nothing", revision="v2"))
 
 
 @pytest.fixture
@@ -200,12 +200,12 @@ def test_a_single_file_is_converted_once_and_is_the_same_model(tiny, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder, file = tiny("sd-v1-4"), tmp_path / "fine-tune.safetensors"
     ldm.write(folder, file)
-    original, converted = find_model(str(folder)), find_model(str(file), base=str(folder))
+    original, converted = find_model(str(folder)), find_model(ModelName(str(file), base=str(folder)))
     for part in ("denoiser", "vae"):
         ours, theirs = (getattr(model, part)().state_dict() for model in (original, converted))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    again = find_model(str(file), base=str(folder))
+    again = find_model(ModelName(str(file), base=str(folder)))
     assert again.folder == converted.folder
     assert again.ref == converted.ref
     assert len(list((tmp_path / "cache" / "sdquant" / "models").iterdir())) == 1
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_checkpoint(tiny, tmp_path, monkeypatch):
     file = tmp_path / "x.safetensors"
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(UsageProblem, match=r"x\.safetensors: diffusers cannot read it .* --base"):
-        find_model(str(file), base=str(tiny("sd-v1-4")))
+        find_model(ModelName(str(file), base=str(tiny("sd-v1-4"))))
     (tmp_path / "x.txt").touch()
     with pytest.raises(UsageProblem, match=r"expected a folder, a \.safetensors file or a Hub id"):
         find_model(str(tmp_path / "x.txt"))

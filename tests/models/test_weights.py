@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.load import find_model
+from sdquant_cli.models.load import ModelName, find_model
 from sdquant_cli.models.weights import check_finite, find_weights, is_finite, need_weights
 
 
@@ -40,7 +40,7 @@ def test_a_variant_falls_back_component_by_component(copied):
     ordinary = find_model(str(copied))
     file = copied / "unet" / "diffusion_pytorch_model.safetensors"
     changed(file, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    model = find_model(str(copied), variant="fp16")
+    model = find_model(ModelName(str(copied), variant="fp16"))
     for name in ("conv_in.bias", "time_embedding.linear_1.bias"):
         expected = ordinary.denoiser().state_dict()[name] + 1
         assert torch.equal(model.denoiser().state_dict()[name], expected)
@@ -53,7 +53,7 @@ def test_a_variant_falls_back_component_by_component(copied):
     with pytest.raises(UsageProblem, match=r"unet: has weights of variant fp16 alone; say `--variant fp16`"):
         find_model(str(copied))
     with pytest.raises(UsageProblem, match=r"--variant bf16: no component .* it has fp16"):
-        find_model(str(copied), variant="bf16")
+        find_model(ModelName(str(copied), variant="bf16"))
 
 
 def test_files_that_are_not_read_do_not_count(copied):
@@ -109,7 +109,7 @@ def test_an_index_that_is_none(tmp_path, text):
 def test_a_variants_pickle_is_not_passed_over(copied):
     (copied / "unet" / "diffusion_pytorch_model.fp16.bin").write_bytes(b"x")
     with pytest.raises(UsageProblem, match=r"fp16\.bin: is a pickle"):
-        find_model(str(copied), variant="fp16")
+        find_model(ModelName(str(copied), variant="fp16"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])

@@ -369,12 +369,13 @@ def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_aske
     from types import SimpleNamespace
 
     from sdquant_cli.manifests import ModelRef
+    from sdquant_cli.models.source import ModelName
     from sdquant_cli.report import sections as report_sections
 
     calls = []
 
-    def find_model(**named):
-        calls.append(named)
+    def find_model(name, *, fetch):
+        calls.append((name, fetch))
         return SimpleNamespace(layer_shapes={"conv_in": None})
 
     monkeypatch.setattr(report_sections, "find_model", find_model)
@@ -387,4 +388,4 @@ def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_aske
         label="w4a8",
     )
     assert report_sections._layer_names([model], None) == ["conv_in"]
-    assert calls == [{**fields, "fetch": False}]
+    assert calls == [(ModelName(**fields), False)]

@@ -64,6 +64,7 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.load import find_model
     from sdquant_cli.models.noise import initial_noise
+    from sdquant_cli.models.samplers import Trajectory
 
     sdquant, _ = finished
     store = sdquant.opened()
@@ -81,7 +82,8 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
 
     conditioning = texts.guided(embeds.read("index")[[prompt]])
     noise = initial_noise((4, 16, 16), 3, [prompt])
-    denoise(model.denoiser(), model.sampler(drawn), noise, conditioning, drawn.guidance_scale, visit=visit)
+    path = Trajectory(model.sampler(drawn), noise)
+    denoise(model.denoiser(), path, conditioning, drawn.guidance_scale, visit)
     expected = seen[int(latents.read("call")[place])]
     # stored in fp16, and computed in another micro-batch
     torch.testing.assert_close(
@@ -201,12 +203,13 @@ def test_trajectories_of_two_micro_batches_agree_within_1e_4(embedded_unet):
     from sdquant_cli.models.conditioning import Conditioning
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.noise import initial_noise
+    from sdquant_cli.models.samplers import Trajectory
 
     texts = Conditioning(torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0)))
 
     def drawn(picks):
         noise = initial_noise((4, 16, 16), 0, picks)
-        return denoise(embedded_unet, fakes.sampler(steps=4), noise, texts.guided(picks), 3.0)
+        return denoise(embedded_unet, Trajectory(fakes.sampler(steps=4), noise), texts.guided(picks), 3.0)
 
     torch.testing.assert_close(drawn([0, 1, 2, 3, 4])[:2], drawn([0, 1]), atol=1e-4, rtol=0)
 

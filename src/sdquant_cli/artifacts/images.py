@@ -10,6 +10,7 @@ from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.denoise import decode, denoise
 from ..models.guidance import batch_conditioning
 from ..models.noise import initial_noise, step_generators
+from ..models.samplers import Trajectory
 from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Draft, Store
 from ..types import Dtype
@@ -78,14 +79,10 @@ def _draw_units(
             parts = []
             for first in range(start, stop, spec.micro_batch):
                 batch = range(first, min(first + spec.micro_batch, stop))
-                latents = denoise(
-                    network,
-                    model.sampler(setting),
-                    initial_noise(shape, spec.seed, batch).to(device),
-                    batch_conditioning(texts, index[batch.start : batch.stop], scale).to(device),
-                    scale,
-                    step_generators(spec.seed, batch),
-                )
+                noise = initial_noise(shape, spec.seed, batch).to(device)
+                path = Trajectory(model.sampler(setting), noise, step_generators(spec.seed, batch))
+                conditioning = batch_conditioning(texts, index[batch.start : batch.stop], scale)
+                latents = denoise(network, path, conditioning, scale)
                 check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
                 parts.append(decode(vae, latents, batch.start).cpu().numpy())
                 task.advance(len(batch))

@@ -8,7 +8,7 @@ import torch
 from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..events import Events
 from ..manifests import Frozen, Ref, Setting
-from ..models.load import EMBEDDED, Model, find_model
+from ..models.load import EMBEDDED, Model, ModelName, find_model
 from ..options.requests import SettingRequest
 from ..store import Artifact, Draft, Store
 from ..types import Dtype, Kind
@@ -38,7 +38,7 @@ def use_device(name: str) -> torch.device:
 
 def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
     """Model and setting that a request names, the model's own defaults elsewhere."""
-    model = find_model(
+    name = ModelName(
         request.model or EMBEDDED,
         revision=request.revision,
         variant=request.variant,
@@ -46,6 +46,7 @@ def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
         lora=str(request.lora) if request.lora else None,
         lora_scale=request.lora_scale,
     )
+    model = find_model(name)
     defaults = model.defaults
     scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     height, width = request.height, request.width
@@ -99,7 +100,7 @@ def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None
 
 def open_model(setting: Setting) -> Model:
     """The model of a setting; raises UsageProblem if its files have changed since."""
-    model = find_model(**setting.model.model_dump(exclude={"digest"}))
+    model = find_model(ModelName.from_ref(setting.model))
     if model.ref.digest != setting.model.digest:
         raise UsageProblem(
             f"--model {setting.model.source}: its files changed since the input artifact was made; "

@@ -1,6 +1,6 @@
 """The denoising loop, once, for everything that samples: data, pictures, drift."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,22 +17,18 @@ Visit = Callable[[int, Tensor], bool]  # (call, input before it is repeat_for_gu
 @torch.no_grad()
 def denoise(
     network: nn.Module,
-    sampler: Any,
-    noise: Tensor,
+    path: Trajectory,
     conditioning: Conditioning,
     guidance_scale: float,
-    generators: Sequence[torch.Generator] | None = None,
     visit: Visit | None = None,
 ) -> Tensor:
-    """Latents (N,C,h,w) from noise of the same shape.
+    """Run a trajectory to its end, and return its latents (N,C,h,w).
 
-    Every call runs the items of `conditioning`: `batch_conditioning` N prompts at the same guidance scale.
-    `generators` (N) are for samplers that add noise. `visit` sees each call's input after
-    `scale_model_input`, before the call; False stops the loop. The sampler is the caller's, its timesteps
-    set.
+    Every call runs the items of `conditioning`: `batch_conditioning` of N prompts at the same guidance scale.
+    `visit` sees the input of each call, after `scale_model_input`; where it returns False the loop stops.
     """
-    conditioning = conditioning.to(noise.device, dtype_of(network))  # the same tensors in every call
-    path = Trajectory(sampler, noise, generators)
+    device = path.latents.device
+    conditioning = conditioning.to(device, dtype_of(network))  # the same tensors in every call
     while not path.finished:
         scaled = path.input()
         if visit is not None and not visit(path.call, scaled):

@@ -1,7 +1,7 @@
 """Load a model's parts, one at a time, so that only what is needed is in memory."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,54 +31,41 @@ from .folder import (
 from .layers import projections, quantizable_layers, time_layers
 from .pipelines import no_components, pipeline_class_of, safety_checker_off
 from .shortcuts import split_shortcuts
-from .source import EMBEDDED, EMBEDDED_FOLDER, locate
+from .source import EMBEDDED, EMBEDDED_FOLDER, ModelName, locate
 from .text import check_vocabulary, load_tokenizer
 from .uninterrupted import uninterrupted
 from .weights import check_finite, check_headers, count_numbers, need_weights, read_tensors
 
-__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "find_model"]
+__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "Model", "ModelName", "find_model"]
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
-
-
-@dataclass(frozen=True)
-class Named:
-    """A model as the user named it."""
-
-    source: str
-    revision: str | None = None
-    variant: str | None = None
-    base: str | None = None
-    lora: str | None = None
-    lora_scale: float | None = None
 
 
 class Model:
     """A pipeline directory; components are read when asked for and belong to the caller."""
 
-    def __init__(self, named: Named, folder: Path, *, split_shortcuts: bool = False) -> None:
-        self.named, self.folder, self.split_shortcuts = named, folder, split_shortcuts
-        self.family: Family = check_folder(folder, named.source, named.variant)
+    def __init__(self, name: ModelName, folder: Path, *, split_shortcuts: bool = False) -> None:
+        self.name, self.folder, self.split_shortcuts = name, folder, split_shortcuts
+        self.family: Family = check_folder(folder, name.source, name.variant)
         self._check_configuration()
 
     def split(self) -> "Model":
         """The same model with its shortcut convolutions in two."""
-        return Model(self.named, self.folder, split_shortcuts=True)
+        return Model(self.name, self.folder, split_shortcuts=True)
 
     @property
     def source(self) -> str:
-        return self.named.source
+        return self.name.source
 
     @cached_property
     def ref(self) -> ModelRef:
         """Source and digest: sha256 over the paths and contents of all files that are read."""
         parts = {*self.family.parts, *self.text_parts, *self._tokenizers}
-        files = [path for part in parts for path in files_read(self.folder / part, self.named.variant)]
+        files = [path for part in parts for path in files_read(self.folder / part, self.name.variant)]
         total = digest_of(self.folder, files)
-        if self.named.lora:
-            total.update(f"adapter {self.named.lora_scale} ".encode() + adapter.digest(self.named.lora))
-        fields = {name: getattr(self.named, name) for name in Named.__dataclass_fields__}
-        return ModelRef(digest=total.hexdigest(), **fields)
+        if self.name.lora:
+            total.update(f"adapter {self.name.lora_scale} ".encode() + adapter.digest(self.name.lora))
+        return ModelRef(digest=total.hexdigest(), **asdict(self.name))
 
     @cached_property
     def defaults(self) -> Defaults:
@@ -185,7 +172,7 @@ class Model:
     @property
     def text_parameters(self) -> dict[str, int]:
         """Numbers of each text encoder, by its folder."""
-        return {part: count_numbers(self.folder / part, self.named.variant) for part in self.text_parts}
+        return {part: count_numbers(self.folder / part, self.name.variant) for part in self.text_parts}
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (C,h,w) of one latent of a picture of height x width pixels."""
@@ -198,9 +185,9 @@ class Model:
     def denoiser(self, dtype: Dtype = Dtype.FP32, device: str = "cpu") -> nn.Module:
         """The denoiser in eval mode, without gradients, an adapter fused into it."""
         network = self._load(self._denoiser_class, self.family.folder, TORCH_DTYPES[dtype])
-        if self.named.lora:
-            adapter.fuse_into_denoiser(self.pipeline_class, network, self.named.lora, self.lora_scale)
-            check_finite(network, self.folder / self.family.folder, self.named.variant)
+        if self.name.lora:
+            adapter.fuse_into_denoiser(self.pipeline_class, network, self.name.lora, self.lora_scale)
+            check_finite(network, self.folder / self.family.folder, self.name.variant)
         if self.split_shortcuts:
             split_shortcuts(network)
         return network.to(device)
@@ -211,7 +198,7 @@ class Model:
 
         Nor are the projections of a family whose prompts enter before them.
         """
-        if self.named.lora:  # may be in any layer
+        if self.name.lora:  # may be in any layer
             return self.denoiser()
         network = copy.deepcopy(self.skeleton)
         layers = time_layers(network).keys() - (projections(network).keys() if self.family.pooled else ())
@@ -226,10 +213,10 @@ class Model:
     @uninterrupted()
     def tensors(self, names: set[str]) -> dict[str, torch.Tensor]:
         """Single tensors of the denoiser, an adapter fused into them; the rest is not read."""
-        if self.named.lora:
+        if self.name.lora:
             state = self.denoiser().state_dict()
             return {name: state[name] for name in names}
-        return read_tensors(self.folder / self.family.folder, self.named.variant, names)
+        return read_tensors(self.folder / self.family.folder, self.name.variant, names)
 
     @uninterrupted()
     def vae(self, device: str = "cpu") -> nn.Module:
@@ -264,16 +251,16 @@ class Model:
         options = {n: value for n, value in self._index.items() if n in parts and isinstance(value, bool)}
         parts |= options | safety_checker_off(self.pipeline_class)
         pipeline = self.pipeline_class(**parts)
-        if self.named.lora:
+        if self.name.lora:
             config = self.skeleton.config
-            adapter.fuse_into_text_encoders(pipeline, config, self.named.lora, self.lora_scale)
+            adapter.fuse_into_text_encoders(pipeline, config, self.name.lora, self.lora_scale)
         return pipeline
 
     def tokenizer(self, part: str = "tokenizer") -> Any:
         """The tokenizer of a text encoder."""
         return load_tokenizer(self._index[part][1], self.folder / part)
 
-    def sampler(self, setting: Setting) -> Any:
+    def sampler(self, setting: Setting) -> samplers.Sampler:
         """A sampler of this model's noise schedule at the beginning of a trajectory."""
         _, h, w = self.latent_shape(setting.height, setting.width)
         patch = int(self.config.get("patch_size") or 1)
@@ -300,7 +287,7 @@ class Model:
 
     @property
     def lora_scale(self) -> float:
-        return 1.0 if self.named.lora_scale is None else self.named.lora_scale
+        return 1.0 if self.name.lora_scale is None else self.name.lora_scale
 
     @property
     def pipeline_class(self) -> Any:
@@ -334,7 +321,7 @@ class Model:
 
     def _load(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         folder = self.folder / part
-        weights = need_weights(folder, self.named.variant)
+        weights = need_weights(folder, self.name.variant)
         check_headers(weights)
         try:
             module, info = cls.from_pretrained(
@@ -356,7 +343,7 @@ class Model:
                     f"{folder}: {len(names)} {problem.replace('_keys', '')} tensors, the first {names[0]}; "
                     f"the weights are not those of its config.json"
                 )
-        check_finite(module, folder, self.named.variant)
+        check_finite(module, folder, self.name.variant)
         loaded: nn.Module = module.eval().requires_grad_(False)
         return loaded
 
@@ -374,19 +361,11 @@ def _out_of_memory(error: Exception) -> bool:
     return is_of_torch or isinstance(error, MemoryError)
 
 
-def find_model(
-    source: str,
-    revision: str | None = None,
-    variant: str | None = None,
-    base: str | None = None,
-    lora: str | None = None,
-    lora_scale: float | None = None,
-    *,
-    fetch: bool = True,
-) -> Model:
-    """Return the model of a directory, a single file, a Hub id or `shapes`.
+def find_model(name: ModelName | str, *, fetch: bool = True) -> Model:
+    """Return a model by its name, or by its source alone.
 
     A Hub id is taken from the local cache or, with `fetch`, from the network.
     """
-    named = Named(source, revision, variant, base, lora, lora_scale)
-    return Model(named, locate(source, revision, variant, base, fetch=fetch))
+    if isinstance(name, str):
+        name = ModelName(name)
+    return Model(name, locate(name, fetch=fetch))

@@ -3,18 +3,18 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
 from ..types import Scheduler
-from .families import Family
+from .families import Config, Family
 from .pipelines import in_pipeline, pipeline_class_of
 
 # whatever a scheduler raises where it cannot run a schedule, the user reads one line
@@ -30,6 +30,23 @@ REFUSALS = (
 )
 SOLVER = ("algorithm_type", "solver_type", "final_sigmas_type")  # names of one class's own algorithms
 ITEMS, SIDE = 2, 4  # of the latent that a rehearsal draws
+
+
+class Sampler(Protocol):
+    """A scheduler of diffusers; most have `init_noise_sigma` and `scale_model_input` too."""
+
+    config: Config
+    timesteps: Tensor  # of each call of the network
+
+    def step(self, prediction: Tensor, timestep: Tensor, latents: Tensor, **options: object) -> "Step": ...
+
+    def set_timesteps(self, steps: int, **options: float) -> None: ...
+
+
+class Step(Protocol):
+    """What `step` returns."""
+
+    prev_sample: Tensor
 
 
 @contextmanager
@@ -76,7 +93,7 @@ def scheduler_class(name: str) -> Any:
     return cls
 
 
-def from_config(name: str, config: Mapping[str, Any]) -> Any:
+def from_config(name: str, config: Config) -> Sampler:
     """A scheduler of any class on the noise schedule of another one's `config`, as diffusers makes it.
 
     Where that refuses the configuration, without the algorithms that it names: they are the other class's.
@@ -91,12 +108,12 @@ def from_config(name: str, config: Mapping[str, Any]) -> Any:
             return cls.from_config(rest)
 
 
-def is_flow(sampler: Any) -> bool:
+def is_flow(sampler: Sampler) -> bool:
     """Tell if a sampler is of flow matching, whose noisy latents are (1 - s) x + s noise."""
     return not hasattr(sampler, "init_noise_sigma") or bool(sampler.config.get("use_flow_sigmas"))
 
 
-def check_family(family: Family, name: str, sampler: Any) -> None:
+def check_family(family: Family, name: str, sampler: Sampler) -> None:
     """Raise UsageProblem for a sampler that the family's pipeline has no use for."""
     if family.flow and not is_flow(sampler):
         raise UsageProblem(
@@ -113,13 +130,13 @@ def check_family(family: Family, name: str, sampler: Any) -> None:
 class Samplers:
     """The samplers of a model: on its noise schedule, as its family's pipeline has them."""
 
-    def __init__(self, family: Family, own: str, config: Mapping[str, Any], where: Path) -> None:
+    def __init__(self, family: Family, own: str, config: Config, where: Path) -> None:
         """`own` names the model's scheduler; `config` is its configuration, in the file `where`."""
         self.family, self._own, self._where = family, own, where
         self._config = config
-        self._schedulers: dict[str, Any] = {}  # by name, their timesteps not set
+        self._schedulers: dict[str, Sampler] = {}  # by name, their timesteps not set
 
-    def begin(self, name: str, steps: int, tokens: int) -> Any:
+    def begin(self, name: str, steps: int, tokens: int) -> Sampler:
         """A sampler at the beginning of a trajectory over latents of so many tokens."""
         if name not in self._schedulers:
             scheduler = from_config(name, self._noise_schedule)
@@ -130,20 +147,19 @@ class Samplers:
         return sampler
 
     @cached_property
-    def _noise_schedule(self) -> Mapping[str, Any]:
+    def _noise_schedule(self) -> Config:
         """The configuration of the model's own scheduler, as the pipeline has it."""
         cls = scheduler_class(self._own)
         with _refused(f"{self._where}: {cls.__name__} refuses it"):
             own = cls.from_config(dict(self._config))
-        config: Mapping[str, Any] = self._in_pipeline(own).config
-        return config
+        return self._in_pipeline(own).config
 
-    def _in_pipeline(self, scheduler: Any) -> Any:
+    def _in_pipeline(self, scheduler: Sampler) -> Sampler:
         with _quietly():
             return in_pipeline(pipeline_class_of(self.family), scheduler)
 
 
-def set_timesteps(sampler: Any, steps: int, tokens: int, *, indexed: bool = False) -> None:
+def set_timesteps(sampler: Sampler, steps: int, tokens: int, *, indexed: bool = False) -> None:
     """Begin a trajectory of `steps`; `tokens` of a latent decide the shift where it is dynamic.
 
     `indexed`: the sampler is told that it begins at its first timestep, which it else looks up.
@@ -167,7 +183,7 @@ class Trajectory:
     """Latents (N,C,h,w) on their way from noise to picture, one call of the network after the other."""
 
     def __init__(
-        self, sampler: Any, noise: Tensor, generators: Sequence[torch.Generator] | None = None
+        self, sampler: Sampler, noise: Tensor, generators: Sequence[torch.Generator] | None = None
     ) -> None:
         """`sampler` has its timesteps set; `generators` (N) are for one that adds noise."""
         self.sampler = sampler
@@ -175,7 +191,7 @@ class Trajectory:
         self.latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
         # what the pipelines' `prepare_extra_step_kwargs` gives
         takes = inspect.signature(sampler.step).parameters
-        self._more: dict[str, Any] = {"eta": 0.0} if "eta" in takes else {}
+        self._more: dict[str, object] = {"eta": 0.0} if "eta" in takes else {}
         if generators is not None and "generator" in takes:
             self._more["generator"] = list(generators)
 
@@ -207,7 +223,7 @@ class Trajectory:
         self.call += 1
 
 
-def rehearse(sampler: Any, steps: int, channels: int, predicted: int) -> None:
+def rehearse(sampler: Sampler, steps: int, channels: int, predicted: int) -> None:
     """Run all steps on a small random latent; raises UsageProblem if that fails or is not finite.
 
     The sampler is used up. `channels` are those of the latent, `predicted` those of the prediction.

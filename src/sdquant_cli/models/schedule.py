@@ -5,7 +5,8 @@ timestep of the third. Tables have one row per distinct timestep, in the order o
 """
 
 from dataclasses import dataclass
-from typing import Any
+
+from .samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,6 @@ class Schedule:
         return tuple(index[t] for t in self.calls)
 
 
-def schedule_of(sampler: Any) -> Schedule:
+def schedule_of(sampler: Sampler) -> Schedule:
     """The calls of a sampler (a diffusers scheduler) whose timesteps are set."""
     return Schedule(tuple(float(t) for t in sampler.timesteps))

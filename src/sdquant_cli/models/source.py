@@ -4,13 +4,15 @@ A Hub id is taken from the local cache or fetched. A single checkpoint file is c
 never opened.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EnvironmentProblem, UsageProblem, first_line
+from ..manifests import ModelRef
 from .convert import converted
 from .folder import DEFAULTS_FILE, INDEX, check_folder
 
-__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "INDEX", "locate"]
+__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "INDEX", "ModelName", "locate"]
 
 EMBEDDED = "shapes"
 EMBEDDED_FOLDER = Path(__file__).parent / EMBEDDED
@@ -18,13 +20,26 @@ _PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 _NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")  # components that draw nothing
 
 
-def locate(
-    source: str, revision: str | None, variant: str | None, base: str | None, *, fetch: bool = True
-) -> Path:
-    """Return the folder of `--model`; `base` is the pipeline that a single file is a fine-tune of.
+@dataclass(frozen=True)
+class ModelName:
+    """A model as the user names it."""
 
-    Without `fetch` a Hub id is looked up in the local cache alone.
-    """
+    source: str  # a folder, a .safetensors file, a Hub id or `shapes`
+    revision: str | None = None  # of a Hub id
+    variant: str | None = None  # of the weight files, as in fp16
+    base: str | None = None  # the pipeline that a single file is a fine-tune of
+    lora: str | None = None  # the file or folder of an adapter
+    lora_scale: float | None = None
+
+    @classmethod
+    def from_ref(cls, ref: ModelRef) -> "ModelName":
+        """Return the name in a stored setting."""
+        return cls(**ref.model_dump(exclude={"digest"}))
+
+
+def locate(name: ModelName, *, fetch: bool = True) -> Path:
+    """Return the folder of a model; without `fetch` a Hub id is looked up in the local cache alone."""
+    source = name.source
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
     path = Path(source)
@@ -40,10 +55,10 @@ def locate(
     if path.is_file():
         if path.suffix != ".safetensors":
             raise UsageProblem(f"--model {source}: expected a folder, a .safetensors file or a Hub id")
-        return converted(path, locate(base, None, None, None, fetch=fetch) if base else None)
+        return converted(path, locate(ModelName(name.base), fetch=fetch) if name.base else None)
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise UsageProblem(f"--model {source}: no such folder or file")
-    return _of_hub(source, revision, variant, fetch=fetch)
+    return _of_hub(source, name.revision, name.variant, fetch=fetch)
 
 
 def _of_hub(source: str, revision: str | None, variant: str | None, *, fetch: bool) -> Path:

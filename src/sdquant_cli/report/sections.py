@@ -10,7 +10,7 @@ from ..calibration import checkpoints
 from ..errors import MissingArtifact, SdquantError
 from ..metrics.ratios import decibels
 from ..models.layers import is_text_fed
-from ..models.load import find_model
+from ..models.load import ModelName, find_model
 from ..models.shortcuts import PARTS, split_names
 from ..quant.relaxing import bits_of_rows, relaxed_rows
 from ..store import Artifact, Store
@@ -107,8 +107,8 @@ def _layer_names(models: Sequence[ComparedModel], store: Store) -> list[str]:
         ranking = _input(model, "sensitivity", store)
         if isinstance(ranking, Artifact):
             return list(ranking.facts.scores)
-    named = models[0].images.spec.setting.model.model_dump(exclude={"digest"})
-    return list(find_model(**named, fetch=False).layer_shapes)
+    name = ModelName.from_ref(models[0].images.spec.setting.model)
+    return list(find_model(name, fetch=False).layer_shapes)
 
 
 def activations(models: Sequence[ComparedModel], store: Store) -> Charts:

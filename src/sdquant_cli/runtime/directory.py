@@ -50,13 +50,13 @@ def write_others(model: Model, sampler: Any, folder: Path) -> None:
     index = json.loads((model.folder / INDEX).read_text())
     sampler.save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", type(sampler).__name__]
-    if model.named.lora:  # is in the text encoders too
+    if model.name.lora:  # is in the text encoders too
         pipeline = model.text_pipeline()
         for part in model.text_parts:
             getattr(pipeline, part).save_pretrained(folder / part)
     for part in (*model.other_parts, "feature_extractor"):
         if (model.folder / part).is_dir() and not (folder / part).exists():
-            _copy(model.folder / part, folder / part, model.named.variant)
+            _copy(model.folder / part, folder / part, model.name.variant)
     for part in model.text_parts:
         set_dtype(folder / part / "config.json", _TEXT_DTYPES.get(part, "float32"))
     for name, value in index.items():

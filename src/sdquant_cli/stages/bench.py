@@ -24,8 +24,9 @@ from ..metrics.ratios import psnr
 from ..models.conditioning import Conditioning, predict, size_ids
 from ..models.denoise import decode, denoise
 from ..models.guidance import batch_conditioning, halves
-from ..models.load import TORCH_DTYPES, Model, find_model
+from ..models.load import TORCH_DTYPES, Model, ModelName, find_model
 from ..models.noise import initial_noise, step_generators
+from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
 from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
@@ -160,8 +161,7 @@ def _plans(model: Model, setting: Setting, state: Artifact, store: Store, folder
     numbers = sum(p.numel() for p in model.skeleton.parameters())
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     best = choose(torch.device("cpu"))
-    named = {name: getattr(model.named, name) for name in type(model.named).__dataclass_fields__}
-    fp = partial(_load_fp, named)
+    fp = partial(_load_fp, model.name)
     simulated = partial(_load_simulated, setting, state.manifest.key, store.url)
     packed = partial(_load_packed, folder)
     return [
@@ -173,8 +173,8 @@ def _plans(model: Model, setting: Setting, state: Artifact, store: Store, folder
     ]
 
 
-def _load_fp(named: dict[str, Any], dtype: Dtype) -> nn.Module:
-    return find_model(**named).denoiser(dtype)
+def _load_fp(name: ModelName, dtype: Dtype) -> nn.Module:
+    return find_model(name).denoiser(dtype)
 
 
 def _load_simulated(setting: Setting, key: str, url: str) -> nn.Module:
@@ -213,7 +213,8 @@ def _psnr(
     with events.task("drawing", len(plans), "way") as task:
         for network in networks:
             generators = step_generators(PICTURE_SEED, batch)
-            latent = denoise(network, model.sampler(setting), noise, texts, scale, generators)
+            path = Trajectory(model.sampler(setting), noise, generators)
+            latent = denoise(network, path, texts, scale)
             drawn.append(decode(vae, latent).double().flatten(1))
             task.advance()
     reference = drawn[[plan.execution for plan in plans].index(Execution.SIMULATED)]

@@ -23,6 +23,7 @@ from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
+from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
 from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Store
@@ -54,8 +55,8 @@ class _Batch:
             self.task.advance()
             return True
 
-        scale, generators = self.guidance_scale, self.generators()
-        denoise(network, self.fresh_sampler(), self.noise, self.conditioning, scale, generators, visit)
+        path = Trajectory(self.fresh_sampler(), self.noise, self.generators())
+        denoise(network, path, self.conditioning, self.guidance_scale, visit)
         return seen
 
     @torch.no_grad()

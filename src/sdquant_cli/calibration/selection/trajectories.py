@@ -13,6 +13,7 @@ from ...models.denoise import Visit, denoise
 from ...models.guidance import batch_conditioning
 from ...models.load import Model
 from ...models.noise import initial_noise, step_generators
+from ...models.samplers import Trajectory
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,7 @@ class Trajectories:
         """Denoise these prompts together until `visit` says False, or to the end."""
         setting, scale = self.setting, self.setting.guidance_scale
         shape = self.model.latent_shape(setting.height, setting.width)
-        denoise(
-            self.network,
-            self.model.sampler(setting),
-            initial_noise(shape, self.seed, prompts).to(self.device),
-            batch_conditioning(self.texts, self.index[list(prompts)], scale).to(self.device),
-            scale,
-            step_generators(self.seed, prompts),
-            visit,
-        )
+        noise = initial_noise(shape, self.seed, prompts).to(self.device)
+        path = Trajectory(self.model.sampler(setting), noise, step_generators(self.seed, prompts))
+        conditioning = batch_conditioning(self.texts, self.index[list(prompts)], scale)
+        denoise(self.network, path, conditioning, scale, visit)
