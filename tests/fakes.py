@@ -12,7 +12,6 @@ from sdquant_cli.manifests import ImagesFacts, ImagesSpec, ModelRef, Setting, Te
 from sdquant_cli.models.load import find_model
 from sdquant_cli.prompts import PromptFile
 from sdquant_cli.store import ArraySpec, Artifact, Store
-from sdquant_cli.types import Kind
 
 MODEL = ModelRef(source="shapes", digest="0" * 64)
 
@@ -82,7 +81,3 @@ def publish_pictures(
         draft.write(unit, {"image": images[start:stop]})
     tag = "latest-fp" if engine == "fp" else "latest-quantized"
     return publish(store, draft, ImagesFacts(images=n), (tag,))
-
-
-def name(artifact: Artifact) -> str:
-    return f"{Kind(artifact.manifest.kind)}/{artifact.manifest.key}"

@@ -30,6 +30,11 @@ class Ref(Frozen):
     key: str
     digest: str  # of the artifact's content
 
+    @property
+    def name(self) -> str:
+        """The artifact's name in commands and messages, `kind/key`."""
+        return f"{self.kind}/{self.key}"
+
 
 class ModelRef(Frozen):
     """Which model: where it was found and the digest of its files, an adapter's included."""

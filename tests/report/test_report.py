@@ -160,7 +160,7 @@ def test_the_bit_map_has_every_layer(both, measured):
 
 def test_the_lineage_names_every_artifact(both, measured):
     rows = set(re.findall(r'scope="row"><code>([^<]*/[0-9a-f]{20})</code>', both))
-    assert rows == {f"{a.manifest.kind}/{a.manifest.key}" for a in measured.opened().artifacts()}
+    assert rows == {a.name for a in measured.opened().artifacts()}
 
 
 def test_prompts_are_text_never_markup(sdquant, tmp_path):

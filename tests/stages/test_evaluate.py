@@ -9,7 +9,7 @@ import pytest
 from sdquant_cli.metrics.catalog import NETWORK_FILES
 from sdquant_cli.metrics.weights import WEIGHT_FILES
 from tests.conftest import PROMPTS
-from tests.fakes import name, noisy, pictures, publish_pictures
+from tests.fakes import noisy, pictures, publish_pictures
 from tests.metrics.conftest import random_weights, weights  # noqa: F401  fixtures
 
 REFERENCE = pictures(6)
@@ -164,22 +164,22 @@ def test_a_wrong_weight_file_stops_before_anything_is_drawn(compared, weights, t
 )
 def test_pictures_that_differ_in_more_than_quantization_are_refused(compared, changes, field):
     other = publish_pictures(compared.opened(), pictures(6, seed=3), "fp", **changes)
-    told = evaluate(compared, "--against", name(other), code=2).stderr
+    told = evaluate(compared, "--against", other.name, code=2).stderr
     assert field in told
-    assert name(other) in told
+    assert other.name in told
 
 
 def test_pictures_of_another_number_or_size_are_refused(compared):
     store = compared.opened()
     fewer = publish_pictures(store, pictures(5), "fp")
-    assert "N is 5" in evaluate(compared, "--against", name(fewer), code=2).stderr
+    assert "N is 5" in evaluate(compared, "--against", fewer.name, code=2).stderr
     larger = publish_pictures(store, pictures(6, side=96), "fp")
-    assert "height is 96" in evaluate(compared, "--against", name(larger), code=2).stderr
+    assert "height is 96" in evaluate(compared, "--against", larger.name, code=2).stderr
 
 
 def test_against_takes_an_images_artifact_and_nothing_else(compared):
     reference = compared.opened().resolve("images/latest-fp")
-    assert document(compared, "--against", name(reference))["artifact"] == document(compared)["artifact"]
+    assert document(compared, "--against", reference.name)["artifact"] == document(compared)["artifact"]
     assert "is prompts, expected images" in evaluate(compared, "--against", "prompts", code=2).stderr
     assert "no artifact named 'int8'" in evaluate(compared, "--against", "int8", code=3).stderr
 

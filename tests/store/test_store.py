@@ -11,7 +11,7 @@ import zarr
 from sdquant_cli.errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, NewerFormat, UsageProblem
 from sdquant_cli.manifests import PromptsFacts, PromptsSpec, artifact_key
 from sdquant_cli.sealed import seal, write_json
-from sdquant_cli.store import Absent, ArraySpec, Artifact, Chained, Draft, Glance, Store
+from sdquant_cli.store import Absent, ArraySpec, Artifact, Draft, PinnedStore, ReadOnlyStore, Store
 from sdquant_cli.types import Kind
 from tests.store.making import ARRAYS, DATA, FACTS, SETTING, SPEC, fill, make
 
@@ -190,27 +190,27 @@ def test_one_process_at_a_time_makes_an_artifact(store):
     assert make(store).ref.key == folder.name
 
 
-def test_what_chained_stages_tag_is_theirs_whatever_another_process_tags(store):
+def test_what_a_pinned_store_tags_stays_whatever_another_process_tags(store):
     first, second = make(store), make(store, SPEC.model_copy(update={"seed": 1}))
-    chained = Chained(store.url)
-    assert chained.need(Kind.LATENTS).ref == store.need(Kind.LATENTS).ref
-    chained.tag(first)
+    pinned = PinnedStore(store.url)
+    assert pinned.need(Kind.LATENTS).ref == store.need(Kind.LATENTS).ref
+    pinned.tag(first)
     assert store.need(Kind.LATENTS).ref == first.ref
     store.tag(second)
-    assert chained.need(Kind.LATENTS).ref == chained.resolve("latents").ref == first.ref
-    assert Chained(store.url).need(Kind.LATENTS).ref == second.ref
+    assert pinned.need(Kind.LATENTS).ref == pinned.resolve("latents").ref == first.ref
+    assert PinnedStore(store.url).need(Kind.LATENTS).ref == second.ref
 
 
-def test_a_glance_finds_what_is_there_and_changes_nothing(store, tmp_path):
+def test_a_read_only_store_finds_what_is_there_and_changes_nothing(store, tmp_path):
     artifact = make(store)
-    glance = Glance(store.url)
-    found = glance.begin(SPEC, {}, ARRAYS, 3)
+    read_only = ReadOnlyStore(store.url)
+    found = read_only.begin(SPEC, {}, ARRAYS, 3)
     assert found.ref == artifact.ref
     before = sorted(tmp_path.rglob("*"))
-    glance.tag(found, "mine")
-    assert glance.need(Kind.LATENTS, "mine").ref == glance.need(Kind.LATENTS).ref == artifact.ref
+    read_only.tag(found, "mine")
+    assert read_only.need(Kind.LATENTS, "mine").ref == read_only.need(Kind.LATENTS).ref == artifact.ref
     with pytest.raises(Absent, match="artifacts/latents/"):
-        glance.begin(SPEC.model_copy(update={"seed": 1}), {}, ARRAYS, 3)
+        read_only.begin(SPEC.model_copy(update={"seed": 1}), {}, ARRAYS, 3)
     assert sorted(tmp_path.rglob("*")) == before
     assert store.latest(Kind.LATENTS, "mine") is None
 

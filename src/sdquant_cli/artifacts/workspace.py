@@ -93,7 +93,7 @@ def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None
     for flag, (asked, found) in wanted.items():
         if asked is not None and asked != found:
             raise UsageProblem(
-                f"--{flag} {asked}: {source.manifest.kind}/{source.manifest.key} was made with {found}; "
+                f"--{flag} {asked}: {source.name} was made with {found}; "
                 f"leave the flag out, or run `sdquant sample` with it first"
             )
 
@@ -136,7 +136,7 @@ def up_to_date(store: Store, artifact: Artifact, events: Events, tags: Sequence[
     """Say that nothing needs to be computed; the artifact gets its tags all the same."""
     for tag in tags:
         store.tag(artifact, tag)
-    events.note(f"{artifact.manifest.kind}/{artifact.manifest.key} is up to date")
+    events.note(f"{artifact.name} is up to date")
     return artifact
 
 
@@ -155,4 +155,4 @@ def what_pictures_share(images: Artifact) -> dict[str, object]:
 def announce(events: Events, inputs: Mapping[str, Artifact]) -> None:
     """Tell which versions of the inputs are used."""
     for role, artifact in inputs.items():
-        events.note(f"using {role}: {artifact.manifest.kind}/{artifact.manifest.key}")
+        events.note(f"using {role}: {artifact.name}")

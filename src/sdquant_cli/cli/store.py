@@ -66,7 +66,7 @@ def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.Jso
         return
     show_artifact(artifact)
     render.print_pairs("spec", artifact.spec.model_dump(mode="json"))
-    render.print_pairs("inputs", {role: f"{r.kind}/{r.key}" for role, r in artifact.manifest.inputs.items()})
+    render.print_pairs("inputs", {role: r.name for role, r in artifact.manifest.inputs.items()})
     render.print_pairs("made by", artifact.manifest.provenance.model_dump(mode="json"))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import UsageProblem
+from ..errors import UsageProblem, first_line
 from ..types import Scheduler
 from .families import Config, Family
 from .pipelines import in_pipeline, pipeline_class_of
@@ -66,8 +66,7 @@ def _refused(problem: str) -> Iterator[None]:
     except UsageProblem:
         raise
     except REFUSALS as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageProblem(f"{problem} ({lines[0]})") from None
+        raise UsageProblem(f"{problem} ({first_line(error)})") from None
 
 
 def class_name_of(name: str) -> str:

@@ -223,7 +223,7 @@ class Script:
 
     def _flags(self, artifact: Artifact) -> Iterator[str]:
         words, unset = spec_flags(artifact.spec)
-        self.remarks += [f"{artifact.manifest.kind}/{artifact.manifest.key} has {text}." for text in unset]
+        self.remarks += [f"{artifact.name} has {text}." for text in unset]
         return iter(words)
 
     def _file(self, prompts: Artifact) -> str:

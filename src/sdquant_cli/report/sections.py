@@ -257,11 +257,11 @@ def lineage(models: Sequence[ComparedModel], store: Store) -> page.Lineage:
 
 def _ancestors(artifact: Artifact, store: Store) -> Iterator[tuple[str, Artifact | None]]:
     """An artifact and all it was made from; None for those that were removed."""
-    yield f"{artifact.manifest.kind}/{artifact.manifest.key}", artifact
+    yield artifact.name, artifact
     for ref in artifact.manifest.inputs.values():
         found = store.find(ref.kind, ref.key)
         if found is None:
-            yield f"{ref.kind}/{ref.key}", None
+            yield ref.name, None
         else:
             yield from _ancestors(found, store)
 

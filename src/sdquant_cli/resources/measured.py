@@ -79,7 +79,7 @@ def _anonymous() -> int:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Timing:
     """Seconds of one call."""
 
     cpu: float  # over all threads
@@ -88,15 +88,15 @@ class Taken:
 
 def interleaved(
     calls: Sequence[Callable[[], object]], repeats: int, tick: Callable[[], object]
-) -> list[list[Taken]]:
+) -> list[list[Timing]]:
     """What each call takes, in each repeat: all of them run once, in turn."""
     for call in calls:
         call()  # an engine prepares weights in the first
-    taken: list[list[Taken]] = [[] for _ in calls]
+    timings: list[list[Timing]] = [[] for _ in calls]
     for _ in range(repeats):
-        for call, times in zip(calls, taken, strict=True):
+        for call, times in zip(calls, timings, strict=True):
             cpu, wall = time.process_time(), time.perf_counter()
             call()
-            times.append(Taken(time.process_time() - cpu, time.perf_counter() - wall))
+            times.append(Timing(time.process_time() - cpu, time.perf_counter() - wall))
             tick()
-    return taken
+    return timings

@@ -18,7 +18,7 @@ from ..quant.grid import Grid
 from ..quant.rounding import round_values
 from ..types import Execution
 from .codes import quantize
-from .layers import Engine, Packed, PackedConv2d, Quantizer, Run
+from .layers import LayerKernel, Packed, PackedConv2d, Quantizer, Run
 
 Multiply = Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor]
 _STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # no operation after the product
@@ -152,7 +152,7 @@ def sums_exactly() -> bool:
     return float(y) == 64 * 127 * 255
 
 
-ENGINES: dict[Execution, Engine] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}
+ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}
 
 
 def choose(device: torch.device, wanted: Execution | None = None) -> Execution:
@@ -169,7 +169,7 @@ def choose(device: torch.device, wanted: Execution | None = None) -> Execution:
     return wanted or (Execution.INTEGER if able else Execution.DEQUANTIZED)
 
 
-def engine_for(wanted: Execution | None) -> Engine:
+def engine_for(wanted: Execution | None) -> LayerKernel:
     """The engine of a name; None: what suits the device on which a layer is when it is first called."""
 
     def engine(layer: Packed) -> Run:

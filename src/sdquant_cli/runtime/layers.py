@@ -27,7 +27,7 @@ class Quantizer(NamedTuple):
 
 
 Run = Callable[[Tensor, Quantizer], Tensor]
-Engine = Callable[["Packed"], Run]
+LayerKernel = Callable[["Packed"], Run]
 TABLES = (
     "weight_step",
     "activation_step",
@@ -49,7 +49,7 @@ class Packed(nn.Module):
     weight_step: Tensor  # (C_out) fp32
     activation_step: Tensor  # (rows) or (1) fp32
     activation_zero: Tensor  # (rows) or (1) int32
-    engine: Engine
+    engine: LayerKernel
     _run: "Run | None"  # what the engine prepared
     row_bits: list[int]  # of activations
     _quantizers: list[Quantizer]  # of each row
@@ -85,7 +85,7 @@ class Packed(nn.Module):
         """The weight's codes, int8 in its shape."""
         return unpack(self.weight.data, self.bits.weights, self.weight_shape)
 
-    def use(self, engine: Engine) -> None:
+    def use(self, engine: LayerKernel) -> None:
         """Compute with another engine from now on."""
         self.engine = engine
         self._forget()

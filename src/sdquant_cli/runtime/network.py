@@ -14,7 +14,7 @@ from ..quant.rows import Rows
 from ..quant.state import State
 from ..types import Bits, Relax, Tables
 from .attention import use_packed_attention
-from .layers import Engine, Packed, packed
+from .layers import LayerKernel, Packed, packed
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def missing(network: nn.Module) -> list[str]:
     return [name for name, tensor in network.state_dict().items() if tensor.is_meta]
 
 
-def use_engine(network: nn.Module, engine: Engine) -> None:
+def use_engine(network: nn.Module, engine: LayerKernel) -> None:
     """Compute all packed layers with this engine."""
     for layer in packed_layers(network).values():
         layer.use(engine)

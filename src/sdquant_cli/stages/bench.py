@@ -30,7 +30,7 @@ from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
 from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
-from ..resources.measured import Taken, footprint, interleaved
+from ..resources.measured import Timing, footprint, interleaved
 from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
 from ..store import Artifact, Store
@@ -119,16 +119,16 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
                 task.advance()
             networks = [plan.load() for plan in plans]
             calls = [partial(batch.put_to, network) for batch in inputs for network in networks]
-            taken = interleaved(calls, request.repeats, task.advance)
+            timings = interleaved(calls, request.repeats, task.advance)
         psnr = _psnr(plans, networks, state, store, request.pictures, events)
     each = halves(own.guidance_scale)
     ways = tuple(
         Way(
             execution=plan.execution,
             dtype=plan.dtype,
-            call_seconds=tuple(times.cpu for times in taken[i]),
-            wall_seconds=tuple(times.wall for times in taken[i]),
-            picture_seconds=each / request.items * _of_all_calls(taken[i :: len(plans)], kinds.values()),
+            call_seconds=tuple(times.cpu for times in timings[i]),
+            wall_seconds=tuple(times.wall for times in timings[i]),
+            picture_seconds=each / request.items * _of_all_calls(timings[i :: len(plans)], kinds.values()),
             load_seconds=cost.load_seconds,
             first_call_seconds=cost.first_seconds,
             peak_memory=cost.peak_bytes,
@@ -149,7 +149,7 @@ def _kinds_of_call(model: Model, state: Artifact) -> dict[float, int]:
     return {schedule.calls[wide.index(kind)]: count for kind in (False, True) if (count := wide.count(kind))}
 
 
-def _of_all_calls(by_kind: Sequence[Sequence[Taken]], counts: Iterable[int]) -> float:
+def _of_all_calls(by_kind: Sequence[Sequence[Timing]], counts: Iterable[int]) -> float:
     """CPU seconds, from the median of each kind."""
     kinds = zip(by_kind, counts, strict=True)
     return sum(count * statistics.median(times.cpu for times in repeats) for repeats, count in kinds)

@@ -45,7 +45,7 @@ def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Arti
     names, skipped = _choose(request, weights)
     images = _images(request, store)
     if request.drift and "state" not in images.manifest.inputs:
-        raise UsageProblem(f"--drift: {_name(images)} are floating-point pictures, there is no drift")
+        raise UsageProblem(f"--drift: {images.name} are floating-point pictures, there is no drift")
     prompts = store.follow(images.manifest.inputs["prompts"])
     reference, floor = _counterparts(request, images, prompts, store, device, events)
     inputs = {"images": images, "reference": reference} | ({"floor": floor} if floor else {})
@@ -116,10 +116,6 @@ def _resolve_images(name: str, flag: str, store: Store) -> Artifact:
     return found
 
 
-def _name(artifact: Artifact) -> str:
-    return f"{artifact.manifest.kind}/{artifact.manifest.key}"
-
-
 def _counterparts(
     request: EvaluateRequest,
     images: Artifact,
@@ -148,7 +144,7 @@ def _refuse_unless_comparable(images: Artifact, reference: Artifact, name: str) 
     for field, value in ours.items():
         if theirs[field] != value:
             raise UsageProblem(
-                f"--against {name}: {field} is {theirs[field]}, of {_name(images)} it is {value}; "
+                f"--against {name}: {field} is {theirs[field]}, of {images.name} it is {value}; "
                 f"compare pictures that differ in nothing but the quantization"
             )
 
@@ -177,7 +173,7 @@ def conclude(metrics: Artifact, request: EvaluateRequest) -> None:
     values = {str(gate): _gated_value(found[gate.metric], gate) for gate in gates}
     verdicts = {str(gate): gate.passes(values[str(gate)]) for gate in gates}
     if request.summary is not None:
-        atomic_append(request.summary, metrics_summary(metrics.facts, _name(metrics), verdicts))
+        atomic_append(request.summary, metrics_summary(metrics.facts, metrics.name, verdicts))
     failed = [f"{text} (is {values[text]:.4g})" for text, met in verdicts.items() if not met]
     if failed:
         raise GateFailed(f"gate not met: {', '.join(failed)}")
@@ -198,8 +194,8 @@ def document(artifact: Artifact) -> dict[str, object]:
     count = len(next(iter(columns.values())))
     return {
         "format": 1,
-        "artifact": _name(artifact),
-        "inputs": {role: f"{ref.kind}/{ref.key}" for role, ref in manifest.inputs.items()},
+        "artifact": artifact.name,
+        "inputs": {role: ref.name for role, ref in manifest.inputs.items()},
         **facts,
         "images": [
             {"index": i, **{name: _number(column[i]) for name, column in columns.items()}}

@@ -32,7 +32,7 @@ from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..prompts import read_prompts
 from ..report import board
 from ..report.leaderboard import distance, make_board
-from ..store import Absent, ArraySpec, Artifact, Chained, Glance, Store
+from ..store import Absent, ArraySpec, Artifact, PinnedStore, ReadOnlyStore, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
 
 ALL = "all"
@@ -65,22 +65,22 @@ class Row:
             yield sensitivity.run(self.sensitivity, store, events)
         state = calibrate.run(self.calibrate, store, events)
         yield state
-        drawn = self.generate.model_copy(update={"state": f"{state.ref.kind}/{state.ref.key}"})
+        drawn = self.generate.model_copy(update={"state": state.name})
         images = generate.run(drawn, store, events)
         yield images
-        measured = self.evaluate.model_copy(update={"images": f"{images.ref.kind}/{images.ref.key}"})
+        measured = self.evaluate.model_copy(update={"images": images.name})
         yield evaluate.run(measured, store, events)
 
 
 def plan(request: LeaderboardRequest, store: Store) -> Plan:
     """Of each row: which stages have something to make."""
-    return Plan("leaderboard", {row.name: _missing(row, Glance(store.url)) for row in _rows(request)})
+    return Plan("leaderboard", {row.name: _missing(row, ReadOnlyStore(store.url)) for row in _rows(request)})
 
 
-def _missing(row: Row, glance: Glance) -> str:
+def _missing(row: Row, store: ReadOnlyStore) -> str:
     there = 0
     try:
-        for _ in row.made(glance, SILENT):
+        for _ in row.made(store, SILENT):
             there += 1
     except Absent:
         return f"missing: {', '.join(row.stages[there:])}"
@@ -91,7 +91,7 @@ def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> A
     """Make what is missing of every row, and the pages."""
     rows = _rows(request)
     _check_files(request, store, events)
-    store = Chained(store.url, events)
+    store = PinnedStore(store.url, events)
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:

@@ -12,7 +12,7 @@ from ..models.load import EMBEDDED_FOLDER
 from ..options.chain_file import Chain
 from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
-from ..store import Artifact, Chained, Store
+from ..store import Artifact, PinnedStore, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
 
 Stage = Callable[[Any, Store, Events], Artifact]
@@ -30,7 +30,7 @@ def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
     """Run all stages, each skipping what is up to date; returns the metrics."""
     generate.check_files(chain.generate, store)
     evaluate.check_files(chain.evaluate, store)
-    store, artifact = Chained(store.url, events), None
+    store, artifact = PinnedStore(store.url, events), None
     for name, stage in _STAGES.items():
         events.note(f"== {name}")
         artifact = stage(getattr(chain, name.replace("-", "_")), store, events)

@@ -2,6 +2,6 @@
 
 from .artifact import ArraySpec, Artifact
 from .draft import Draft
-from .store import Absent, Chained, Entry, Glance, Store
+from .store import Absent, Entry, PinnedStore, ReadOnlyStore, Store
 
-__all__ = ["Absent", "ArraySpec", "Artifact", "Chained", "Draft", "Entry", "Glance", "Store"]
+__all__ = ["Absent", "ArraySpec", "Artifact", "Draft", "Entry", "PinnedStore", "ReadOnlyStore", "Store"]

@@ -8,7 +8,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, ObjectStore
 
-from ..errors import DamagedArtifact
+from ..errors import DamagedArtifact, first_line
 from ..manifests import ArrayInfo
 from .objects import Objects, plain_errors
 
@@ -62,8 +62,7 @@ def read_rows(objects: Objects, artifact: str, name: str, start: int, stop: int)
             array: Any = zarr.open_group(store, mode="r")[name]
             return np.asarray(array[start:stop])
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, FileNotFoundError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedArtifact(
-            f"{where}: array {name!r} cannot be read ({reason}); "
+            f"{where}: array {name!r} cannot be read ({first_line(error)}); "
             f"run `sdquant verify`, then `sdquant rm` and make it again"
         ) from None

@@ -83,6 +83,11 @@ class Artifact(Generic[S, F]):
         return self.manifest.key
 
     @property
+    def name(self) -> str:
+        """The artifact's name in commands and messages, `kind/key`."""
+        return f"{self.kind}/{self.key}"
+
+    @property
     def ref(self) -> Ref:
         return self.manifest.ref
 
@@ -142,7 +147,7 @@ class Artifact(Generic[S, F]):
 
     @property
     def _way_out(self) -> str:
-        return f"remove the artifact with `sdquant rm {self.kind}/{self.key} --force` and make it again"
+        return f"remove the artifact with `sdquant rm {self.name} --force` and make it again"
 
     # --------------------------------------------------------------------------- verifying
 

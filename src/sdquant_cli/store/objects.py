@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from ..errors import EnvironmentProblem, UsageProblem
+from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..paths import sync
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
@@ -45,15 +45,14 @@ def plain_errors(where: str) -> Iterator[None]:
     except (AlreadyExistsError, FileNotFoundError):
         raise
     except (BaseError, OSError) as error:
-        text = str(error) or type(error).__name__
         for sign, meaning in _MEANINGS:
-            if sign in text:
+            if sign in str(error):
                 raise EnvironmentProblem(
                     f"{where}: {meaning}; what was stored is intact, run the same command again "
                     f"after mending it, or name another place with --store"
                 ) from None
         raise EnvironmentProblem(
-            f"{where}: {text.splitlines()[0]}; what was stored is intact, run the same command again"
+            f"{where}: {first_line(error)}; what was stored is intact, run the same command again"
         ) from None
 
 

@@ -145,9 +145,7 @@ class Store:
         """Return the artifact that a manifest points to; raises MissingArtifact if it was removed."""
         artifact = self.find(ref.kind, ref.key)
         if artifact is None:
-            raise MissingArtifact(
-                f"{self.url}: {ref.kind}/{ref.key} was removed; make it with `{MADE_BY[ref.kind]}`"
-            )
+            raise MissingArtifact(f"{self.url}: {ref.name} was removed; make it with `{MADE_BY[ref.kind]}`")
         return artifact
 
     def _tagged_key(self, kind: Kind, tag: str) -> str | None:
@@ -252,8 +250,8 @@ class Store:
         """
         needed_by = self.dependents(which)
         if needed_by and not force:
-            names = ", ".join(f"{a.kind}/{a.key}" for a in needed_by)
-            raise UsageProblem(f"{which.kind}/{which.key}: {names} depend on it; remove those first")
+            names = ", ".join(a.name for a in needed_by)
+            raise UsageProblem(f"{which.name}: {names} depend on it; remove those first")
         path = folder(which.kind, which.key)
         clear(scratch_of(self.objects, which.kind, which.key), f"{self.url}/{path}")
         self.objects.remove_folder(path, "manifest.json")  # first: from here on no reader sees it
@@ -265,7 +263,7 @@ def _age(entry: Entry) -> tuple[str, str]:
     return created, entry.kind
 
 
-class Chained(Store):
+class PinnedStore(Store):
     """A store for stages that run one after the other: what they tag is theirs as long as this lasts.
 
     Another process that tags what it made meanwhile does not come between them.
@@ -284,10 +282,10 @@ class Chained(Store):
 
 
 class Absent(Exception):
-    """What a Glance was asked to begin is not in the store."""
+    """What a ReadOnlyStore was asked to begin is not in the store."""
 
 
-class Glance(Chained):
+class ReadOnlyStore(PinnedStore):
     """A store that is only looked at: beginning what is absent raises Absent, and tags are not written.
 
     Stages run on it as far as their artifacts are there.
