@@ -100,11 +100,11 @@ class Artifact(Generic[S, F]):
 
     @property
     def spec(self) -> S:
-        return self.manifest.spec  # type: ignore[attr-defined]
+        return self.manifest.spec  # type: ignore[return-value]
 
     @property
     def facts(self) -> F:
-        return self.manifest.facts  # type: ignore[attr-defined]
+        return self.manifest.facts  # type: ignore[return-value]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return rows start..stop of an array, all by default; raises DamagedArtifact."""
