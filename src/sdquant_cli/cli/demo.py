@@ -28,7 +28,7 @@ def demo(
     check_overwrites(output, "--output", PNG, "a PNG picture")
     events = Terminal()
     opened = Store(store, events)
-    metrics = pipeline.run(pipeline.demo_chain(), opened, events)
+    metrics = pipeline.run(pipeline.demo_config(), opened, events)
     pipeline.side_by_side(metrics, opened, output)
     show_artifact(metrics)
     typer.echo(f"pictures: {output} (above: floating-point; below: w4a8, simulated)")

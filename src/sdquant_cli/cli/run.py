@@ -17,13 +17,13 @@ def run(
 
     Example: sdquant run --config chain.yaml
     """
-    from ..options.chain_file import read_chain
+    from ..options.config_file import read_config
     from ..stages import evaluate, pipeline
     from ..store import Store
     from .execute import show_artifact
     from .render import Terminal, print_json
 
-    chain, events = read_chain(config), Terminal()
+    chain, events = read_config(config), Terminal()
     metrics = pipeline.run(chain, Store(store, events), events)
     if json:
         print_json(evaluate.document(metrics))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..events import SILENT, Events
 from ..models.load import EMBEDDED_FOLDER
-from ..options.chain_file import Chain
+from ..options.config_file import PipelineConfig
 from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
 from ..store import Artifact, PinnedStore, Store
@@ -26,21 +26,21 @@ _STAGES: dict[str, Stage] = {
 }
 
 
-def run(chain: Chain, store: Store, events: Events = SILENT) -> Artifact:
+def run(config: PipelineConfig, store: Store, events: Events = SILENT) -> Artifact:
     """Run all stages, each skipping what is up to date; returns the metrics."""
-    generate.check_files(chain.generate, store)
-    evaluate.check_files(chain.evaluate, store)
+    generate.check_files(config.generate, store)
+    evaluate.check_files(config.evaluate, store)
     store, artifact = PinnedStore(store.url, events), None
     for name, stage in _STAGES.items():
         events.note(f"== {name}")
-        artifact = stage(getattr(chain, name.replace("-", "_")), store, events)
+        artifact = stage(getattr(config, name.replace("-", "_")), store, events)
     assert artifact is not None
     return artifact
 
 
-def demo_chain() -> Chain:
+def demo_config() -> PipelineConfig:
     """Small settings that show the whole chain on the embedded model in a few minutes."""
-    return Chain(
+    return PipelineConfig(
         sample=SampleRequest(prompts=EMBEDDED_FOLDER / "calibration.txt", limit=48),
         sensitivity=SensitivityRequest(limit=16),
         calibrate=CalibrateRequest(bits="w4a8", mixed=True, iterations=80, batch_size=8),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.options.chain_file import read_chain
+from sdquant_cli.options.config_file import read_config
 
 SAMPLE = "sample:\n  prompts: p.txt\n"
 
@@ -15,7 +15,7 @@ def read(tmp_path):
     def of(content):
         path = tmp_path / "chain.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_chain(path)
+        return read_config(path)
 
     return of
 
@@ -89,4 +89,4 @@ def test_what_makes_no_sense_is_one_line(read, content, says):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "chain.yaml")
     with pytest.raises(UsageProblem, match="is a pipe"):
-        read_chain(tmp_path / "chain.yaml")
+        read_config(tmp_path / "chain.yaml")

@@ -28,7 +28,7 @@ LARGEST = 100_000  # bytes
 DEEPEST = 10  # sections, fields, lists
 
 
-class Chain(Fields):
+class PipelineConfig(Fields):
     """A section per stage, with the fields of its request. A stage without a section runs with its
     defaults."""
 
@@ -41,7 +41,7 @@ class Chain(Fields):
     evaluate: EvaluateRequest = EvaluateRequest()
 
 
-SECTIONS = tuple(name.replace("_", "-") for name in Chain.model_fields)
+SECTIONS = tuple(name.replace("_", "-") for name in PipelineConfig.model_fields)
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_chain(path: Path) -> Chain:
+def read_config(path: Path) -> PipelineConfig:
     """Read a chain from a file; raises UsageProblem naming file and field."""
     flag = f"--config {path}"
     document = _document(path, flag)
@@ -71,7 +71,7 @@ def read_chain(path: Path) -> Chain:
         raise UsageProblem(f"{flag}: expected one section per stage: {', '.join(SECTIONS)}")
     sections = {name: _with_underscores(section) for name, section in document.items()}
     try:
-        return Chain.model_validate(sections)
+        return PipelineConfig.model_validate(sections)
     except ValidationError as error:
         names, value, message = first_problem(error)
         field = f"{'.'.join(names)} {value}".strip()
