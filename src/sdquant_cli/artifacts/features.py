@@ -1,12 +1,10 @@
 """Measures sets of pictures against each other: reads them in batches, keeps their features in the store."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
-import torch
 
-from ..events import Events
 from ..manifests import FeaturesFacts, FeaturesSpec
 from ..metrics import pairs
 from ..metrics.catalog import CATALOG, NETWORK_FILES, NETWORK_WIDTHS, Form, Metric
@@ -15,15 +13,23 @@ from ..metrics.features import FeatureNetwork, TextFeatureNetwork, open_network
 from ..metrics.scores import clip_score, feature_distance
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..models.load import EMBEDDED_FOLDER
-from ..store import ArraySpec, Artifact, Draft, Store
-from .workspace import publish, refs
+from ..store import ArraySpec, Artifact, Draft
+from ..types import Kind
+from .images import Images
+from .workspace import Blueprint, Workspace
 
 IMAGES_PER_UNIT = 256
 PIXELS_PER_BATCH = 1 << 18  # one picture of 512x512, 64 of 64x64: memory does not grow with either
 _SETS = {"fid": frechet_distance, "sfid": frechet_distance, "kid": kernel_distance}
 
 
-def batches(images: Artifact, start: int, stop: int) -> Iterator[tuple[int, int]]:
+class Features(Artifact[FeaturesSpec, FeaturesFacts]):
+    """Stored features of pictures by one metric network."""
+
+    KIND = Kind.FEATURES
+
+
+def batches(images: Images, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Ranges of pictures that are in memory together."""
     _, height, width, _ = images.manifest.arrays["image"].shape
     size = max(1, PIXELS_PER_BATCH // (height * width))
@@ -36,21 +42,18 @@ class Measures:
 
     def __init__(
         self,
+        workspace: Workspace,
         names: Sequence[str],
         prompts: Sequence[str],
-        store: Store,
         weights: Weights,
-        device: torch.device,
-        events: Events,
     ) -> None:
         self._metrics = [CATALOG[name] for name in names]
-        self._prompts, self._store, self._events = prompts, store, events
-        self._weights, self._device = weights, device
+        self._workspace, self._prompts, self._weights = workspace, prompts, weights
         self._networks: dict[str, FeatureNetwork] = {}
         self._texts: dict[str, np.ndarray] = {}
         self._known: dict[tuple[str, str], np.ndarray] = {}  # features by images and network
 
-    def compare(self, images: Artifact, reference: Artifact) -> dict[str, np.ndarray | float]:
+    def compare(self, images: Images, reference: Images) -> dict[str, np.ndarray | float]:
         """Metric -> a value per picture (N), or one number for the sets (NaN below two pictures)."""
         found: dict[str, np.ndarray | float] = dict(self._pair_values(images, reference))
         for metric in self._metrics:
@@ -58,7 +61,7 @@ class Measures:
                 found[metric.name] = self._feature_value(metric, images, reference)
         return found
 
-    def _feature_value(self, metric: Metric, images: Artifact, reference: Artifact) -> np.ndarray | float:
+    def _feature_value(self, metric: Metric, images: Images, reference: Images) -> np.ndarray | float:
         assert metric.network is not None
         ours, theirs = (self._features(side, metric.network) for side in (images, reference))
         if metric.form is Form.FEATURE_PAIR:
@@ -72,16 +75,16 @@ class Measures:
     @cached_property
     def _pairwise(self) -> dict[str, pairs.Pairwise]:
         makers: dict[str, Callable[[], pairs.Pairwise]] = {
-            "psnr": lambda: pairs.psnr(self._device),
-            "ssim": lambda: pairs.ssim(self._device),
-            "lpips": lambda: pairs.lpips(self._weights, self._device),
+            "psnr": lambda: pairs.psnr(self._workspace.device),
+            "ssim": lambda: pairs.ssim(self._workspace.device),
+            "lpips": lambda: pairs.lpips(self._weights, self._workspace.device),
         }
         return {m.name: makers[m.name]() for m in self._metrics if m.form is Form.PAIR}
 
-    def _pair_values(self, images: Artifact, reference: Artifact) -> dict[str, np.ndarray]:
+    def _pair_values(self, images: Images, reference: Images) -> dict[str, np.ndarray]:
         n = images.facts.images
         values = {name: np.empty(n) for name in self._pairwise}
-        with self._events.task(f"comparing ({', '.join(values)})", n, "image") as task:
+        with self._workspace.events.task(f"comparing ({', '.join(values)})", n, "image") as task:
             for start, stop in batches(images, 0, n):
                 ours, theirs = (side.read("image", start, stop) for side in (images, reference))
                 for name, metric in self._pairwise.items():
@@ -92,7 +95,7 @@ class Measures:
     def _network(self, name: str) -> FeatureNetwork:
         if name not in self._networks:
             embedded = EMBEDDED_FOLDER / "clip"
-            self._networks[name] = open_network(name, self._weights, self._device, embedded)
+            self._networks[name] = open_network(name, self._weights, self._workspace.device, embedded)
         return self._networks[name]
 
     def _text_features(self, network: str) -> np.ndarray:
@@ -102,33 +105,36 @@ class Measures:
             self._texts[network] = np.concatenate(parts)
         return self._texts[network]
 
-    def _features(self, images: Artifact, network: str) -> np.ndarray:
+    def _features(self, images: Images, network: str) -> np.ndarray:
         """Features (N,D) of an images artifact."""
         place = images.ref.key, network
         if place not in self._known:
             self._known[place] = self._stored_features(images, network).read("feature")
         return self._known[place]
 
-    def _stored_features(self, images: Artifact, network: str) -> Artifact:
-        """The features artifact, made where it is absent."""
-        spec = FeaturesSpec(
-            network=network, weights={name: WEIGHT_FILES[name].sha256 for name in NETWORK_FILES[network]}
+    def _stored_features(self, images: Images, network: str) -> Features:
+        """Return the features artifact, made where it is absent."""
+        weights = {name: WEIGHT_FILES[name].sha256 for name in NETWORK_FILES[network]}
+        count, width = images.facts.images, NETWORK_WIDTHS[network]
+        blueprint = Blueprint(
+            FeaturesSpec(network=network, weights=weights),
+            {"images": images},
+            {"feature": ArraySpec((count, width), "float32", ("sample", "feature"), IMAGES_PER_UNIT)},
+            -(-count // IMAGES_PER_UNIT),
         )
-        n, width = images.facts.images, NETWORK_WIDTHS[network]
-        arrays = {"feature": ArraySpec((n, width), "float32", ("sample", "feature"), IMAGES_PER_UNIT)}
-        made = self._store.begin(spec, refs({"images": images}), arrays, -(-n // IMAGES_PER_UNIT))
-        if isinstance(made, Artifact):
-            return made
-        self._extract(images, network, made)
-        return publish(self._store, made, FeaturesFacts(images=n, width=width))
+        return self._workspace.produce(
+            Features, blueprint, partial(self._extract, images, network), quiet=True
+        )
 
-    def _extract(self, images: Artifact, network: str, draft: Draft) -> None:
+    def _extract(self, images: Images, network: str, draft: Draft) -> FeaturesFacts:
         missing = draft.missing()
-        total = sum(stop - start for start, stop in (draft.rows(unit, "feature") for unit in missing))
-        with self._events.task(f"features ({network})", total, "image") as task:
-            for unit in missing:
+        ranges = [draft.rows(unit, "feature") for unit in missing]
+        total = sum(stop - start for start, stop in ranges)
+        with self._workspace.events.task(f"features ({network})", total, "image") as task:
+            for unit, (first, last) in zip(missing, ranges, strict=True):
                 parts = []
-                for start, stop in batches(images, *draft.rows(unit, "feature")):
+                for start, stop in batches(images, first, last):
                     parts.append(self._network(network).of_images(images.read("image", start, stop)))
                     task.advance(stop - start)
                 draft.write(unit, {"feature": np.concatenate(parts)})
+        return FeaturesFacts(images=images.facts.images, width=NETWORK_WIDTHS[network])

@@ -1,89 +1,130 @@
 """Images: pictures drawn from fixed per-prompt noise, by the floating-point or a quantized denoiser."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
-from ..events import Events
 from ..manifests import ImagesFacts, ImagesSpec, Setting
+from ..models.conditioning import Conditioning
 from ..models.denoise import decode, denoise
 from ..models.guidance import batch_conditioning
+from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.samplers import Trajectory
 from ..quant.finite import check_finite
-from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Dtype
-from .prompts import read_texts
-from .quant_state import quantized_denoiser
-from .workspace import open_model, publish, refs, up_to_date
+from ..store import ArraySpec, Artifact, Draft
+from ..types import Dtype, Kind
+from .prompts import Prompts
+from .quant_state import QuantState, quantized_denoiser
+from .text_embeds import TextEmbeds
+from .workspace import LATEST, Blueprint, Workspace
 
 IMAGES_PER_UNIT = 64
-
-
 NOT_FINITE = (
     "the model computes NaN or infinity for its prompt; try another --dtype or --guidance-scale, or another "
     "calibration"
 )
 
 
-def draw(
-    spec: ImagesSpec,
-    prompts: Artifact,
-    embeds: Artifact,
-    state: Artifact | None,
-    store: Store,
-    device: torch.device,
-    events: Events,
-    *,
-    tags: Sequence[str],
-) -> Artifact:
-    """The images artifact of a spec for stored prompts, made where it is absent."""
-    setting, n = spec.setting, prompts.facts.prompts
-    inputs = {"prompts": prompts, "text-embeds": embeds} | ({"state": state} if state else {})
-    draft = store.begin(spec, refs(inputs), layout(n, setting), -(-n // IMAGES_PER_UNIT))
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events, tags)
-    _draw_units(spec, draft, embeds, state, store, device, events)
-    return publish(store, draft, ImagesFacts(images=n), tags)
+class Images(Artifact[ImagesSpec, ImagesFacts]):
+    """Stored pictures."""
+
+    KIND = Kind.IMAGES
+
+    def comparable(self) -> dict[str, object]:
+        """Return all that two sets of pictures must share to be compared: everything but the quantization."""
+        setting = self.spec.setting
+        fields: dict[str, object] = {name: getattr(setting, name) for name in Setting.model_fields}
+        return fields | {
+            "model": f"{setting.model.source} ({setting.model.digest[:12]})",
+            "seed": self.spec.seed,
+            "N": self.facts.images,
+            "prompts": self.manifest.inputs["prompts"].key,
+        }
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn: stored prompts with their text, by a quantizer state, or without one by the FP model."""
+
+    spec: ImagesSpec
+    prompts: Prompts
+    embeds: TextEmbeds
+    state: QuantState | None = None
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """The artifacts that decide the pictures, by role."""
+        inputs: dict[str, Artifact] = {"prompts": self.prompts, "text-embeds": self.embeds}
+        return inputs | ({"state": self.state} if self.state else {})
 
 
 def layout(count: int, setting: Setting) -> dict[str, ArraySpec]:
+    """Return the array of so many pictures (N,H,W,3)."""
     shape, dims = (count, setting.height, setting.width, 3), ("sample", "height", "width", "channel")
     return {"image": ArraySpec(shape, "uint8", dims, IMAGES_PER_UNIT, 1, compressed=True)}
 
 
-def _draw_units(
-    spec: ImagesSpec,
-    draft: Draft,
-    embeds: Artifact,
-    state: Artifact | None,
-    store: Store,
-    device: torch.device,
-    events: Events,
-) -> None:
-    setting, model = spec.setting, open_model(spec.setting)
-    network = (
-        quantized_denoiser(setting, state, store, device, spec.engine)
-        if state
-        else model.denoiser(Dtype(setting.dtype), str(device))
-    )
-    vae = model.vae(str(device))
-    texts, index = read_texts(embeds, model, setting), embeds.read("index")
-    shape, scale = model.latent_shape(setting.height, setting.width), setting.guidance_scale
+def draw(workspace: Workspace, drawing: Drawing, tags: Sequence[str] = LATEST) -> Images:
+    """Return the pictures of a drawing, drawn where they are absent."""
+    count = drawing.prompts.facts.prompts
+    arrays = layout(count, drawing.spec.setting)
+    blueprint = Blueprint(drawing.spec, drawing.inputs, arrays, -(-count // IMAGES_PER_UNIT))
+    return workspace.produce(Images, blueprint, partial(_draw_units, workspace, drawing), tags)
+
+
+def _draw_units(workspace: Workspace, drawing: Drawing, draft: Draft) -> ImagesFacts:
+    painter = _Painter.of(workspace, drawing)
     missing = draft.missing()
-    total = sum(stop - start for start, stop in (draft.rows(unit, "image") for unit in missing))
-    with events.task(f"drawing ({spec.engine})", total, "image") as task:
-        for unit in missing:
-            start, stop = draft.rows(unit, "image")
+    ranges = [draft.rows(unit, "image") for unit in missing]
+    total = sum(stop - start for start, stop in ranges)
+    size = drawing.spec.micro_batch
+    with workspace.events.task(f"drawing ({drawing.spec.engine})", total, "image") as task:
+        for unit, (start, stop) in zip(missing, ranges, strict=True):
             parts = []
-            for first in range(start, stop, spec.micro_batch):
-                batch = range(first, min(first + spec.micro_batch, stop))
-                noise = initial_noise(shape, spec.seed, batch).to(device)
-                path = Trajectory(model.sampler(setting), noise, step_generators(spec.seed, batch))
-                conditioning = batch_conditioning(texts, index[batch.start : batch.stop], scale)
-                latents = denoise(network, path, conditioning, scale)
-                check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
-                parts.append(decode(vae, latents, batch.start).cpu().numpy())
+            for first in range(start, stop, size):
+                batch = range(first, min(first + size, stop))
+                parts.append(painter.draw(batch))
                 task.advance(len(batch))
             draft.write(unit, {"image": np.concatenate(parts)})
+    return ImagesFacts(images=drawing.prompts.facts.prompts)
+
+
+@dataclass(frozen=True)
+class _Painter:
+    """The networks that draw, on the device, and the text of all pictures."""
+
+    spec: ImagesSpec
+    model: Model
+    denoiser: nn.Module
+    vae: nn.Module
+    texts: Conditioning
+    index: np.ndarray  # of each picture's text
+    device: torch.device
+
+    @classmethod
+    def of(cls, workspace: Workspace, drawing: Drawing) -> "_Painter":
+        setting, device = drawing.spec.setting, workspace.device
+        model = workspace.model(setting)
+        if drawing.state:
+            denoiser = quantized_denoiser(workspace, drawing.state, setting, drawing.spec.engine)
+        else:
+            denoiser = model.denoiser(Dtype(setting.dtype), str(device))
+        texts, index = drawing.embeds.texts(model, setting), drawing.embeds.index()
+        return cls(drawing.spec, model, denoiser, model.vae(str(device)), texts, index, device)
+
+    def draw(self, batch: range) -> np.ndarray:
+        """Return the pictures of a micro-batch (n,H,W,3), uint8."""
+        setting, seed = self.spec.setting, self.spec.seed
+        scale = setting.guidance_scale
+        shape = self.model.latent_shape(setting.height, setting.width)
+        noise = initial_noise(shape, seed, batch).to(self.device)
+        path = Trajectory(self.model.sampler(setting), noise, step_generators(seed, batch))
+        conditioning = batch_conditioning(self.texts, self.index[batch.start : batch.stop], scale)
+        latents = denoise(self.denoiser, path, conditioning, scale)
+        check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)
+        return decode(self.vae, latents, batch.start).cpu().numpy()

@@ -1,120 +1,145 @@
-"""The network of a quantizer state: simulated, or packed as it is shipped."""
+"""Quantizer state: what a quantized denoiser is rebuilt from, simulated or packed as it is shipped."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
 
-from ..calibration import output_correction as corrected
+from ..calibration import output_correction
 from ..calibration.bit_allocation import attention_bits
 from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
-from ..manifests import QuantStateSpec, Setting
+from ..manifests import QuantStateFacts, QuantStateSpec, Setting
 from ..models.attention import open_attention
-from ..models.layers import projections
+from ..models.layers import is_text_fed, projections
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, state_from_arrays
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
-from ..store import Artifact, Store
-from ..types import Bits, Dtype, Engine, Execution, Relax
-from .time_table import for_setting, read_table
-from .workspace import open_model
+from ..store import ArraySpec, Artifact
+from ..types import Bits, Dtype, Engine, Execution, Kind, Relax, Tables
+from .time_table import TimeTable, make_time_table
+from .workspace import Workspace
 
 _SIMULATED_ONLY = ("correction", "split_shortcuts", "attention_bits")
 
 
-def model_of(spec: QuantStateSpec, setting: Setting) -> Model:
-    """The model that a state is of: its shortcut convolutions in two, where the state says so."""
-    model = open_model(setting)
-    return model.split() if spec.split_shortcuts else model
+class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
+    """A stored quantizer state."""
+
+    KIND = Kind.QUANT_STATE
+
+    def state(self, model: Model) -> State:
+        """Return the quantizers of all layers by name."""
+        names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
+        taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
+        return state_from_arrays({name: self.read(name) for name in names}, model.layer_shapes | taps)
+
+
+def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
+    """Return the arrays of a state: packed values with offsets, bits by layer, the correction."""
+    shapes = model.layer_shapes
+    names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
+    table = sum(1 if is_text_fed(name) or single else rows for name in names)
+    sizes = {
+        "codes": sum(shape.numel() for shape in shapes.values()),
+        "weight_step": sum(shape[0] for shape in shapes.values()),
+        "activation_step": table,
+        "activation_zero": table,
+    }
+    arrays = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
+    arrays |= {f"{name}_offset": ArraySpec((len(names) + 1,), "int64", ("boundary",)) for name in sizes}
+    arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
+    return arrays | output_correction.layout(spec, model, rows)
+
+
+def model_of(workspace: Workspace, spec: QuantStateSpec, setting: Setting) -> Model:
+    """Return the model that a state is of, its shortcut convolutions in two where the state has them so."""
+    return workspace.model(setting, split_shortcuts=bool(spec.split_shortcuts))
+
+
+def find_state(workspace: Workspace, name: str | None) -> QuantState:
+    """Return the quantizer state of `--state`, by default the latest."""
+    return workspace.resolve(QuantState, name, "--state") if name else workspace.need(QuantState)
 
 
 def execution_of(engine: Engine, device: torch.device) -> Execution:
-    """How `--engine` computes on a device; raises EnvironmentProblem for integers where there are none."""
+    """Return how `--engine` computes on a device; raises EnvironmentProblem where it has no integers."""
     if engine is Engine.SIMULATED:
         return Execution.SIMULATED
     return choose(device, None if engine is Engine.AUTO else Execution(engine))
 
 
-def quantized_denoiser(
-    setting: Setting,
-    state: Artifact,
-    store: Store,
-    device: torch.device,
-    execution: Execution = Execution.SIMULATED,
-) -> nn.Module:
-    """The denoiser of a quantizer state, to be computed in one of the ways of `Execution`."""
-    if execution is Execution.SIMULATED:
-        return _simulated(setting, state, store, device)
-    network, _ = packed_denoiser(setting, state, store)
-    use_engine(network, engine_for(execution))
-    return network.to(device)
-
-
-def refuse_unless_simulated(state: Artifact, flag: str) -> None:
+def refuse_unless_simulated(state: QuantState, flag: str) -> None:
     """Raise UsageProblem for a state with a part that no packed network computes."""
     for field in _SIMULATED_ONLY:
         value = getattr(state.spec, field)
         if value not in (None, False):
-            told = f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
+            option = f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UsageProblem(
-                f"{flag}: quant-state/{state.manifest.key} was made with {told}, which only "
+                f"{flag}: quant-state/{state.key} was made with {option}, which only "
                 f"`generate --engine simulated` computes; calibrate without it"
             )
 
 
-def packed_denoiser(setting: Setting, state: Artifact, store: Store) -> tuple[Any, Layout]:
-    """The packed denoiser, on the CPU, and its layout. Of FP weights only the unquantized are read."""
-    model, table = open_model(setting), store.follow(state.manifest.inputs["time-table"])
-    saved = read_state(state, model)
-    bits = {name: layer.bits for name, layer in saved.items()}
+def quantized_denoiser(
+    workspace: Workspace,
+    state: QuantState,
+    setting: Setting,
+    execution: Execution = Execution.SIMULATED,
+) -> nn.Module:
+    """Return the denoiser of a quantizer state on the workspace's device, computed in the given way."""
+    if execution is Execution.SIMULATED:
+        return _simulated(workspace, state, setting)
+    network, _ = packed_denoiser(workspace, state, setting)
+    use_engine(network, engine_for(execution))
+    return network.to(workspace.device)
+
+
+def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -> tuple[nn.Module, Layout]:
+    """Return the packed denoiser on the CPU, and its layout. Of FP weights only the unquantized are read."""
+    model, table = workspace.model(setting), workspace.input(TimeTable, state, "time-table")
+    layers = state.state(model)
+    bits = {name: layer.bits for name, layer in layers.items()}
     has_table = not model.family.pooled
-    timesteps = tuple(table.read("timestep").tolist())
-    layout = Layout(bits, timesteps, state.spec.tables, has_table, state.spec.relax or Relax.NONE)
+    relax = state.spec.relax or Relax.NONE
+    layout = Layout(bits, table.timesteps(), state.spec.tables, has_table, relax)
     network = copy.deepcopy(model.skeleton)
     names = list(projections(network))
     pack_network(network, layout)
-    fill_layers(network, saved)
+    fill_layers(network, layers)
     tensors = {}
     if has_table:
-        parts = torch.from_numpy(table.read("table")).split(model.time_widths, dim=1)
+        parts = table.features().values.split(model.time_widths, dim=1)
         tensors = {f"{name}.table": part for name, part in zip(names, parts, strict=True)}
     tensors |= model.tensors({name for name in missing(network) if name not in tensors})
     fill_rest(network, tensors, TORCH_DTYPES[Dtype(setting.dtype)])
     return network, layout
 
 
-def _simulated(setting: Setting, state: Artifact, store: Store, device: torch.device) -> nn.Module:
-    """Rounded values, floating-point arithmetic: the specification.
+def _simulated(workspace: Workspace, state: QuantState, setting: Setting) -> nn.Module:
+    """Return the denoiser with rounded values in floating-point arithmetic: the specification.
 
     For a setting of another schedule the time features are its own, the activation quantizers those of the
     nearest calibrated timestep.
     """
-    table, model = store.follow(state.manifest.inputs["time-table"]), model_of(state.spec, setting)
-    calibrated = table.read("timestep").tolist()
-    if setting != state.facts.setting:
+    table = workspace.input(TimeTable, state, "time-table")
+    model = model_of(workspace, state.spec, setting)
+    calibrated = table.timesteps()
+    other_schedule = setting != state.facts.setting
+    if other_schedule:
         bits = Bits.parse(table.spec.bits) if table.spec.bits else None
-        table = for_setting(model, setting, store, bits=bits)
-    tabulated = tabulated_denoiser(model, Dtype(setting.dtype), device, read_table(table))
+        table = make_time_table(workspace, model, setting, bits)
+    tabulated = tabulated_denoiser(model, Dtype(setting.dtype), workspace.device, table.features())
     rows = tabulated.rows
-    if setting != state.facts.setting:
+    if other_schedule:
         rows = Rows(calibrated, nearest=True)
         rows.follow(tabulated.network)
     if state.spec.attention_bits:
         open_attention(tabulated.network)
-    restore(
-        tabulated.network, read_state(state, model), rows, relaxed_rows(state.spec.relax, len(calibrated))
-    )
-    corrected.install(tabulated.network, state, rows)
-    return tabulated.network.to(device)
-
-
-def read_state(state: Artifact, model: Model) -> State:
-    """The quantizer state of an artifact."""
-    names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
-    places = dict.fromkeys(attention_bits(state.spec, model), torch.Size([0]))
-    return state_from_arrays({name: state.read(name) for name in names}, model.layer_shapes | places)
+    relaxed = relaxed_rows(state.spec.relax, len(calibrated))
+    restore(tabulated.network, state.state(model), rows, relaxed)
+    output_correction.install(tabulated.network, state, rows)
+    return tabulated.network.to(workspace.device)

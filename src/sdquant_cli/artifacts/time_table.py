@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from ..calibration.observer import Observed, initial_states
-from ..calibration.tabulated import TimeTable
+from ..calibration.tabulated import TimeFeatures
 from ..errors import UsageProblem
-from ..events import SILENT, Events
 from ..manifests import Setting, TimeTableFacts, TimeTableSpec
 from ..models.layers import time_layers
 from ..models.load import Model
@@ -17,18 +16,32 @@ from ..models.schedule import schedule_of
 from ..models.time_table import embed_timesteps, tabulate
 from ..quant.rows import Rows
 from ..quant.swap import swap
-from ..store import ArraySpec, Artifact, Store
-from ..types import Bits
-from .workspace import publish, up_to_date
+from ..store import ArraySpec, Artifact, Draft
+from ..types import Bits, Kind
+from .workspace import Blueprint, Workspace
 
 
-def for_setting(
-    model: Model, setting: Setting, store: Store, events: Events = SILENT, bits: Bits | None = None
-) -> Artifact:
-    """The time table of a model and schedule, made where it is absent. Always computed in fp32.
+class TimeTable(Artifact[TimeTableSpec, TimeTableFacts]):
+    """A stored time table."""
 
-    Of a family whose time features are each prompt's own it holds what the timesteps bring to them.
-    With `bits`, of the time path rounded to nearest: what a network that keeps it would see.
+    KIND = Kind.TIME_TABLE
+
+    def timesteps(self) -> tuple[float, ...]:
+        """Return the timestep of each row."""
+        return tuple(self.read("timestep").tolist())
+
+    def features(self) -> TimeFeatures:
+        """Return the table's values by row."""
+        return TimeFeatures(self.timesteps(), torch.from_numpy(self.read("table")))
+
+
+def make_time_table(
+    workspace: Workspace, model: Model, setting: Setting, bits: Bits | None = None, *, quiet: bool = True
+) -> TimeTable:
+    """Return the time table of a model and schedule. It is always computed in fp32.
+
+    Where the time features are each prompt's own, it holds what the timesteps bring to them. With `bits`,
+    it is the table of a time path rounded to nearest: what a network that keeps its time path would compute.
     """
     if bits and model.family.pooled:
         raise UsageProblem(
@@ -36,11 +49,6 @@ def for_setting(
             f"taken by families with a static table"
         )
     timesteps = schedule_of(model.sampler(setting)).timesteps
-    width = model.embedding_width if model.family.pooled else sum(model.time_widths)
-    arrays = {
-        "table": ArraySpec((len(timesteps), width), "float32", ("row", "channel")),
-        "timestep": ArraySpec((len(timesteps),), "float64", ("row",)),
-    }
     spec = TimeTableSpec(
         model=setting.model,
         scheduler=setting.scheduler,
@@ -48,28 +56,45 @@ def for_setting(
         shift_of=(setting.height, setting.width) if model.shifts_by_resolution else None,
         bits=str(bits) if bits else None,
     )
-    draft = store.begin(spec, {}, arrays)
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    network = model.time_path()
-    layers = len(time_layers(network))
-    if bits:
-        round_time_path(network, timesteps, bits)
+
+    def fill(draft: Draft) -> TimeTableFacts:
+        network = model.time_path()
+        layers = len(time_layers(network))
+        if bits:
+            round_time_path(network, timesteps, bits)
+        table = _table(model, network, timesteps)
+        for unit in draft.missing():
+            draft.write(unit, {"table": table, "timestep": np.array(timesteps)})
+        return _facts(model, layers, table)
+
+    return workspace.produce(
+        TimeTable, Blueprint(spec, {}, _layout(model, len(timesteps))), fill, quiet=quiet
+    )
+
+
+def _layout(model: Model, rows: int) -> dict[str, ArraySpec]:
+    width = model.embedding_width if model.family.pooled else sum(model.time_widths)
+    return {
+        "table": ArraySpec((rows, width), "float32", ("row", "channel")),
+        "timestep": ArraySpec((rows,), "float64", ("row",)),
+    }
+
+
+def _table(model: Model, network: nn.Module, timesteps: Sequence[float]) -> np.ndarray:
     if model.family.pooled:
-        table = embed_timesteps(network, timesteps).numpy()
-    else:
-        table = np.concatenate([values.numpy() for values in tabulate(network, timesteps).values()], axis=1)
-    for unit in draft.missing():
-        draft.write(unit, {"table": table, "timestep": np.array(timesteps)})
-    per_prompt = 4 * len(timesteps) * sum(model.time_widths) if model.family.pooled else None
-    facts = TimeTableFacts(
-        rows=len(timesteps),
+        return embed_timesteps(network, timesteps).numpy()
+    return np.concatenate([values.numpy() for values in tabulate(network, timesteps).values()], axis=1)
+
+
+def _facts(model: Model, layers: int, table: np.ndarray) -> TimeTableFacts:
+    rows = len(table)
+    return TimeTableFacts(
+        rows=rows,
         layers=layers,
         table_bytes=table.nbytes,
-        prompt_table_bytes=per_prompt,
+        prompt_table_bytes=4 * rows * sum(model.time_widths) if model.family.pooled else None,
         removed_parameters=model.time_parameters,
     )
-    return publish(store, draft, facts)
 
 
 def round_time_path(network: nn.Module, timesteps: Sequence[float], bits: Bits) -> None:
@@ -81,8 +106,3 @@ def round_time_path(network: nn.Module, timesteps: Sequence[float], bits: Bits) 
     states = initial_states(observed, dict.fromkeys(layers, bits), lambda _: True)
     swap(network, states, Rows(timesteps), weights_on_grid=False)
     network.requires_grad_(False)
-
-
-def read_table(artifact: Artifact) -> TimeTable:
-    """The table of an artifact."""
-    return TimeTable(tuple(artifact.read("timestep").tolist()), torch.from_numpy(artifact.read("table")))

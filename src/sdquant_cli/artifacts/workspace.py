@@ -1,17 +1,21 @@
-"""What all stages share: finding inputs, inheriting their setting, publishing."""
+"""What a command works with: the store, the device, where progress goes, and the models opened so far."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 
 from ..errors import EnvironmentProblem, UsageProblem, first_line
-from ..events import Events
-from ..manifests import Frozen, Ref, Setting
-from ..models.load import EMBEDDED, Model, ModelName, find_model
-from ..options.requests import SettingRequest
-from ..store import Artifact, Draft, Store
-from ..types import Dtype, Kind
+from ..events import SILENT, Events
+from ..manifests import Frozen, Ref, Setting, Spec
+from ..models.load import Model, ModelName, find_model
+from ..store import ArraySpec, Artifact, Draft, PinnedStore, ReadOnlyStore, Store
+
+LATEST = ("latest",)
+
+A = TypeVar("A", bound=Artifact)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,125 @@ class Plan:
     numbers: dict[str, int | float | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Workspace:
+    """The store, the device and the events of a command. Each model is opened, and its files hashed, once."""
+
+    store: Store
+    events: Events = SILENT
+    device_name: str = "auto"
+    _models: dict[tuple[ModelName, bool], Model] = field(default_factory=dict, repr=False)
+
+    def on(self, device: str) -> "Workspace":
+        """Return the workspace on another device, with the same opened models."""
+        return replace(self, device_name=device)
+
+    def silent(self) -> "Workspace":
+        """Return the workspace without progress and notes."""
+        return replace(self, events=SILENT)
+
+    def pinned(self) -> "Workspace":
+        """Return the workspace for stages that run one after the other: `latest` is what they made."""
+        return replace(self, store=PinnedStore(self.store.url, self.events))
+
+    def read_only(self) -> "Workspace":
+        """Return the workspace on a store in which nothing is begun: making an artifact raises Absent."""
+        return replace(self, store=ReadOnlyStore(self.store.url), events=SILENT)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The torch device; raises EnvironmentProblem if it is absent or has no float64."""
+        return use_device(self.device_name)
+
+    # ---------------------------------------------------------------------------- models
+
+    def open(self, name: ModelName, *, split_shortcuts: bool = False) -> Model:
+        """Return the model that a user named, opened once."""
+        key = name, split_shortcuts
+        if key not in self._models:
+            self._models[key] = self.open(name).split() if split_shortcuts else find_model(name)
+        return self._models[key]
+
+    def model(self, setting: Setting, *, split_shortcuts: bool = False) -> Model:
+        """Return the model of a setting; raises UsageProblem if its files have changed since."""
+        name = ModelName.from_ref(setting.model)
+        if self.open(name).ref.digest != setting.model.digest:
+            raise UsageProblem(
+                f"--model {setting.model.source}: its files changed since the input artifact was made; "
+                f"run `sdquant sample` again"
+            )
+        return self.open(name, split_shortcuts=split_shortcuts)
+
+    # -------------------------------------------------------------------------- artifacts
+
+    def need(self, kind: type[A], tag: str = "latest") -> A:
+        """Return the tagged artifact of a kind; raises MissingArtifact that names the command to run."""
+        return kind.of(self.store.need(kind.KIND, tag))
+
+    def latest(self, kind: type[A]) -> A | None:
+        """Return the latest artifact of a kind, None if there is none."""
+        artifact = self.store.latest(kind.KIND)
+        return None if artifact is None else kind.of(artifact)
+
+    def resolve(self, kind: type[A], name: str, flag: str) -> A:
+        """Return the artifact that a flag names; raises UsageProblem for one of another kind."""
+        artifact = self.store.resolve(name)
+        if artifact.kind is not kind.KIND:
+            raise UsageProblem(f"{flag} {name}: is {artifact.kind}, expected {kind.KIND}")
+        return kind.of(artifact)
+
+    def follow(self, kind: type[A], ref: Ref) -> A:
+        """Return the artifact that a manifest points to; raises MissingArtifact if it was removed."""
+        return kind.of(self.store.follow(ref))
+
+    def input(self, kind: type[A], artifact: Artifact, role: str) -> A:
+        """Return the artifact that another was made from, by its role."""
+        return self.follow(kind, artifact.manifest.inputs[role])
+
+    def announce(self, inputs: Mapping[str, Artifact]) -> None:
+        """Tell which versions of the inputs are used."""
+        for role, artifact in inputs.items():
+            self.events.note(f"using {role}: {artifact.name}")
+
+    def produce(
+        self,
+        kind: type[A],
+        blueprint: "Blueprint",
+        fill: Callable[[Draft], Frozen],
+        tags: Sequence[str] = LATEST,
+        *,
+        quiet: bool = False,
+    ) -> A:
+        """Return the artifact of a blueprint; where it is absent, `fill` writes its units, returns its facts.
+
+        Either way it gets the tags. `quiet`: do not say that it was there already.
+        """
+        refs = {role: artifact.ref for role, artifact in blueprint.inputs.items()}
+        draft = self.store.begin(blueprint.spec, refs, dict(blueprint.arrays), blueprint.units)
+        if isinstance(draft, Draft):
+            facts = fill(draft)
+            artifact = draft.publish(facts, self.store.provenance(torch.get_num_threads()))
+        else:
+            artifact = draft
+            if not quiet:
+                self.events.note(f"{artifact.name} is up to date")
+        for tag in tags:
+            self.store.tag(artifact, tag)
+        return kind.of(artifact)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What decides an artifact's key and shape: spec, inputs by role, arrays, and units of work."""
+
+    spec: Spec
+    inputs: Mapping[str, Artifact]
+    arrays: Mapping[str, ArraySpec]
+    units: int = 1
+
+
 def use_device(name: str) -> torch.device:
-    """The torch device of `--device`; raises EnvironmentProblem where there is none that has float64."""
+    """Return the torch device of `--device`; raises EnvironmentProblem for one without float64."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(kind)
@@ -34,125 +155,3 @@ def use_device(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False  # of a GPU: fp32 products keep 23 bits in convolutions too
     torch.backends.cudnn.deterministic = True
     return device
-
-
-def new_setting(request: SettingRequest) -> tuple[Model, Setting]:
-    """Model and setting that a request names, the model's own defaults elsewhere."""
-    name = ModelName(
-        request.model or EMBEDDED,
-        revision=request.revision,
-        variant=request.variant,
-        base=request.base,
-        lora=str(request.lora) if request.lora else None,
-        lora_scale=request.lora_scale,
-    )
-    model = find_model(name)
-    defaults = model.defaults
-    scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    height, width = request.height, request.width
-    if not (height and width):
-        default_height, default_width = model.default_size
-        height, width = height or default_height, width or default_width
-    check_sides(model, height=height, width=width)
-    setting = Setting(
-        model=model.ref,
-        scheduler=request.scheduler or model.default_scheduler,
-        steps=request.steps or defaults.steps,
-        guidance_scale=scale,
-        height=height,
-        width=width,
-        dtype=request.dtype or Dtype.FP32,
-    )
-    model.rehearse(setting)
-    return model, setting
-
-
-def check_sides(model: Model, **sides: int) -> None:
-    """Raise UsageProblem for a height or width that the model cannot draw."""
-    for name, side in sides.items():
-        if side % model.multiple:
-            raise UsageProblem(f"--{name} {side}: expected a multiple of {model.multiple}")
-
-
-def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None:
-    """Raise UsageProblem where a request contradicts the setting of its input artifact."""
-    wanted = {
-        "scheduler": (request.scheduler, setting.scheduler),
-        "steps": (request.steps, setting.steps),
-        "guidance-scale": (request.guidance_scale, setting.guidance_scale),
-        "height": (request.height, setting.height),
-        "width": (request.width, setting.width),
-        "dtype": (request.dtype, setting.dtype),
-        "model": (request.model, setting.model.source),
-        "revision": (request.revision, setting.model.revision),
-        "variant": (request.variant, setting.model.variant),
-        "base": (request.base, setting.model.base),
-        "lora": (request.lora and str(request.lora), setting.model.lora),
-        "lora-scale": (request.lora_scale, setting.model.lora_scale),
-    }
-    for flag, (asked, found) in wanted.items():
-        if asked is not None and asked != found:
-            raise UsageProblem(
-                f"--{flag} {asked}: {source.name} was made with {found}; "
-                f"leave the flag out, or run `sdquant sample` with it first"
-            )
-
-
-def open_model(setting: Setting) -> Model:
-    """The model of a setting; raises UsageProblem if its files have changed since."""
-    model = find_model(ModelName.from_ref(setting.model))
-    if model.ref.digest != setting.model.digest:
-        raise UsageProblem(
-            f"--model {setting.model.source}: its files changed since the input artifact was made; "
-            f"run `sdquant sample` again"
-        )
-    return model
-
-
-def find_state(name: str | None, store: Store) -> Artifact:
-    """The quantizer state of `--state`, the latest by default; raises UsageProblem for another artifact."""
-    state = store.resolve(name) if name else store.need(Kind.QUANT_STATE)
-    if state.manifest.kind is not Kind.QUANT_STATE:
-        raise UsageProblem(f"--state {name}: is {state.manifest.kind}, expected a quantizer state")
-    return state
-
-
-def refs(inputs: Mapping[str, Artifact]) -> dict[str, Ref]:
-    return {role: artifact.ref for role, artifact in inputs.items()}
-
-
-LATEST = ("latest",)
-
-
-def publish(store: Store, draft: Draft, facts: Frozen, tags: Sequence[str] = LATEST) -> Artifact:
-    """Publish a finished draft, by default as the latest of its kind."""
-    artifact = draft.publish(facts, store.provenance(torch.get_num_threads()))
-    for tag in tags:
-        store.tag(artifact, tag)
-    return artifact
-
-
-def up_to_date(store: Store, artifact: Artifact, events: Events, tags: Sequence[str] = LATEST) -> Artifact:
-    """Say that nothing needs to be computed; the artifact gets its tags all the same."""
-    for tag in tags:
-        store.tag(artifact, tag)
-    events.note(f"{artifact.name} is up to date")
-    return artifact
-
-
-def what_pictures_share(images: Artifact) -> dict[str, object]:
-    """Everything that two sets of pictures must have in common to be compared, but the quantization."""
-    setting: Setting = images.spec.setting
-    fields: dict[str, object] = {name: getattr(setting, name) for name in Setting.model_fields}
-    return fields | {
-        "model": f"{setting.model.source} ({setting.model.digest[:12]})",
-        "seed": images.spec.seed,
-        "N": images.facts.images,
-        "prompts": images.manifest.inputs["prompts"].key,
-    }
-
-
-def announce(events: Events, inputs: Mapping[str, Artifact]) -> None:
-    """Tell which versions of the inputs are used."""
-    for role, artifact in inputs.items():
-        events.note(f"using {role}: {artifact.name}")

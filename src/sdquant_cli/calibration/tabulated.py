@@ -38,7 +38,7 @@ class TabulatedDenoiser:
 
 
 @dataclass(frozen=True)
-class TimeTable:
+class TimeFeatures:
     """Time features by row: e_p of all projections side by side, or e_t where each prompt has its own."""
 
     timesteps: tuple[float, ...]
@@ -46,12 +46,12 @@ class TimeTable:
 
 
 def tabulated_denoiser(
-    model: Model, dtype: Dtype, device: torch.device, time_table: TimeTable
+    model: Model, dtype: Dtype, device: torch.device, features: TimeFeatures
 ) -> TabulatedDenoiser:
     """A denoiser that runs on the table, and the rows that it follows."""
     network = model.denoiser(dtype, str(device))
-    rows = Rows(time_table.timesteps)
-    table = time_table.values.to(device)
+    rows = Rows(features.timesteps)
+    table = features.values.to(device)
     if model.family.pooled:
         return TabulatedDenoiser(network, rows, run_on_prompt_tables(network, table, rows))
     parts = table.split(model.time_widths, dim=1)

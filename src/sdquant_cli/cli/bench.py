@@ -41,6 +41,7 @@ def bench(
 
     Example: sdquant bench --height 512 --width 512
     """
+    from ..artifacts.workspace import Workspace
     from ..options.requests import BenchRequest
     from ..stages import bench as stage
     from ..store import Store
@@ -57,7 +58,7 @@ def bench(
         pictures=pictures,
     )
     events = render.Terminal()
-    result = stage.run(request, Store(store, events), events)
+    result = stage.run(request, Workspace(Store(store, events), events))
     if json:
         render.print_json(result.model_dump(mode="json"))
         return

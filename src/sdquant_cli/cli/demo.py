@@ -18,6 +18,7 @@ def demo(
 
     Example: sdquant demo
     """
+    from ..artifacts.workspace import Workspace
     from ..paths import PNG, check_output, check_overwrites
     from ..stages import pipeline
     from ..store import Store
@@ -28,7 +29,7 @@ def demo(
     check_overwrites(output, "--output", PNG, "a PNG picture")
     events = Terminal()
     opened = Store(store, events)
-    metrics = pipeline.run(pipeline.demo_config(), opened, events)
+    metrics = pipeline.run(pipeline.demo_config(), Workspace(opened, events))
     pipeline.side_by_side(metrics, opened, output)
     show_artifact(metrics)
     typer.echo(f"pictures: {output} (above: floating-point; below: w4a8, simulated)")

@@ -26,6 +26,7 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
     `flags` holds the request's fields, and `store`, `dry_run` and `json`, which every stage has; with
     `preset` also `context`, which knows what the user typed.
     """
+    from ..artifacts.workspace import Workspace
     from ..options.presets import PRESETS
     from ..store import Store
     from . import render
@@ -36,11 +37,12 @@ def execute(stage: Any, request_type: Any, flags: dict[str, Any]) -> None:
         typed = _typed(flags["context"])
         fields |= {name: value for name, value in settings.items() if name not in typed}
     request = request_of(request_type, **fields)
-    store = Store(flags["store"], render.Terminal())
+    events = render.Terminal()
+    workspace = Workspace(Store(flags["store"], events), events)
     if flags["dry_run"]:
-        _show_plan(stage.plan(request, store), as_json=flags["json"])
+        _show_plan(stage.plan(request, workspace.silent()), as_json=flags["json"])
         return
-    artifact = stage.run(request, store, render.Terminal())
+    artifact = stage.run(request, workspace)
     if not flags["json"]:
         show_artifact(artifact)
     elif hasattr(stage, "document"):

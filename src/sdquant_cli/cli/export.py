@@ -23,6 +23,7 @@ def export(
 
     Example: sdquant export --output my-model-w4a8
     """
+    from ..artifacts.workspace import Workspace
     from ..options.requests import ExportRequest
     from ..stages import export as stage
     from ..store import Store
@@ -31,6 +32,6 @@ def export(
 
     request = request_of(ExportRequest, output=output, state=state, format=format)
     events = Terminal()
-    folder = stage.run(request, Store(store, events), events)
+    folder = stage.run(request, Workspace(Store(store, events), events))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     typer.echo(f"{folder} ({size / 1e6:.1f} MB)")

@@ -23,6 +23,7 @@ def report(
 
     Example: sdquant report --output report.html
     """
+    from ..artifacts.workspace import Workspace
     from ..options.requests import ReportRequest
     from ..stages import report as stage
     from ..store import Store
@@ -31,5 +32,5 @@ def report(
 
     request = request_of(ReportRequest, names=tuple(names or ()), output=output, pictures=pictures)
     events = Terminal()
-    path = stage.run(request, Store(store, events), events)
+    path = stage.run(request, Workspace(Store(store, events), events))
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -17,6 +17,7 @@ def run(
 
     Example: sdquant run --config chain.yaml
     """
+    from ..artifacts.workspace import Workspace
     from ..options.config_file import read_config
     from ..stages import evaluate, pipeline
     from ..store import Store
@@ -24,7 +25,7 @@ def run(
     from .render import Terminal, print_json
 
     chain, events = read_config(config), Terminal()
-    metrics = pipeline.run(chain, Store(store, events), events)
+    metrics = pipeline.run(chain, Workspace(Store(store, events), events))
     if json:
         print_json(evaluate.document(metrics))
     else:

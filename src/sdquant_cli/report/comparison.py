@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..artifacts.workspace import what_pictures_share
+from ..artifacts.images import Images
 from ..errors import UsageProblem
 from ..store import Artifact, Store
 from ..types import Kind
@@ -68,7 +68,7 @@ def _follow(name: str, store: Store) -> ComparedModel:
 
 def _check_comparable(first: ComparedModel, second: ComparedModel) -> None:
     ours, theirs = (
-        what_pictures_share(model.images) | {"reference": model.reference.manifest.key}
+        Images.of(model.images).comparable() | {"reference": model.reference.manifest.key}
         for model in (first, second)
     )
     for field, value in ours.items():

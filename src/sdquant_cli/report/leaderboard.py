@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from ..artifacts.prompts import read_prompts
+from ..artifacts.prompts import Prompts
 from ..calibration.recipes.published import METHODS
 from ..manifests import LeaderboardFacts, LeaderboardRow, MetricSummary
 from ..metrics.catalog import CATALOG
@@ -143,7 +143,7 @@ def _strips(
     psnr = [metrics[row].read(ORDERED_BY, 0, count) for row in rows]
     found = [images.read("image", 0, count) for images in (reference, *drawn)]
     uris, encoding = pictures.encode([one[i] for i in range(count) for one in found], PICTURE_BYTES)
-    prompts = read_prompts(store.follow(reference.manifest.inputs["prompts"]))
+    prompts = Prompts.of(store.follow(reference.manifest.inputs["prompts"])).texts()
     each, places = len(found), numbers.decimals(float(v) for values in psnr for v in values)
     strips = tuple(
         PictureStrip(

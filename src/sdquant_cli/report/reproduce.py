@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from ..artifacts.prompts import read_prompts
+from ..artifacts.prompts import Prompts
 from ..manifests import (
     DriftSpec,
     Frozen,
@@ -281,7 +281,7 @@ def setting_flags(setting: Setting) -> list[str]:
 
 def prompt_file(prompts: Artifact) -> tuple[str, bytes]:
     """Name and bytes of a file that holds a prompts artifact's prompts, exactly."""
-    found, stem = read_prompts(prompts), PurePath(prompts.facts.source).stem
+    found, stem = Prompts.of(prompts).texts(), PurePath(prompts.facts.source).stem
     if fit_lines(found):
         return f"{stem}.txt", "".join(f"{prompt}\n" for prompt in found).encode()
     return f"{stem}.jsonl", "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in found).encode()

@@ -29,7 +29,7 @@ from ..quant.modules import LayerState
 from ..quant.rows import Rows
 from ..quant.state import grids
 from ..quant.swap import swap
-from ..store import ArraySpec, Artifact
+from ..store import ArraySpec
 from ..types import Bits, Dtype, Train
 from .footprint import Cost, cost_of_call
 
@@ -40,15 +40,20 @@ Numbers = dict[str, int | float | str]
 
 
 def drawing(
-    model: Model, setting: Setting, batch: int, items: int, *, state: Artifact | None = None
+    model: Model,
+    setting: Setting,
+    batch: int,
+    items: int,
+    *,
+    quantized: bool = False,
+    attention: int | None = None,
 ) -> Numbers:
     """Predict running `items` through the denoiser, `batch` prompts at once, after encoding prompts."""
     together = halves(setting.guidance_scale) * batch
     dtype = Dtype(setting.dtype)
-    attention = state.spec.attention_bits if state else None
     cost = _cost(model, setting, together, dtype, attention)
     weights = _parameters(model) * _BYTES[dtype]
-    codes = _quantizable(model) if state else 0
+    codes = _quantizable(model) if quantized else 0
     return {
         "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
         "seconds, roughly": _seconds(cost, dtype) * items / together,

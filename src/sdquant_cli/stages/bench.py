@@ -15,10 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..artifacts.prompts import read_texts
-from ..artifacts.quant_state import packed_denoiser, quantized_denoiser, refuse_unless_simulated
-from ..artifacts.workspace import announce, check_sides, find_state, open_model
-from ..events import SILENT, Events
+from ..artifacts.latents import Latents
+from ..artifacts.quant_state import (
+    QuantState,
+    find_state,
+    packed_denoiser,
+    quantized_denoiser,
+    refuse_unless_simulated,
+)
+from ..artifacts.settings import check_sides
+from ..artifacts.text_embeds import TextEmbeds
+from ..artifacts.workspace import Workspace
 from ..manifests import Frozen, Setting
 from ..metrics.ratios import psnr
 from ..models.conditioning import Conditioning, predict, size_ids
@@ -33,7 +40,7 @@ from ..quant.relaxing import relaxed_rows
 from ..resources.measured import Timing, footprint, interleaved
 from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
-from ..store import Artifact, Store
+from ..store import Store
 from ..types import Dtype, Execution
 from .export import config_of
 
@@ -97,20 +104,21 @@ class _Plan:
     disk: int
 
 
-def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
+def run(request: BenchRequest, workspace: Workspace) -> Bench:
     """Measure; nothing is stored."""
-    state = find_state(request.state, store)
+    workspace, events = workspace.on("cpu"), workspace.events
+    state = find_state(workspace, request.state)
     refuse_unless_simulated(state, "bench")
-    announce(events, {"state": state})
+    workspace.announce({"state": state})
     own: Setting = state.facts.setting
-    model = open_model(own)
+    model = workspace.model(own)
     sides = {"height": request.height or own.height, "width": request.width or own.width}
     check_sides(model, **sides)
     setting = own.model_copy(update=sides)
     kinds = _kinds_of_call(model, state)
     inputs = [_Inputs.of(model, setting, request.items, timestep) for timestep in kinds]
     with tempfile.TemporaryDirectory(prefix="sdquant-bench-") as folder:
-        plans = _plans(model, setting, state, store, Path(folder))
+        plans = _plans(workspace, model, setting, state, Path(folder))
         steps = len(plans) * (1 + len(inputs) * request.repeats)
         with events.task("measuring", steps, "call") as task:
             costs = []
@@ -120,7 +128,7 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
             networks = [plan.load() for plan in plans]
             calls = [partial(batch.put_to, network) for batch in inputs for network in networks]
             timings = interleaved(calls, request.repeats, task.advance)
-        psnr = _psnr(plans, networks, state, store, request.pictures, events)
+        psnr = _psnr(workspace, plans, networks, state, request.pictures)
     each = halves(own.guidance_scale)
     ways = tuple(
         Way(
@@ -141,7 +149,7 @@ def run(request: BenchRequest, store: Store, events: Events = SILENT) -> Bench:
     return Bench(state=name, **sides, items=request.items, threads=torch.get_num_threads(), ways=ways)
 
 
-def _kinds_of_call(model: Model, state: Artifact) -> dict[float, int]:
+def _kinds_of_call(model: Model, state: QuantState) -> dict[float, int]:
     """A timestep of each kind that takes its own time, and how many calls for a picture are of that kind."""
     schedule = schedule_of(model.sampler(state.facts.setting))
     relaxed = relaxed_rows(state.spec.relax, len(schedule.timesteps))
@@ -155,14 +163,16 @@ def _of_all_calls(by_kind: Sequence[Sequence[Timing]], counts: Iterable[int]) ->
     return sum(count * statistics.median(times.cpu for times in repeats) for repeats, count in kinds)
 
 
-def _plans(model: Model, setting: Setting, state: Artifact, store: Store, folder: Path) -> list[_Plan]:
-    network, layout = packed_denoiser(state.facts.setting, state, store)
+def _plans(
+    workspace: Workspace, model: Model, setting: Setting, state: QuantState, folder: Path
+) -> list[_Plan]:
+    network, layout = packed_denoiser(workspace, state, state.facts.setting)
     write_packed(network, config_of(layout, state.spec), folder / model.family.folder)
     numbers = sum(p.numel() for p in model.skeleton.parameters())
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     best = choose(torch.device("cpu"))
     fp = partial(_load_fp, model.name)
-    simulated = partial(_load_simulated, setting, state.manifest.key, store.url)
+    simulated = partial(_load_simulated, setting, state.key, workspace.store.url)
     packed = partial(_load_packed, folder)
     return [
         _Plan(Execution.FP, Dtype.FP32, partial(fp, Dtype.FP32), 4 * numbers),
@@ -178,9 +188,9 @@ def _load_fp(name: ModelName, dtype: Dtype) -> nn.Module:
 
 
 def _load_simulated(setting: Setting, key: str, url: str) -> nn.Module:
-    store = Store(url)
-    fp32 = setting.model_copy(update={"dtype": Dtype.FP32})
-    return quantized_denoiser(fp32, store.resolve(f"quant-state/{key}"), store, torch.device("cpu"))
+    workspace = Workspace(Store(url), device_name="cpu")
+    state = workspace.resolve(QuantState, f"quant-state/{key}", "--state")
+    return quantized_denoiser(workspace, state, setting.model_copy(update={"dtype": Dtype.FP32}))
 
 
 def _load_packed(folder: Path, dtype: Dtype) -> nn.Module:
@@ -193,24 +203,23 @@ def _loaded(load: Any, inputs: _Inputs) -> Any:
 
 
 def _psnr(
+    workspace: Workspace,
     plans: Sequence[_Plan],
     networks: Sequence[nn.Module],
-    state: Artifact,
-    store: Store,
+    state: QuantState,
     count: int,
-    events: Events,
 ) -> list[float | None]:
     """Of each way's pictures to the simulated ones, at the state's own size."""
     if not count:
         return [None] * len(plans)
-    latents = store.follow(state.manifest.inputs["latents"])
-    embeds, setting = store.follow(latents.manifest.inputs["text-embeds"]), state.facts.setting
-    model = open_model(setting)
-    vae, scale, index = model.vae(), setting.guidance_scale, embeds.read("index")[:count]
-    texts, batch = batch_conditioning(read_texts(embeds, model, setting), index, scale), range(len(index))
+    latents = workspace.input(Latents, state, "latents")
+    embeds, setting = workspace.input(TextEmbeds, latents, "text-embeds"), state.facts.setting
+    model = workspace.model(setting)
+    vae, scale, index = model.vae(), setting.guidance_scale, embeds.index()[:count]
+    texts, batch = batch_conditioning(embeds.texts(model, setting), index, scale), range(len(index))
     noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
     drawn = []
-    with events.task("drawing", len(plans), "way") as task:
+    with workspace.events.task("drawing", len(plans), "way") as task:
         for network in networks:
             generators = step_generators(PICTURE_SEED, batch)
             path = Trajectory(model.sampler(setting), noise, generators)

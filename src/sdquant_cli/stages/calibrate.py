@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..artifacts.latents import (
-    drawn_pictures,
-    load_items,
-    pictures_digest,
-    pictures_of_artifact,
-    pictures_of_folder,
-)
-from ..artifacts.quant_state import model_of
-from ..artifacts.time_table import for_setting, read_table
-from ..artifacts.workspace import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from ..artifacts.images import Images
+from ..artifacts.latents import Latents, load_items
+from ..artifacts.pictures import drawn_pictures, folder_digest, pictures_of_folder, pictures_of_images
+from ..artifacts.quant_state import QuantState, layout, model_of
+from ..artifacts.sensitivity import Sensitivity
+from ..artifacts.settings import inherit
+from ..artifacts.time_table import TimeTable, make_time_table
+from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..calibration import checkpoints
 from ..calibration import output_correction as corrected
 from ..calibration.bit_allocation import (
@@ -40,7 +38,7 @@ from ..calibration.recipes.parallel import shares
 from ..calibration.resolve import check_guidance, reads_ranking, recipe_of, spec_of
 from ..calibration.tabulated import TabulatedDenoiser, tabulated_denoiser
 from ..calibration.teacher import CachedTeacher, Teacher, TeacherNetwork
-from ..events import SILENT, Events
+from ..events import Events
 from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
 from ..models.attention import open_attention
 from ..models.guidance import halves
@@ -52,11 +50,11 @@ from ..options.requests import CalibrateRequest
 from ..quant.allocate import average_bits
 from ..quant.finite import check_state
 from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..quant.state import FIELDS, capture, state_to_arrays
+from ..quant.state import capture, state_to_arrays
 from ..quant.swap import swap
 from ..resources import predicted as preflight
-from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind, Select, Tables, TimePath
+from ..store import Artifact, Draft
+from ..types import Bits, Dtype, Select, Tables, TimePath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +65,12 @@ class _Work:
     recipe: Recipe
     model: Model
     spec: QuantStateSpec
-    latents: Artifact
-    ranking: Artifact | None
+    latents: Latents
+    ranking: Sensitivity | None
 
     @property
     def bits(self) -> Bits:
         return Bits.parse(self.spec.bits)
-
-    @property
-    def device(self) -> torch.device:
-        """Raises EnvironmentProblem where there is none."""
-        return use_device(self.request.device)
 
     @property
     def losses(self) -> str:
@@ -90,27 +83,28 @@ class _Work:
         return " + ".join(name for name, weight in weights.items() if weight)
 
 
-def _prepare(request: CalibrateRequest, store: Store, events: Events) -> _Work:
+def _prepare(request: CalibrateRequest, workspace: Workspace) -> _Work:
     recipe = recipe_of(request)
-    latents, ranking = _inputs(request, recipe, store, events)
+    latents, ranking = _inputs(request, recipe, workspace)
     wanted = request.batch_size or recipe.batch_size
     batch = min(wanted, latents.facts.latents)
     if batch < wanted:
-        events.note(f"batch cut to the {batch} latents there are")
-    pictures = pictures_digest(request.images) if request.images else None
+        workspace.events.note(f"batch cut to the {batch} latents there are")
+    pictures = folder_digest(request.images) if request.images else None
     setting = latents.spec.setting
     check_guidance(request, setting.guidance_scale)
     each = halves(setting.guidance_scale)
     spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures, each=each)
-    model = model_of(spec, setting)
+    model = model_of(workspace, spec, setting)
     check_attention(request, model)
     if recipe.needs_pictures:
         shares(model.sampler(setting), torch.zeros(1))  # refuses what cannot noise pictures
     return _Work(request, recipe, model, spec, latents, ranking)
 
 
-def plan(request: CalibrateRequest, store: Store) -> Plan:
-    work = _prepare(request, store, SILENT)
+def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
+    """Return what `run` would do."""
+    work = _prepare(request, workspace.on(request.device))
     setting, model = work.latents.spec.setting, work.model
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)
@@ -125,35 +119,39 @@ def plan(request: CalibrateRequest, store: Store) -> Plan:
             "batch": work.spec.batch_size,
             "losses": work.losses,
             **preflight.calibrating(model, setting, work.spec, count, cache, checkpointing=checkpointing),
-            "disk, bytes": preflight.disk(_layout(model, rows, work.spec)),
+            "disk, bytes": preflight.disk(layout(model, rows, work.spec)),
         },
     )
 
 
-def run(request: CalibrateRequest, store: Store, events: Events = SILENT) -> Artifact:
+def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
     """Make the quantizer state of a request from the latest latents and, if any, ranking."""
-    work = _prepare(request, store, events)
+    workspace = workspace.on(request.device)
+    work = _prepare(request, workspace)
     latents, ranking, spec = work.latents, work.ranking, work.spec
     setting = latents.spec.setting
-    device, model = work.device, work.model
+    model = work.model
     check_budget(request, model)
-    table = for_setting(model, setting, store)
-    inputs = {"latents": latents, "time-table": table} | ({"sensitivity": ranking} if ranking else {})
+    table = make_time_table(workspace, model, setting)
+    inputs: dict[str, Artifact] = {"latents": latents, "time-table": table}
+    if ranking:
+        inputs["sensitivity"] = ranking
     if request.time_path is TimePath.QUANTIZED:
-        inputs["time-table"] = for_setting(model, setting, store, bits=work.bits)
+        inputs["time-table"] = make_time_table(workspace, model, setting, work.bits)
     if work.recipe.needs_pictures and spec.train and not request.images:
-        inputs["pictures"] = drawn_pictures(latents, store, request.seed, device, events)
-    draft = store.begin(spec, refs(inputs), _layout(model, table.facts.rows, spec))
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    edges = Bits.parse(spec.edges) if spec.edges else None
-    choice = choose_bits(request, open_model(setting), ranking, edges, events)
-    choice = dataclasses.replace(choice, bits=values_by_part(choice.bits, list(model.layer_shapes)))
-    done = _calibrated(work, choice, table, inputs, store, draft, events)
-    gc.collect()  # networks and their hooks hold each other
-    for unit in draft.missing():
-        draft.write(unit, done.packed)
-    return publish(store, draft, _facts(work, choice, done))
+        inputs["pictures"] = drawn_pictures(workspace, latents, request.seed)
+
+    def fill(draft: Draft) -> QuantStateFacts:
+        edges = Bits.parse(spec.edges) if spec.edges else None
+        choice = choose_bits(request, workspace.model(setting), ranking, edges, workspace.events)
+        choice = dataclasses.replace(choice, bits=values_by_part(choice.bits, list(model.layer_shapes)))
+        done = _calibrated(work, choice, table, inputs, workspace, draft)
+        gc.collect()  # networks and their hooks hold each other
+        for unit in draft.missing():
+            draft.write(unit, done.packed)
+        return _facts(work, choice, done)
+
+    return workspace.produce(QuantState, Blueprint(spec, inputs, layout(model, table.facts.rows, spec)), fill)
 
 
 @dataclasses.dataclass
@@ -170,22 +168,22 @@ class _Done:
 def _calibrated(
     work: _Work,
     choice: Choice,
-    table: Artifact,
+    table: TimeTable,
     inputs: dict[str, Artifact],
-    store: Store,
+    workspace: Workspace,
     draft: Draft,
-    events: Events,
 ) -> _Done:
-    spec, request, model = work.spec, work.request, work.model
+    spec, request, model, events = work.spec, work.request, work.model, workspace.events
+    own_table = TimeTable.of(inputs["time-table"])
     setting, done = work.latents.spec.setting, _Done()
-    device = work.device
-    items = load_items(store, work.latents, table)
+    device = workspace.device
+    items = load_items(workspace, work.latents, table)
     dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
-    tabulated = tabulated_denoiser(model, dtype, device, read_table(inputs["time-table"]))
+    tabulated = tabulated_denoiser(model, dtype, device, own_table.features())
     student = tabulated.network
     targets = _aims(work, student)
-    teacher = _teacher(tabulated, model, table, inputs["time-table"], spec)
-    memory = _memory(work, tabulated, table, inputs["time-table"], targets, items)
+    teacher = _teacher(tabulated, model, table, own_table, spec)
+    memory = _memory(work, tabulated, table, own_table, targets, items)
     bits = choice.bits | attention_bits(spec, model)
     done.borrowed = _install_quantizers(tabulated, items, bits, spec, memory, events)
     done.forwards = float(items.count)  # that observed
@@ -201,9 +199,9 @@ def _calibrated(
     if spec.train:
         pictures = None
         if request.images:
-            pictures = pictures_of_folder(request.images, work.latents, store, device, events)
+            pictures = pictures_of_folder(workspace, request.images, setting)
         elif "pictures" in inputs:
-            pictures = pictures_of_artifact(inputs["pictures"], store, device)
+            pictures = pictures_of_images(workspace, Images.of(inputs["pictures"]))
         if request.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         context = _material(work, teacher, items, pictures, device)
@@ -250,49 +248,35 @@ def _activation_bits(spec: QuantStateSpec, choice: Choice, done: _Done) -> Itera
 
 
 def _inputs(
-    request: CalibrateRequest, recipe: Recipe, store: Store, events: Events
-) -> tuple[Artifact, Artifact | None]:
+    request: CalibrateRequest, recipe: Recipe, workspace: Workspace
+) -> tuple[Latents, Sensitivity | None]:
     """The latest latents, and the latest ranking if it ranks the same model and has a use."""
-    latents = store.need(Kind.LATENTS)
+    latents = workspace.need(Latents)
     inherit(latents.spec.setting, request, latents)
     wanted = reads_ranking(request, recipe)
-    ranking = store.latest(Kind.SENSITIVITY) if wanted else None
+    ranking = workspace.latest(Sensitivity) if wanted else None
     if ranking is not None:
-        ranked = store.follow(ranking.manifest.inputs["latents"])
+        ranked = workspace.input(Latents, ranking, "latents")
         if ranked.spec.setting.model.digest != latents.spec.setting.model.digest:
-            events.warn("the latest sensitivity ranking is of another model and is left out")
+            workspace.events.warn("the latest sensitivity ranking is of another model and is left out")
             ranking = None
     check_ranking(request, ranking)
-    announce(events, {"latents": latents} | ({"sensitivity": ranking} if ranking else {}))
+    workspace.announce({"latents": latents, **({"sensitivity": ranking} if ranking else {})})
     taken = latents.spec.select.rule if latents.spec.select else Select.RANDOM
     if recipe.data.select not in (Select.RANDOM, taken):
-        events.note(
+        workspace.events.note(
             f"{recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; "
             f"these are {taken}"
         )
     if ranking is None and wanted:
-        events.note("no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen")
+        workspace.events.note(
+            "no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen"
+        )
     return latents, ranking
 
 
-def _layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
-    shapes = model.layer_shapes
-    names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
-    table = sum(1 if is_text_fed(name) or single else rows for name in names)
-    sizes = {
-        "codes": sum(shape.numel() for shape in shapes.values()),
-        "weight_step": sum(shape[0] for shape in shapes.values()),
-        "activation_step": table,
-        "activation_zero": table,
-    }
-    layout = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
-    layout |= {f"{name}_offset": ArraySpec((len(names) + 1,), "int64", ("boundary",)) for name in sizes}
-    layout["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
-    return layout | corrected.layout(spec, model, rows)
-
-
 def _teacher(
-    student: TabulatedDenoiser, model: Model, table: Artifact, own_table: Artifact, spec: QuantStateSpec
+    student: TabulatedDenoiser, model: Model, table: TimeTable, own_table: TimeTable, spec: QuantStateSpec
 ) -> Any:
     """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
     if not (spec.train or spec.reconstruct or spec.correction):
@@ -300,7 +284,7 @@ def _teacher(
     dtype = spec.train.teacher if spec.train else Dtype.FP32
     device = next(student.network.parameters()).device
     if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
-        return tabulated_denoiser(model, dtype, device, read_table(table)).network
+        return tabulated_denoiser(model, dtype, device, table.features()).network
     return student.copy_sharing()
 
 
@@ -317,8 +301,8 @@ def _aims(work: _Work, network: nn.Module) -> LossTargets:
 def _memory(
     work: _Work,
     tabulated: TabulatedDenoiser,
-    table: Artifact,
-    own_table: Artifact,
+    table: TimeTable,
+    own_table: TimeTable,
     targets: LossTargets,
     items: Items,
 ) -> CachedTeacher | None:

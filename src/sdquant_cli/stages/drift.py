@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..artifacts.prompts import read_texts
-from ..artifacts.quant_state import quantized_denoiser
-from ..artifacts.workspace import open_model, publish, refs, up_to_date
-from ..events import Events, Task
-from ..manifests import DriftFacts, DriftSpec, ImagesSpec
+from ..artifacts.drift import COLUMNS, Drift, layout
+from ..artifacts.images import Images
+from ..artifacts.prompts import Prompts
+from ..artifacts.quant_state import QuantState, quantized_denoiser
+from ..artifacts.text_embeds import TextEmbeds
+from ..artifacts.workspace import Blueprint, Workspace
+from ..events import Task
+from ..manifests import DriftFacts, DriftSpec
 from ..metrics.ratios import cosine, snr
 from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
@@ -26,11 +29,10 @@ from ..models.noise import initial_noise, step_generators
 from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
 from ..quant.finite import check_finite
-from ..store import ArraySpec, Artifact, Store
+from ..store import Draft
 from ..types import Dtype
 
 NOT_FINITE = "the model computes NaN or infinity for it"
-COLUMNS = ("latent_cosine", "latent_snr", "prediction_sqnr")
 
 
 @dataclass(frozen=True)
@@ -81,44 +83,49 @@ class _Batch:
         }
 
 
-def measure_drift(
-    images: Artifact, count: int, store: Store, device: torch.device, events: Events
-) -> Artifact:
-    """The drift artifact of quantized pictures: their first `count` prompts drawn again, twice."""
-    drawn: ImagesSpec = images.spec
-    roles = ("prompts", "text-embeds", "state")
-    inputs = {role: store.follow(images.manifest.inputs[role]) for role in roles}
-    setting, model = drawn.setting, open_model(drawn.setting)
+def measure_drift(workspace: Workspace, images: Images, count: int) -> Drift:
+    """Return the drift of quantized pictures: their first `count` prompts are drawn again, twice."""
+    setting, micro_batch = images.spec.setting, images.spec.micro_batch
     count = min(count, images.facts.images)
-    spec = DriftSpec(setting=setting, prompts=count, seed=drawn.seed, micro_batch=drawn.micro_batch)
-    timesteps = schedule_of(model.sampler(setting)).calls
-    dims = ("sample", "call")
-    column = ArraySpec((count, len(timesteps)), "float64", dims, drawn.micro_batch, finite=False)
-    draft = store.begin(spec, refs(inputs), dict.fromkeys(COLUMNS, column), -(-count // drawn.micro_batch))
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
+    calls = schedule_of(workspace.model(setting).sampler(setting)).calls
+    blueprint = Blueprint(
+        DriftSpec(setting=setting, prompts=count, seed=images.spec.seed, micro_batch=micro_batch),
+        {
+            "prompts": workspace.input(Prompts, images, "prompts"),
+            "text-embeds": workspace.input(TextEmbeds, images, "text-embeds"),
+            "state": workspace.input(QuantState, images, "state"),
+        },
+        layout(count, len(calls), micro_batch),
+        -(-count // micro_batch),
+    )
+    return workspace.produce(Drift, blueprint, partial(_compare_units, workspace, images))
+
+
+def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> DriftFacts:
+    setting, seed, device = images.spec.setting, images.spec.seed, workspace.device
+    model = workspace.model(setting)
+    embeds = workspace.input(TextEmbeds, images, "text-embeds")
     teacher = model.denoiser(Dtype(setting.dtype), str(device))
-    student = quantized_denoiser(setting, inputs["state"], store, device)
-    texts = read_texts(inputs["text-embeds"], model, setting)
-    index = inputs["text-embeds"].read("index")
-    shape = model.latent_shape(setting.height, setting.width)
-    with events.task("drift", 4 * len(timesteps) * len(draft.missing()), "UNet call") as task:
-        for unit in draft.missing():
+    student = quantized_denoiser(workspace, workspace.input(QuantState, images, "state"), setting)
+    texts, index = embeds.texts(model, setting), embeds.index()
+    shape, scale = model.latent_shape(setting.height, setting.width), setting.guidance_scale
+    calls = schedule_of(model.sampler(setting)).calls
+    missing = draft.missing()
+    with workspace.events.task("drift", 4 * len(calls) * len(missing), "UNet call") as task:
+        for unit in missing:
             picks = range(*draft.rows(unit, COLUMNS[0]))
             batch = _Batch(
                 picks,
                 partial(model.sampler, setting),
-                initial_noise(shape, drawn.seed, picks).to(device),
-                partial(step_generators, drawn.seed, picks),
-                batch_conditioning(texts, index[picks.start : picks.stop], setting.guidance_scale).to(device),
-                setting.guidance_scale,
+                initial_noise(shape, seed, picks).to(device),
+                partial(step_generators, seed, picks),
+                batch_conditioning(texts, index[picks.start : picks.stop], scale).to(device),
+                scale,
                 task,
             )
-            # ratios are infinite where latents are equal
             draft.write(unit, batch.compare(teacher, student))
-    found = {name: draft.peek(name) for name in COLUMNS}
-    facts = DriftFacts(timesteps=timesteps, **{name: _means(values) for name, values in found.items()})
-    return publish(store, draft, facts)
+    means = {name: _means(draft.peek(name)) for name in COLUMNS}
+    return DriftFacts(timesteps=calls, **means)
 
 
 def _columns(by_call: Sequence[Tensor]) -> np.ndarray:

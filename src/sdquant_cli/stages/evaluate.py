@@ -1,147 +1,172 @@
 """`evaluate`: how close pictures are to the floating-point model's own.
 
 Every metric is measured on three sets of pictures against one reference: those in question,
-floating-point pictures of other noise (the floor), and the reference itself.
+floating-point pictures of other noise (the baseline of another seed), and the reference itself.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-import torch
 
 from ..artifacts.features import Measures
-from ..artifacts.images import draw
-from ..artifacts.prompts import read_prompts
-from ..artifacts.workspace import Plan, announce, publish, refs, up_to_date, use_device, what_pictures_share
+from ..artifacts.images import Drawing, Images, draw
+from ..artifacts.metrics import Metrics, layout
+from ..artifacts.prompts import Prompts
+from ..artifacts.text_embeds import TextEmbeds
+from ..artifacts.workspace import Blueprint, Plan, Workspace, use_device
 from ..errors import EnvironmentProblem, GateFailed, UsageProblem
-from ..events import SILENT, Events
-from ..manifests import ImagesSpec, MetricsFacts, MetricsSpec, MetricSummary
+from ..events import Events
+from ..manifests import MetricsFacts, MetricsSpec, MetricSummary
 from ..metrics.catalog import CATALOG, NETWORK_WIDTHS, Form, metric_named
 from ..metrics.scores import summarise
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..options.requests import EvaluateRequest
 from ..paths import atomic_append, check_output
 from ..report.markdown import metrics_summary
-from ..store import ArraySpec, Artifact, Store
-from ..types import Execution, Gate, Kind
+from ..store import Draft
+from ..types import Execution, Gate
 from .drift import measure_drift
 
 FP = "fp"
 
 
-def plan(request: EvaluateRequest, store: Store) -> Plan:
-    names, skipped = _choose(request, Weights(request.weights_dir))
-    images = _images(request, store)
-    return Plan("evaluate", {"images": images.facts.images, "metrics": len(names), "skipped": len(skipped)})
+@dataclass(frozen=True)
+class _Chosen:
+    """The metrics whose weights are present, and why the others are left out."""
+
+    names: list[str]
+    skipped: dict[str, MetricSummary]
+    weights: Weights
+
+    @property
+    def of_single_pictures(self) -> list[str]:
+        return [name for name in self.names if CATALOG[name].form is not Form.SETS]
+
+    @property
+    def spec(self) -> MetricsSpec:
+        files = sorted({file for name in self.names for file in CATALOG[name].files})
+        weights = {file: WEIGHT_FILES[file].sha256 for file in files}
+        return MetricsSpec(metrics=tuple(self.names), weights=weights)
 
 
-def run(request: EvaluateRequest, store: Store, events: Events = SILENT) -> Artifact:
+@dataclass(frozen=True)
+class _Sides:
+    """Sets of pictures: those in question, their reference, and the baseline of another seed, if any."""
+
+    images: Images
+    reference: Images
+    floor: Images | None
+
+    @property
+    def by_role(self) -> dict[str, Images]:
+        sides = {"images": self.images, "reference": self.reference}
+        return sides | ({"floor": self.floor} if self.floor else {})
+
+
+def plan(request: EvaluateRequest, workspace: Workspace) -> Plan:
+    """Return what `run` would do."""
+    chosen = _choose(request, Weights(request.weights_dir))
+    count = _images(request, workspace).facts.images
+    return Plan("evaluate", {"images": count, "metrics": len(chosen.names), "skipped": len(chosen.skipped)})
+
+
+def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:
     """Compare pictures (the latest quantized ones) with floating-point ones of the same prompts and noise."""
-    check_files(request, store)
-    weights, device = Weights(request.weights_dir), use_device(request.device)
+    check_files(request, workspace)
+    use_device(request.device)
+    workspace = workspace.on(request.device)
+    weights = Weights(request.weights_dir)
     if request.download:
-        weights.download(WEIGHT_FILES, events)
-    names, skipped = _choose(request, weights)
-    images = _images(request, store)
+        weights.download(WEIGHT_FILES, workspace.events)
+    chosen = _choose(request, weights)
+    images = _images(request, workspace)
     if request.drift and "state" not in images.manifest.inputs:
         raise UsageProblem(f"--drift: {images.name} are floating-point pictures, there is no drift")
-    prompts = store.follow(images.manifest.inputs["prompts"])
-    reference, floor = _counterparts(request, images, prompts, store, device, events)
-    inputs = {"images": images, "reference": reference} | ({"floor": floor} if floor else {})
-    announce(events, inputs)
+    sides = _sides(request, workspace, images)
+    workspace.announce(sides.by_role)
     if request.drift:
-        measure_drift(images, request.drift_prompts, store, device, events)
-    n = images.facts.images
-    per_picture = [name for name in names if CATALOG[name].form is not Form.SETS]
-    arrays = {name: ArraySpec((n,), "float64", ("sample",), finite=False) for name in per_picture}
-    files = {file for name in names for file in CATALOG[name].files}
-    spec = MetricsSpec(
-        metrics=tuple(names), weights={file: WEIGHT_FILES[file].sha256 for file in sorted(files)}
-    )
-    draft = store.begin(spec, refs(inputs), arrays)
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    measures = Measures(names, read_prompts(prompts), store, weights, device, events)
-    values = {role: measures.compare(side, reference) for role, side in inputs.items()}
-    _warn_of_small_n(names, n, events)
+        measure_drift(workspace, images, request.drift_prompts)
+    arrays = layout(chosen.of_single_pictures, images.facts.images)
+    blueprint = Blueprint(chosen.spec, sides.by_role, arrays)
+    return workspace.produce(Metrics, blueprint, partial(_measure, workspace, chosen, sides))
+
+
+def _measure(workspace: Workspace, chosen: _Chosen, sides: _Sides, draft: Draft) -> MetricsFacts:
+    prompts = workspace.input(Prompts, sides.images, "prompts").texts()
+    measures = Measures(workspace, chosen.names, prompts, chosen.weights)
+    values = {role: measures.compare(side, sides.reference) for role, side in sides.by_role.items()}
+    count = sides.images.facts.images
+    _warn_of_small_n(chosen.names, count, workspace.events)
     for unit in draft.missing():
-        columns = {name: np.asarray(values["images"][name]) for name in per_picture}
-        draft.write(unit, columns)  # some metrics have no number, or infinity
-    facts = MetricsFacts(
-        metrics=_summaries(values["images"], n) | skipped,
-        floor=_summaries(values["floor"], n) if floor else {},
-        itself=_summaries(values["reference"], n),
+        columns = {name: np.asarray(values["images"][name]) for name in chosen.of_single_pictures}
+        draft.write(unit, columns)
+    return MetricsFacts(
+        metrics=_summaries(values["images"], count) | chosen.skipped,
+        floor=_summaries(values["floor"], count) if sides.floor else {},
+        itself=_summaries(values["reference"], count),
     )
-    return publish(store, draft, facts)
 
 
-def check_files(request: EvaluateRequest, store: Store) -> None:
+def check_files(request: EvaluateRequest, workspace: Workspace) -> None:
     """Raise UsageProblem for a file of a request that cannot be written when all is done."""
     if request.summary is not None:
-        check_output(request.summary, "--summary", store.url)
+        check_output(request.summary, "--summary", workspace.store.url)
 
 
-def _choose(request: EvaluateRequest, weights: Weights) -> tuple[list[str], dict[str, MetricSummary]]:
-    """The metrics whose weights are there, and a summary that says why for each of the others."""
-    wanted = {gate.metric: f"--gate {gate}" for gate in map(Gate.parse, request.gate)}
-    wanted |= {name: f"--require {name}" for name in request.require}
-    for name, flag in wanted.items():
+def _choose(request: EvaluateRequest, weights: Weights) -> _Chosen:
+    """Choose the metrics whose weights are present; raises EnvironmentProblem for a required one's."""
+    required = {gate.metric: f"--gate {gate}" for gate in map(Gate.parse, request.gate)}
+    required |= {name: f"--require {name}" for name in request.require}
+    for name, flag in required.items():
         metric_named(name, flag)
-    names, skipped = [], {}
+    names: list[str] = []
+    skipped: dict[str, MetricSummary] = {}
     for name, metric in CATALOG.items():
         missing = weights.missing(metric.files)
         if not missing:
             names.append(name)
             continue
-        if name in wanted:
+        if name in required:
             raise EnvironmentProblem(
-                f"{wanted[name]}: needs {', '.join(missing)}, not in {weights.folder}; "
+                f"{required[name]}: needs {', '.join(missing)}, not in {weights.folder}; "
                 f"`sdquant doctor` says where to get it, `sdquant evaluate --download` fetches it"
             )
         skipped[name] = MetricSummary(mean=None, n=0, skipped=f"needs {', '.join(missing)}")
-    return names, skipped
+    return _Chosen(names, skipped, weights)
 
 
-def _images(request: EvaluateRequest, store: Store) -> Artifact:
+def _images(request: EvaluateRequest, workspace: Workspace) -> Images:
     if request.images is None:
-        return store.need(Kind.IMAGES, "latest-quantized")
-    return _resolve_images(request.images, "--images", store)
+        return workspace.need(Images, "latest-quantized")
+    return workspace.resolve(Images, request.images, "--images")
 
 
-def _resolve_images(name: str, flag: str, store: Store) -> Artifact:
-    found = store.resolve(name)
-    if found.manifest.kind is not Kind.IMAGES:
-        raise UsageProblem(f"{flag} {name}: is {found.manifest.kind}, expected images")
-    return found
-
-
-def _counterparts(
-    request: EvaluateRequest,
-    images: Artifact,
-    prompts: Artifact,
-    store: Store,
-    device: torch.device,
-    events: Events,
-) -> tuple[Artifact, Artifact | None]:
-    """The reference, and the floor: floating-point pictures from the next seed's noise."""
-    embeds = store.follow(images.manifest.inputs["text-embeds"])
-    spec: ImagesSpec = images.spec.model_copy(update={"engine": Execution.FP})
+def _sides(request: EvaluateRequest, workspace: Workspace, images: Images) -> _Sides:
+    """Return the sets to compare; floating-point pictures are drawn where they are absent."""
+    drawing = Drawing(
+        images.spec.model_copy(update={"engine": Execution.FP}),
+        workspace.input(Prompts, images, "prompts"),
+        workspace.input(TextEmbeds, images, "text-embeds"),
+    )
     if request.against == FP:
-        reference = draw(spec, prompts, embeds, None, store, device, events, tags=("latest-fp",))
+        reference = draw(workspace, drawing, ("latest-fp",))
     else:
-        reference = _resolve_images(request.against, "--against", store)
+        reference = workspace.resolve(Images, request.against, "--against")
         _refuse_unless_comparable(images, reference, request.against)
     if not request.floor:
-        return reference, None
-    other = spec.model_copy(update={"seed": spec.seed + 1})
-    return reference, draw(other, prompts, embeds, None, store, device, events, tags=("latest-floor",))
+        return _Sides(images, reference, None)
+    other_seed = drawing.spec.model_copy(update={"seed": drawing.spec.seed + 1})
+    floor = draw(workspace, replace(drawing, spec=other_seed), ("latest-floor",))
+    return _Sides(images, reference, floor)
 
 
-def _refuse_unless_comparable(images: Artifact, reference: Artifact, name: str) -> None:
+def _refuse_unless_comparable(images: Images, reference: Images, name: str) -> None:
     """Raise UsageProblem for the first thing that two sets of pictures should share and do not."""
-    ours, theirs = what_pictures_share(images), what_pictures_share(reference)
-    for field, value in ours.items():
+    theirs = reference.comparable()
+    for field, value in images.comparable().items():
         if theirs[field] != value:
             raise UsageProblem(
                 f"--against {name}: {field} is {theirs[field]}, of {images.name} it is {value}; "
@@ -167,7 +192,7 @@ def _warn_of_small_n(names: Sequence[str], n: int, events: Events) -> None:
         events.warn(f"{n} pictures are few for {', '.join(small)}: biased upwards, compare at equal N only")
 
 
-def conclude(metrics: Artifact, request: EvaluateRequest) -> None:
+def conclude(metrics: Metrics, request: EvaluateRequest) -> None:
     """Write the Markdown summary and check the gates; raises GateFailed with those that are not met."""
     found, gates = metrics.facts.metrics, [Gate.parse(text) for text in request.gate]
     values = {str(gate): _gated_value(found[gate.metric], gate) for gate in gates}
@@ -187,7 +212,7 @@ def _gated_value(summary: MetricSummary, gate: Gate) -> float:
     raise EnvironmentProblem(f"--gate {gate}: {gate.metric} has no value for {summary.n} pictures")
 
 
-def document(artifact: Artifact) -> dict[str, object]:
+def document(artifact: Metrics) -> dict[str, object]:
     """What `evaluate --json` prints: `metrics` by name first, then a row for each picture."""
     manifest, facts = artifact.manifest, artifact.facts.model_dump(mode="json")
     columns = {name: artifact.read(name) for name in manifest.arrays}

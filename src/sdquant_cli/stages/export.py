@@ -9,12 +9,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..artifacts.latents import load_items
-from ..artifacts.quant_state import packed_denoiser, read_state, refuse_unless_simulated
-from ..artifacts.workspace import announce, find_state, open_model
+from ..artifacts.latents import Latents, load_items
+from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_simulated
+from ..artifacts.time_table import TimeTable
+from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import ModelRef, QuantStateSpec, Setting
+from ..manifests import ModelRef, QuantStateSpec
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
@@ -26,41 +27,40 @@ from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, use_engine
 from ..runtime.plugin import SdquantConfig
 from ..runtime.whole import whole_folder
-from ..store import Artifact, Store
 from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
 
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
 
 
-def run(request: ExportRequest, store: Store, events: Events = SILENT) -> Path:
+def run(request: ExportRequest, workspace: Workspace) -> Path:
     """Write the directory; it is there whole or not at all."""
-    check_output_folder(request.output, "--output", store.url)
-    state = find_state(request.state, store)
+    check_output_folder(request.output, "--output", workspace.store.url)
+    state = find_state(workspace, request.state)
     refuse_unless_simulated(state, "export")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
-    announce(events, {"state": state})
+    workspace.announce({"state": state})
     try:
         with whole_folder(request.output) as folder:
-            _write(folder, request.format, state, store, events)
+            _write(folder, request.format, state, workspace)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
         raise EnvironmentProblem(f"--output {request.output}: {reason}; nothing was left there") from None
     return request.output
 
 
-def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, events: Events) -> None:
-    setting: Setting = state.facts.setting
-    model = open_model(setting)
+def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
+    setting = state.facts.setting
+    model = workspace.model(setting)
     denoiser = folder / model.family.folder
-    with events.task("exporting", 3, "part") as task:
+    with workspace.events.task("exporting", 3, "part") as task:
         if form is ExportFormat.PACKED:
-            network, layout = packed_denoiser(setting, state, store)
+            network, layout = packed_denoiser(workspace, state, setting)
             directory.write_packed(network, config_of(layout, state.spec), denoiser)
             use_engine(network, dequantized)
         else:
-            network = _dense(model, read_state(state, model))
+            network = _dense(model, state.state(model))
             directory.write_dense(network, denoiser)
             network = network.float()
         task.advance()
@@ -69,11 +69,11 @@ def _write(folder: Path, form: ExportFormat, state: Artifact, store: Store, even
         if form is ExportFormat.PACKED:
             _check_schedule(folder, model, sampler, layout, state)
         task.advance()
-        _write_proof(folder, network, form, state, store)
+        _write_proof(folder, network, form, state, workspace)
         task.advance()
 
 
-def _check_schedule(folder: Path, model: Model, sampler: Any, layout: Layout, state: Artifact) -> None:
+def _check_schedule(folder: Path, model: Model, sampler: Any, layout: Layout, state: QuantState) -> None:
     """Raise MissingArtifact where diffusers would draw at timesteps that the tables have no rows for."""
     again = f"quant-state/{state.manifest.key} was not calibrated for; run `sdquant sample`, then `calibrate`"
     for timestep in schedule_of(sampler).timesteps:
@@ -119,9 +119,12 @@ def _dense(model: Model, state: State) -> Any:
     return network.half()
 
 
-def _write_proof(folder: Path, network: nn.Module, form: ExportFormat, state: Artifact, store: Store) -> None:
+def _write_proof(
+    folder: Path, network: nn.Module, form: ExportFormat, state: QuantState, workspace: Workspace
+) -> None:
     inputs = state.manifest.inputs
-    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    latents = workspace.input(Latents, state, "latents")
+    items = load_items(workspace, latents, workspace.input(TimeTable, state, "time-table"), 1)
     batch = items.batch([0], torch.device("cpu"))
     first = batch.timestep[:1]
     proof.write_self_test(network, batch.x, first, batch.conditioning, folder / proof.SELF_TEST)
@@ -152,7 +155,7 @@ def _without_folders(ref: ModelRef) -> dict[str, Any]:
     return fields | local
 
 
-def _card(form: ExportFormat, state: Artifact) -> str:
+def _card(form: ExportFormat, state: QuantState) -> str:
     setting, spec = state.facts.setting, state.spec
     hub_id = setting.model.source.count("/") == 1 and not Path(setting.model.source).exists()
     base = [f"base_model: {setting.model.source}", "base_model_relation: quantized"] if hub_id else []

@@ -1,24 +1,20 @@
 """`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..artifacts.images import draw, layout
-from ..artifacts.prompts import store_embeddings, store_prompts
-from ..artifacts.quant_state import execution_of, refuse_unless_simulated
-from ..artifacts.workspace import (
-    Plan,
-    announce,
-    find_state,
-    inherit,
-    new_setting,
-    open_model,
-    use_device,
-)
+from ..artifacts.images import Drawing, Images, draw, layout
+from ..artifacts.latents import Latents
+from ..artifacts.prompts import store_prompts
+from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_simulated
+from ..artifacts.settings import inherit, new_setting
+from ..artifacts.text_embeds import store_embeddings
+from ..artifacts.workspace import Plan, Workspace
 from ..errors import UsageProblem
-from ..events import SILENT, Events
+from ..events import Events
 from ..manifests import ImagesSpec, Setting
 from ..models.guidance import halves
 from ..models.load import Model
@@ -27,121 +23,140 @@ from ..options.requests import GenerateRequest
 from ..paths import atomic_write, check_output_folder
 from ..prompts import PromptFile, read_prompts
 from ..quant.rows import TOLERANCE, Rows
-from ..resources import predicted as preflight
-from ..store import Artifact, Store
-from ..types import Engine, Execution, Kind
+from ..resources import predicted
+from ..types import Engine, Execution
 
 FP = "fp"
 _SCHEDULE = ("scheduler", "steps")
 
 
-def plan(request: GenerateRequest, store: Store) -> Plan:
-    setting, state = _source(request, store, SILENT)
-    model = open_model(setting)
+@dataclass(frozen=True)
+class _Source:
+    """What draws: a setting, and a quantizer state unless it is the floating-point model."""
+
+    setting: Setting
+    state: QuantState | None = None
+
+    def execution(self, engine: Engine, device: torch.device) -> Execution:
+        return execution_of(engine, device) if self.state else Execution.FP
+
+
+def plan(request: GenerateRequest, workspace: Workspace) -> Plan:
+    """Return what `run` would do."""
+    workspace = workspace.on(request.device)
+    source = _source(request, workspace)
+    setting, model = source.setting, workspace.model(source.setting)
     count = len(_prompts(request, model).prompts)
     calls = halves(setting.guidance_scale) * count * len(schedule_of(model.sampler(setting)).calls)
     batch = min(request.micro_batch, count)
+    attention = source.state.spec.attention_bits if source.state else None
     return Plan(
         "generate",
         {
             "images": count,
             "UNet calls": calls,
-            "engine": _execution(request, state, use_device(request.device)),
-            **preflight.drawing(model, setting, batch, calls, state=state),
-            "disk, bytes": preflight.disk(layout(count, setting)),
+            "engine": source.execution(request.engine, workspace.device),
+            **predicted.drawing(
+                model, setting, batch, calls, quantized=source.state is not None, attention=attention
+            ),
+            "disk, bytes": predicted.disk(layout(count, setting)),
         },
     )
 
 
-def run(request: GenerateRequest, store: Store, events: Events = SILENT) -> Artifact:
+def run(request: GenerateRequest, workspace: Workspace) -> Images:
     """Draw the prompts of a request; also as PNG files if it names an output folder."""
-    check_files(request, store)
-    setting, state = _source(request, store, events)
-    device, model = use_device(request.device), open_model(setting)
-    prompts = store_prompts(store, _prompts(request, model), events)
-    embeds = store_embeddings(store, model, prompts, device, events)
+    check_files(request, workspace)
+    workspace = workspace.on(request.device)
+    source = _source(request, workspace)
+    execution = source.execution(request.engine, workspace.device)
+    model = workspace.model(source.setting)
+    prompts = store_prompts(workspace, _prompts(request, model))
     spec = ImagesSpec(
-        setting=setting,
-        engine=_execution(request, state, device),
+        setting=source.setting,
+        engine=execution,
         seed=request.seed,
         micro_batch=request.micro_batch,
-        step_match=request.step_match if state else None,
+        step_match=request.step_match if source.state else None,
     )
-    tags = ("latest", "latest-quantized" if state else "latest-fp")
-    images = draw(spec, prompts, embeds, state, store, device, events, tags=tags)
+    drawing = Drawing(spec, prompts, store_embeddings(workspace, model, prompts), source.state)
+    tags = ("latest", "latest-quantized" if source.state else "latest-fp")
+    images = draw(workspace, drawing, tags)
     if request.output:
-        write_png(images, request.output, events)
+        write_png(images, request.output, workspace.events)
     return images
 
 
-def check_files(request: GenerateRequest, store: Store) -> None:
+def check_files(request: GenerateRequest, workspace: Workspace) -> None:
     """Raise UsageProblem for an output folder that cannot be written when all is done."""
     if request.output is not None:
-        check_output_folder(request.output, "--output", store.url)
+        check_output_folder(request.output, "--output", workspace.store.url)
 
 
-def _execution(request: GenerateRequest, state: Artifact | None, device: torch.device) -> Execution:
-    return execution_of(request.engine, device) if state else Execution.FP
+def _source(request: GenerateRequest, workspace: Workspace) -> _Source:
+    if request.model == FP:
+        return _floating_point(request, workspace)
+    return _quantized(request, workspace)
 
 
-def _source(request: GenerateRequest, store: Store, events: Events) -> tuple[Setting, Artifact | None]:
-    """The setting to draw with, and the quantizer state unless the floating-point model is asked for."""
-    without_model = request.model_copy(update={"model": None}) if request.model == FP else request
-    if request.model != FP:
-        state = find_state(request.state, store)
-        announce(events, {"state": state})
-        if request.engine is not Engine.SIMULATED:
-            refuse_unless_simulated(state, f"--engine {request.engine}")
-        if request.step_match:
-            if request.engine is not Engine.SIMULATED:
-                raise UsageProblem(
-                    f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
-                    f"alone; leave --step-match out, or --engine"
-                )
-            return _other_steps(request, without_model, state, events), state
-        _refuse_other_steps(without_model, state)
-        inherit(state.facts.setting, without_model, state)
-        return state.facts.setting, state
+def _floating_point(request: GenerateRequest, workspace: Workspace) -> _Source:
+    """Return the setting of the latest state or latents, or where there are none that of the request."""
     if request.state or request.engine is not Engine.SIMULATED:
         flag = "--state" if request.state else f"--engine {request.engine}"
         raise UsageProblem(f"{flag}: has no meaning with --model fp")
-    source = store.latest(Kind.QUANT_STATE) or store.latest(Kind.LATENTS)
-    if source is None:
-        return new_setting(without_model)[1], None
-    quantized = source.manifest.kind is Kind.QUANT_STATE
-    setting: Setting = source.facts.setting if quantized else source.spec.setting
-    inherit(setting, without_model, source)
-    return setting, None
+    request = request.model_copy(update={"model": None})
+    if (state := workspace.latest(QuantState)) is not None:
+        inherit(state.facts.setting, request, state)
+        return _Source(state.facts.setting)
+    if (latents := workspace.latest(Latents)) is not None:
+        inherit(latents.spec.setting, request, latents)
+        return _Source(latents.spec.setting)
+    return _Source(new_setting(request, workspace)[1])
 
 
-def _other_steps(
-    request: GenerateRequest, without_model: GenerateRequest, state: Artifact, events: Events
-) -> Setting:
-    """A state's setting with the request's schedule; says which steps stand in for others."""
-    own: Setting = state.facts.setting
+def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
+    state = find_state(workspace, request.state)
+    workspace.announce({"state": state})
+    if request.engine is not Engine.SIMULATED:
+        refuse_unless_simulated(state, f"--engine {request.engine}")
+        if request.step_match:
+            raise UsageProblem(
+                f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
+                f"alone; leave --step-match out, or --engine"
+            )
+    if request.step_match:
+        return _Source(_other_steps(request, state, workspace), state)
+    _refuse_other_steps(request, state, workspace)
+    inherit(state.facts.setting, request, state)
+    return _Source(state.facts.setting, state)
+
+
+def _other_steps(request: GenerateRequest, state: QuantState, workspace: Workspace) -> Setting:
+    """Return a state's setting with the request's schedule; tell which steps stand in for others."""
+    calibrated = state.facts.setting
     schedule = {name: value for name in _SCHEDULE if (value := getattr(request, name)) is not None}
-    inherit(own, without_model.model_copy(update=dict.fromkeys(_SCHEDULE)), state)
-    setting = own.model_copy(update=schedule)
-    model = open_model(own)
+    inherit(calibrated, request.model_copy(update=dict.fromkeys(_SCHEDULE)), state)
+    setting = calibrated.model_copy(update=schedule)
+    model = workspace.model(calibrated)
     model.rehearse(setting)
-    calibrated = Rows(schedule_of(model.sampler(own)).timesteps, nearest=True)
-    wanted = torch.tensor(schedule_of(model.sampler(setting)).timesteps)
-    distance = (calibrated.timesteps[calibrated.find(wanted)] - wanted).abs()
-    events.note(
-        f"{int((distance > TOLERANCE).sum())} of {len(wanted)} timesteps were not calibrated and take the "
+    rows = Rows(schedule_of(model.sampler(calibrated)).timesteps, nearest=True)
+    timesteps = torch.tensor(schedule_of(model.sampler(setting)).timesteps)
+    distance = (rows.timesteps[rows.find(timesteps)] - timesteps).abs()
+    workspace.events.note(
+        f"{int((distance > TOLERANCE).sum())} of {len(timesteps)} timesteps were not calibrated and take the "
         f"activation quantizers of the nearest (at most {float(distance.max()):g} away)"
     )
     return setting
 
 
-def _refuse_other_steps(request: GenerateRequest, state: Artifact) -> None:
-    own: Setting = state.facts.setting
+def _refuse_other_steps(request: GenerateRequest, state: QuantState, workspace: Workspace) -> None:
+    setting = state.facts.setting
     for name in _SCHEDULE:
-        asked, found = getattr(request, name), getattr(own, name)
-        if asked is not None and asked != found:
-            timesteps = schedule_of(open_model(own).sampler(own)).timesteps
+        requested, calibrated = getattr(request, name), getattr(setting, name)
+        if requested is not None and requested != calibrated:
+            timesteps = schedule_of(workspace.model(setting).sampler(setting)).timesteps
             raise UsageProblem(
-                f"--{name} {asked}: quant-state/{state.manifest.key} was calibrated with {found} "
+                f"--{name} {requested}: quant-state/{state.key} was calibrated with {calibrated} "
                 f"({len(timesteps)} timesteps, {timesteps[0]:g} ... {timesteps[-1]:g}); leave the flag out, "
                 f"or add --step-match nearest"
             )
@@ -156,8 +171,8 @@ def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
     return read_prompts(path, request.limit, column=request.column, shuffle=request.shuffle)
 
 
-def write_png(images: Artifact, folder: Path, events: Events) -> None:
-    """One PNG per picture, named by its index."""
+def write_png(images: Images, folder: Path, events: Events) -> None:
+    """Write one PNG per picture, named by its index."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..artifacts.workspace import Plan, announce, new_setting, publish, refs, up_to_date, use_device
+from ..artifacts.leaderboard import Leaderboard
+from ..artifacts.settings import new_setting
+from ..artifacts.workspace import Blueprint, Plan, Workspace, use_device
 from ..calibration.recipe import Recipe
 from ..calibration.recipes.published import METHODS
 from ..calibration.resolve import reads_ranking, recipe_of
 from ..errors import SdquantError, UsageProblem
-from ..events import SILENT, Events
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.scores import paired_difference
 from ..options.requests import (
@@ -32,7 +33,7 @@ from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..prompts import read_prompts
 from ..report import board
 from ..report.leaderboard import distance, make_board
-from ..store import Absent, ArraySpec, Artifact, PinnedStore, ReadOnlyStore, Store
+from ..store import Absent, ArraySpec, Artifact, Draft, Store
 from . import calibrate, evaluate, generate, sample, sensitivity
 
 ALL = "all"
@@ -58,56 +59,57 @@ class Row:
     def stages(self) -> list[str]:
         return [stage.name for stage in dataclasses.fields(self) if getattr(self, stage.name)]
 
-    def made(self, store: Store, events: Events) -> Iterator[Artifact]:
+    def made(self, workspace: Workspace) -> Iterator[Artifact]:
         """The artifact of each stage, the metrics last."""
-        yield sample.run(self.sample, store, events)
+        yield sample.run(self.sample, workspace)
         if self.sensitivity:
-            yield sensitivity.run(self.sensitivity, store, events)
-        state = calibrate.run(self.calibrate, store, events)
+            yield sensitivity.run(self.sensitivity, workspace)
+        state = calibrate.run(self.calibrate, workspace)
         yield state
-        drawn = self.generate.model_copy(update={"state": state.name})
-        images = generate.run(drawn, store, events)
+        drawn = self.generate.model_copy(update={"state": f"{state.ref.kind}/{state.ref.key}"})
+        images = generate.run(drawn, workspace)
         yield images
-        measured = self.evaluate.model_copy(update={"images": images.name})
-        yield evaluate.run(measured, store, events)
+        measured = self.evaluate.model_copy(update={"images": f"{images.ref.kind}/{images.ref.key}"})
+        yield evaluate.run(measured, workspace)
 
 
-def plan(request: LeaderboardRequest, store: Store) -> Plan:
-    """Of each row: which stages have something to make."""
-    return Plan("leaderboard", {row.name: _missing(row, ReadOnlyStore(store.url)) for row in _rows(request)})
+def plan(request: LeaderboardRequest, workspace: Workspace) -> Plan:
+    """Return which stages of each row have something to make."""
+    rows = _rows(request, workspace)
+    return Plan("leaderboard", {row.name: _missing(row, workspace.read_only()) for row in rows})
 
 
-def _missing(row: Row, store: ReadOnlyStore) -> str:
+def _missing(row: Row, workspace: Workspace) -> str:
     there = 0
     try:
-        for _ in row.made(store, SILENT):
+        for _ in row.made(workspace):
             there += 1
     except Absent:
         return f"missing: {', '.join(row.stages[there:])}"
     return "up to date"
 
 
-def run(request: LeaderboardRequest, store: Store, events: Events = SILENT) -> Artifact:
+def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
     """Make what is missing of every row, and the pages."""
-    rows = _rows(request)
-    _check_files(request, store, events)
-    store = PinnedStore(store.url, events)
+    rows = _rows(request, workspace)
+    _check_files(request, workspace)
+    workspace = workspace.pinned()
     metrics: dict[str, Artifact] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:
-        events.note(f"== {row.name}")
+        workspace.events.note(f"== {row.name}")
         try:
-            *_, metrics[row.name] = row.made(store, events)
+            *_, metrics[row.name] = row.made(workspace)
         except SdquantError as error:
-            events.warn(f"{row.name} failed: {error}")
+            workspace.events.warn(f"{row.name} failed: {error}")
             failed[row.name] = error
     if not metrics:
         raise next(iter(failed.values()))
     spec = LeaderboardSpec(
         rows=tuple(row.name for row in rows), failed={name: str(error) for name, error in failed.items()}
     )
-    artifact = _stored(spec, metrics, store, events)
-    _write_pages(artifact, request, store)
+    artifact = _stored(spec, metrics, workspace)
+    _write_pages(artifact, request, workspace.store)
     return artifact
 
 
@@ -121,11 +123,11 @@ def conclude(artifact: Artifact, request: LeaderboardRequest) -> None:  # noqa: 
 # --------------------------------------------------------------------------------------- rows
 
 
-def _rows(request: LeaderboardRequest) -> list[Row]:
+def _rows(request: LeaderboardRequest, workspace: Workspace) -> list[Row]:
     """By bits, then by method, each as often as once; raises UsageProblem for what no row can do."""
     recipes = _recipes(request.methods)
     setting = {name: getattr(request, name) for name in SettingRequest.model_fields}
-    steps = new_setting(request)[1].steps
+    steps = new_setting(request, workspace)[1].steps
     return [
         _row(request, recipe, bits, setting, steps)
         for bits in dict.fromkeys(request.bits)
@@ -174,10 +176,10 @@ def _row(
     )
 
 
-def _check_files(request: LeaderboardRequest, store: Store, events: Events) -> None:
+def _check_files(request: LeaderboardRequest, workspace: Workspace) -> None:
     """Raise what the last row or page would stumble over, before the first is made; tell of few prompts."""
     use_device(request.device)
-    model, _ = new_setting(request)
+    model, _ = new_setting(request, workspace)
     read_prompts(request.prompts, column=request.column)
     if request.test_prompts is None and request.test_column is not None:
         raise UsageProblem(f"--test-column {request.test_column}: has a meaning with --test-prompts alone")
@@ -186,40 +188,42 @@ def _check_files(request: LeaderboardRequest, store: Store, events: Events) -> N
         raise UsageProblem(f"--test-prompts: {model.source} brings no prompts of its own, name a file")
     count = len(read_prompts(drawn, column=request.test_column, flag="--test-prompts").prompts)
     if count < request.limit:
-        events.note(f"--limit {request.limit}: {drawn} has {count} prompts, and each row draws these")
-    check_output(request.output, "--output", store.url)
+        workspace.events.note(
+            f"--limit {request.limit}: {drawn} has {count} prompts, and each row draws these"
+        )
+    check_output(request.output, "--output", workspace.store.url)
     check_overwrites(request.output, "--output", HTML, "an HTML page")
     if request.markdown is not None:
-        check_output(request.markdown, "--markdown", store.url)
+        check_output(request.markdown, "--markdown", workspace.store.url)
         check_overwrites(request.markdown, "--markdown", board.TITLE.encode(), "a leaderboard's table")
 
 
 # ------------------------------------------------------------------------------- the artifact
 
 
-def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], store: Store, events: Events) -> Artifact:
+def _stored(spec: LeaderboardSpec, metrics: Mapping[str, Artifact], workspace: Workspace) -> Leaderboard:
     """The leaderboard of these metrics, by row."""
-    announce(events, metrics)
-    first = next(iter(metrics.values()))
+    workspace.announce(metrics)
+    store, first = workspace.store, next(iter(metrics.values()))
     names = first.spec.metrics
     arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"), finite=False)}
-    draft = store.begin(spec, refs(metrics), arrays)
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    standings = _standings(metrics, store)
-    means = [[standing.metrics[name].mean for name in names] for standing in standings]
-    for unit in draft.missing():
-        draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
-    images = store.follow(first.manifest.inputs["images"])
-    facts = LeaderboardFacts(
-        setting=images.spec.setting,
-        images=images.facts.images,
-        metrics=names,
-        standings=standings,
-        floor=first.facts.floor,
-        itself=first.facts.itself,
-    )
-    return publish(store, draft, facts)
+
+    def fill(draft: Draft) -> LeaderboardFacts:
+        standings = _standings(metrics, store)
+        means = [[standing.metrics[name].mean for name in names] for standing in standings]
+        for unit in draft.missing():
+            draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
+        images = store.follow(first.manifest.inputs["images"])
+        return LeaderboardFacts(
+            setting=images.spec.setting,
+            images=images.facts.images,
+            metrics=names,
+            standings=standings,
+            floor=first.facts.floor,
+            itself=first.facts.itself,
+        )
+
+    return workspace.produce(Leaderboard, Blueprint(spec, metrics, arrays), fill)
 
 
 def _standings(metrics: Mapping[str, Artifact], store: Store) -> tuple[LeaderboardRow, ...]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ..events import SILENT, Events
+from ..artifacts.metrics import Metrics
+from ..artifacts.workspace import Workspace
 from ..models.load import EMBEDDED_FOLDER
 from ..options.config_file import PipelineConfig
 from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
-from ..store import Artifact, PinnedStore, Store
+from ..store import Artifact, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
 
-Stage = Callable[[Any, Store, Events], Artifact]
+Stage = Callable[[Any, Workspace], Artifact]
 _STAGES: dict[str, Stage] = {
     "sample": sample.run,
     "precalc-time": precalc_time.run,
@@ -26,16 +27,15 @@ _STAGES: dict[str, Stage] = {
 }
 
 
-def run(config: PipelineConfig, store: Store, events: Events = SILENT) -> Artifact:
+def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
     """Run all stages, each skipping what is up to date; returns the metrics."""
-    generate.check_files(config.generate, store)
-    evaluate.check_files(config.evaluate, store)
-    store, artifact = PinnedStore(store.url, events), None
+    generate.check_files(config.generate, workspace)
+    evaluate.check_files(config.evaluate, workspace)
+    workspace = workspace.pinned()
     for name, stage in _STAGES.items():
-        events.note(f"== {name}")
-        artifact = stage(getattr(config, name.replace("-", "_")), store, events)
-    assert artifact is not None
-    return artifact
+        workspace.events.note(f"== {name}")
+        stage(getattr(config, name.replace("-", "_")), workspace)
+    return workspace.need(Metrics)
 
 
 def demo_config() -> PipelineConfig:

@@ -1,30 +1,29 @@
 """`precalc-time`: the time path's features for every inference step, as a table (eq. 8)."""
 
-from ..artifacts.time_table import for_setting
-from ..artifacts.workspace import Plan, announce, inherit, open_model
-from ..events import SILENT, Events
+from ..artifacts.latents import Latents
+from ..artifacts.settings import inherit
+from ..artifacts.time_table import TimeTable, make_time_table
+from ..artifacts.workspace import Plan, Workspace
 from ..manifests import Setting
 from ..models.schedule import schedule_of
 from ..options.requests import PrecalcTimeRequest
-from ..store import Artifact, Store
-from ..types import Kind
 
 
-def plan(request: PrecalcTimeRequest, store: Store) -> Plan:
-    setting = _setting(request, store, SILENT)
-    schedule = schedule_of(open_model(setting).sampler(setting))
+def plan(request: PrecalcTimeRequest, workspace: Workspace) -> Plan:
+    """Return what `run` would do."""
+    setting = _setting(request, workspace.need(Latents))
+    schedule = schedule_of(workspace.model(setting).sampler(setting))
     return Plan("precalc-time", {"rows": len(schedule.timesteps)})
 
 
-def run(request: PrecalcTimeRequest, store: Store, events: Events = SILENT) -> Artifact:
-    """The time table for the schedule of the latest latents."""
-    setting = _setting(request, store, events)
-    return for_setting(open_model(setting), setting, store, events)
+def run(request: PrecalcTimeRequest, workspace: Workspace) -> TimeTable:
+    """Return the time table for the schedule of the latest latents."""
+    latents = workspace.need(Latents)
+    workspace.announce({"latents": latents})
+    setting = _setting(request, latents)
+    return make_time_table(workspace, workspace.model(setting), setting, quiet=False)
 
 
-def _setting(request: PrecalcTimeRequest, store: Store, events: Events) -> Setting:
-    latents = store.need(Kind.LATENTS)
-    announce(events, {"latents": latents})
-    setting: Setting = latents.spec.setting
-    inherit(setting, request, latents)
-    return setting
+def _setting(request: PrecalcTimeRequest, latents: Latents) -> Setting:
+    inherit(latents.spec.setting, request, latents)
+    return latents.spec.setting

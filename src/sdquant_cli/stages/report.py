@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.prompts import read_prompts
-from ..artifacts.workspace import announce
+from ..artifacts.prompts import Prompts
+from ..artifacts.workspace import Workspace
 from ..errors import MissingArtifact
-from ..events import SILENT, Events
 from ..manifests import MetricSummary, QuantStateSpec
 from ..options.requests import ReportRequest
 from ..paths import HTML, atomic_write, check_output, check_overwrites
@@ -26,13 +25,13 @@ PROMPT_BYTES = 1_000_000  # a larger prompt file is named, not embedded
 SORTED_BY = ("psnr", "feature_distance")  # the first of these that was measured chooses the worst pictures
 
 
-def run(request: ReportRequest, store: Store, events: Events = SILENT) -> Path:
+def run(request: ReportRequest, workspace: Workspace) -> Path:
     """Write the report of a request; returns its path."""
-    output = request.output
+    output, store = request.output, workspace.store
     check_output(output, "--output", store.url)
     check_overwrites(output, "--output", HTML, "an HTML page")
     models = compared(request.names, store)
-    announce(events, {model.label: model.metrics for model in models})
+    workspace.announce({model.label: model.metrics for model in models})
     text = page.render(make_page(models, store, request.pictures))
     atomic_write(output, text)
     return output
@@ -163,7 +162,7 @@ def _grid(models: Sequence[ComparedModel], count: int) -> page.PictureGrid:
     chosen = [*worst, *first]
     drawn, encoding = _pictures(models, chosen)
     places = {name: numbers.decimals(v for row in values[name] for v in row.tolist()) for name in names}
-    prompts = read_prompts(models[0].prompts)
+    prompts = Prompts.of(models[0].prompts).texts()
     cards = tuple(
         page.Card(
             index=i,

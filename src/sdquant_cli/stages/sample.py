@@ -1,18 +1,20 @@
 """`sample`: latents of the floating-point model at some steps of its own trajectories (Algorithm 1)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..artifacts.prompts import read_texts, store_embeddings, store_prompts
-from ..artifacts.workspace import Plan, new_setting, publish, refs, up_to_date, use_device
+from ..artifacts.latents import Latents, columns, layout
+from ..artifacts.prompts import store_prompts
+from ..artifacts.settings import new_setting
+from ..artifacts.text_embeds import TextEmbeds, store_embeddings
+from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..calibration.selection import pilot
 from ..calibration.selection.rules import at_random, at_stride, normally
 from ..calibration.selection.trajectories import Trajectories
 from ..errors import UsageProblem
-from ..events import SILENT, Events, Task
+from ..events import Events, Task
 from ..manifests import LatentsFacts, LatentsSpec, SelectSpec
 from ..models.families import denoiser_of
 from ..models.guidance import halves
@@ -22,11 +24,10 @@ from ..options.requests import SampleRequest
 from ..prompts import PromptFile, read_prompts
 from ..quant.finite import check_finite
 from ..resources import predicted as preflight
-from ..store import ArraySpec, Artifact, Draft, Store
+from ..store import ArraySpec, Artifact, Draft
 from ..types import Dtype, Select
 
 LATENTS_PER_UNIT = 256
-LATENTS_PER_CHUNK = 16
 NOT_FINITE = "the model computes NaN, or a number beyond fp16; try another --dtype or --guidance-scale"
 RULES: dict[Select, dict[str, float]] = {  # what each takes, and the default
     Select.RANDOM: {},
@@ -89,9 +90,9 @@ class _Work:
         return sum(self.calls(batch) for unit in range(self.units) for batch in self.batches(unit))
 
 
-def _prepare(request: SampleRequest) -> _Work:
+def _prepare(request: SampleRequest, workspace: Workspace) -> _Work:
     file = read_prompts(request.prompts, request.limit, column=request.column, shuffle=request.shuffle)
-    model, setting = new_setting(request)
+    model, setting = new_setting(request, workspace)
     if not 1 <= request.per_prompt <= setting.steps:
         raise UsageProblem(
             f"--per-prompt {request.per_prompt}: expected 1..{setting.steps}, the number of steps"
@@ -149,9 +150,9 @@ def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
     return normally(calls, count, spec.seed, index, select.mean, select.deviation)
 
 
-def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
+def plan(request: SampleRequest, workspace: Workspace) -> Plan:
     """What `run` would do, without doing it; the calls after a pilot are those of evenly spread steps."""
-    work = _prepare(request)
+    work = _prepare(request, workspace)
     calls, least = work.planned_calls + work.pilot_calls, work.minimum_calls + work.pilot_calls
     return Plan(
         "sample",
@@ -167,46 +168,43 @@ def plan(request: SampleRequest, store: Store) -> Plan:  # noqa: ARG001
     )
 
 
-def run(request: SampleRequest, store: Store, events: Events = SILENT) -> Artifact:
-    """Make the latents artifact of a request, or find it up to date."""
-    work = _prepare(request)
-    device = use_device(request.device)
-    prompts = store_prompts(store, work.file, events)
-    embeds = store_embeddings(store, work.model, prompts, device, events)
-    inputs = refs({"prompts": prompts, "text-embeds": embeds})
-    draft = store.begin(work.spec, inputs, _layout(work), work.units)
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    paths = _trajectories(work, embeds, device)
+def run(request: SampleRequest, workspace: Workspace) -> Latents:
+    """Return the latents of a request, sampled where they are absent."""
+    workspace = workspace.on(request.device)
+    work = _prepare(request, workspace)
+    prompts = store_prompts(workspace, work.file)
+    embeds = store_embeddings(workspace, work.model, prompts)
+    inputs: dict[str, Artifact] = {"prompts": prompts, "text-embeds": embeds}
+    blueprint = Blueprint(work.spec, inputs, _layout(work), work.units)
+    return workspace.produce(Latents, blueprint, partial(_sample, workspace, work, embeds))
+
+
+def _sample(workspace: Workspace, work: _Work, embeds: TextEmbeds, draft: Draft) -> LatentsFacts:
+    paths = _trajectories(workspace, work, embeds)
     if work.pilot:
         assert work.spec.select is not None
-        chosen = pilot.choose(paths, len(work.chosen), work.spec.select, draft.scratch, events)
+        chosen = pilot.choose(paths, len(work.chosen), work.spec.select, draft.scratch, workspace.events)
         work = replace(work, chosen=chosen)
-    _sample_units(work, draft, paths, events)
-    made = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
-    facts = LatentsFacts(
+    _sample_units(work, draft, paths, workspace.events)
+    calls = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
+    return LatentsFacts(
         latents=len(work.chosen) * work.spec.per_prompt,
-        unet_calls=made + work.pilot_calls,
+        unet_calls=calls + work.pilot_calls,
         unet_calls_minimum=work.minimum_calls + work.pilot_calls,
     )
-    return publish(store, draft, facts)
 
 
-def _trajectories(work: _Work, embeds: Artifact, device: torch.device) -> Trajectories:
-    setting = work.spec.setting
+def _trajectories(workspace: Workspace, work: _Work, embeds: TextEmbeds) -> Trajectories:
+    setting, device = work.spec.setting, workspace.device
     network = work.model.denoiser(Dtype(setting.dtype), str(device))
-    texts, index = read_texts(embeds, work.model, setting), embeds.read("index")
+    texts, index = embeds.texts(work.model, setting), embeds.index()
     return Trajectories(work.model, setting, work.spec.seed, network, texts, index, device)
 
 
 def _layout(work: _Work) -> dict[str, ArraySpec]:
-    per_prompt, setting = work.spec.per_prompt, work.spec.setting
+    setting = work.spec.setting
     shape = work.model.latent_shape(setting.height, setting.width)
-    count, rows = len(work.chosen) * per_prompt, work.unit * per_prompt
-    chunk = LATENTS_PER_CHUNK if rows % LATENTS_PER_CHUNK == 0 else per_prompt
-    index = ArraySpec((count,), "int64", ("sample",), rows, chunk)
-    x = ArraySpec((count, *shape), "float16", ("sample", "channel", "height", "width"), rows, chunk)
-    return {"x": x, "prompt_index": index, "call": index, "row": index}
+    return layout(len(work.chosen), work.spec.per_prompt, work.unit, shape)
 
 
 def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events) -> None:
@@ -217,16 +215,10 @@ def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events
             kept: dict[tuple[int, int], Tensor] = {}
             for batch in work.batches(unit):
                 kept |= _sample_batch(work, paths, batch, task)
-            order = sorted(kept)
-            x = torch.stack([kept[key] for key in order])
-            check_finite(x, [f"the latent of prompt {i} at call {call}" for i, call in order], NOT_FINITE)
-            values = {
-                "x": x.numpy(),
-                "prompt_index": np.array([i for i, _ in order]),
-                "call": np.array([call for _, call in order]),
-                "row": np.array([work.schedule.rows[call] for _, call in order]),
-            }
-            draft.write(unit, values, {"unet_calls": sum(map(work.calls, work.batches(unit)))})
+            for (i, call), latent in sorted(kept.items()):
+                check_finite(latent[None], [f"the latent of prompt {i} at call {call}"], NOT_FINITE)
+            calls = sum(map(work.calls, work.batches(unit)))
+            draft.write(unit, columns(kept, work.schedule), {"unet_calls": calls})
 
 
 def _sample_batch(

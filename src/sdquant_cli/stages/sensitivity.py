@@ -8,15 +8,17 @@ from itertools import chain
 import numpy as np
 import torch
 
-from ..artifacts.latents import load_items
-from ..artifacts.time_table import for_setting, read_table
-from ..artifacts.workspace import Plan, announce, inherit, open_model, publish, refs, up_to_date, use_device
+from ..artifacts.latents import Latents, load_items
+from ..artifacts.sensitivity import Sensitivity
+from ..artifacts.settings import inherit
+from ..artifacts.time_table import TimeTable, make_time_table
+from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..calibration.items import Items, prediction
 from ..calibration.observer import initial_states, observe
 from ..calibration.resolve import recipe_of, spec_of
 from ..calibration.sensitivity import OneLayerAtATime, item_terms, round_weights
 from ..calibration.tabulated import tabulated_denoiser
-from ..events import SILENT, Events
+from ..events import Events
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..metrics.ratios import decibels, noise_to_signal
 from ..models.guidance import halves
@@ -28,8 +30,8 @@ from ..quant.finite import check_finite
 from ..quant.fisher import fisher_score, printed_score, ranking
 from ..quant.ranges import weight_rounding_error
 from ..quant.relaxing import relaxed_rows
-from ..store import ArraySpec, Artifact, Draft, Store
-from ..types import Bits, Dtype, Kind, Measure, Ranges
+from ..store import ArraySpec, Draft
+from ..types import Bits, Dtype, Measure, Ranges
 
 BATCHES_PER_UNIT = 8
 LAYERS_PER_UNIT = 8
@@ -43,7 +45,7 @@ class _Work:
 
     spec: SensitivitySpec
     model: Model
-    table: Artifact
+    table: TimeTable
     items: Items
     device: torch.device
     draft: Draft
@@ -59,34 +61,37 @@ class _Work:
         return (range(i, min(i + size, stop)) for i in range(start, stop, size))
 
 
-def plan(request: SensitivityRequest, store: Store) -> Plan:
-    latents = store.need(Kind.LATENTS)
+def plan(request: SensitivityRequest, workspace: Workspace) -> Plan:
+    """Return what `run` would do."""
+    latents = workspace.need(Latents)
     inherit(latents.spec.setting, request, latents)
     return Plan("sensitivity", {"measure": request.measure.value, "latents": _count(request, latents)})
 
 
-def run(request: SensitivityRequest, store: Store, events: Events = SILENT) -> Artifact:
+def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
     """Rank all quantizable layers on the latest latents."""
-    latents = store.need(Kind.LATENTS)
-    announce(events, {"latents": latents})
+    workspace = workspace.on(request.device)
+    latents = workspace.need(Latents)
+    workspace.announce({"latents": latents})
     setting = latents.spec.setting
     inherit(setting, request, latents)
-    device, model = use_device(request.device), open_model(setting)
+    device, model = workspace.device, workspace.model(setting)
     direct, spec = request.measure is Measure.SQNR, _spec(request, latents)
-    table = for_setting(model, setting, store)
-    layers = len(model.layer_shapes)
+    table = make_time_table(workspace, model, setting)
     each = halves(setting.guidance_scale)
-    arrays, units = (_direct_layout if direct else _gradient_layout)(spec, layers, each)
-    draft = store.begin(spec, refs({"latents": latents, "time-table": table}), arrays, units)
-    if isinstance(draft, Artifact):
-        return up_to_date(store, draft, events)
-    # the grids are those of all latents
-    items = load_items(store, latents, table, None if direct else spec.latents)
-    work = _Work(spec, model, table, items, device, draft, events)
-    return publish(store, draft, _measure_directly(work) if direct else _measure_by_gradients(work))
+    arrays, units = (_direct_layout if direct else _gradient_layout)(spec, len(model.layer_shapes), each)
+
+    def fill(draft: Draft) -> SensitivityFacts:
+        # the grids are those of all latents
+        items = load_items(workspace, latents, table, None if direct else spec.latents)
+        work = _Work(spec, model, table, items, device, draft, workspace.events)
+        return _measure_directly(work) if direct else _measure_by_gradients(work)
+
+    blueprint = Blueprint(spec, {"latents": latents, "time-table": table}, arrays, units)
+    return workspace.produce(Sensitivity, blueprint, fill)
 
 
-def _spec(request: SensitivityRequest, latents: Artifact) -> SensitivitySpec:
+def _spec(request: SensitivityRequest, latents: Latents) -> SensitivitySpec:
     common = {
         "measure": request.measure,
         "bits": request.bits,
@@ -100,7 +105,7 @@ def _spec(request: SensitivityRequest, latents: Artifact) -> SensitivitySpec:
     return SensitivitySpec(**common, loss=None, ranges=state.ranges, relax=state.relax)
 
 
-def _count(request: SensitivityRequest, latents: Artifact) -> int:
+def _count(request: SensitivityRequest, latents: Latents) -> int:
     most = SQNR_LATENTS if request.measure is Measure.SQNR else latents.facts.latents
     return min(latents.facts.latents, request.limit or most)
 
@@ -116,7 +121,7 @@ def _gradient_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dic
 
 
 def _measure_by_gradients(work: _Work) -> SensitivityFacts:
-    network = tabulated_denoiser(work.model, Dtype.FP32, work.device, read_table(work.table)).network
+    network = tabulated_denoiser(work.model, Dtype.FP32, work.device, work.table.features()).network
     draft, missing = work.draft, work.draft.missing()
     batches = {unit: list(work.picks(*draft.rows(unit, "first_order"))) for unit in missing}
     count = sum(map(len, batches.values()))
@@ -180,7 +185,7 @@ def _direct_layout(spec: SensitivitySpec, layers: int, each: int) -> tuple[dict[
 
 
 def _measure_directly(work: _Work) -> SensitivityFacts:
-    tabulated = tabulated_denoiser(work.model, Dtype.FP32, work.device, read_table(work.table))
+    tabulated = tabulated_denoiser(work.model, Dtype.FP32, work.device, work.table.features())
     network, rows = tabulated.network, tabulated.rows
     layers = quantizable_layers(network)
     observed = observe(layers, work.items, partial(prediction, network), work.device, work.events)
