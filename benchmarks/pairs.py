@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.steps import CPU, ROOT, Ground
-from sdquant_cli.artifacts.latents import load_items
-from sdquant_cli.artifacts.quant_state import quantized_denoiser
-from sdquant_cli.artifacts.workspace import find_state, open_model
+from benchmarks.steps import ROOT, Ground
+from sdquant_cli.artifacts.latents import Latents, load_items
+from sdquant_cli.artifacts.quant_state import QuantState, find_state, quantized_denoiser
+from sdquant_cli.artifacts.time_table import TimeTable
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.block_optimizer import inputs_rounded_in
 from sdquant_cli.calibration.progressive import Progression
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.models.shortcuts import SplitConv2d
-from sdquant_cli.store import Artifact, Store
+from sdquant_cli.store import Store
 
 AT_ONCE = 16
 
@@ -47,17 +48,20 @@ def of_parts(network: nn.Module) -> None:
             print(f"{name}: inputs' step size {inputs:.2f}, weights' {weights:.2f} times")
 
 
-def of_progression(state: Artifact, store: Store, prompts: int) -> None:
-    own, other = (quantized_denoiser(state.facts.setting, state, store, CPU) for _ in range(2))
-    compare_tables(inputs_rounded_in(own), found_along(other, state, store))
-    compare_latents(own, other, Ground(state.facts.setting, prompts, store))
+def of_progression(state: QuantState, workspace: Workspace, prompts: int) -> None:
+    own, other = (quantized_denoiser(workspace, state, state.facts.setting) for _ in range(2))
+    compare_tables(inputs_rounded_in(own), found_along(other, state, workspace))
+    compare_latents(own, other, Ground(state.facts.setting, prompts, workspace))
 
 
-def found_along(network: nn.Module, state: Artifact, store: Store) -> dict[str, Any]:
+def found_along(network: nn.Module, state: QuantState, workspace: Workspace) -> dict[str, Any]:
     """The layers of a pcr network whose tables are per step, found anew along floating-point trajectories."""
     setting = state.facts.setting
-    latents, table = (store.follow(state.manifest.inputs[name]) for name in ("latents", "time-table"))
-    items, model = load_items(store, latents, table), open_model(setting)
+    latents, table = (
+        workspace.input(Latents, state, "latents"),
+        workspace.input(TimeTable, state, "time-table"),
+    )
+    items, model = load_items(workspace, latents, table), workspace.model(setting)
     shape, guidance, spec = tuple(items.x.shape[1:]), setting.guidance_scale, state.spec
     work = AlongFloatingPoint(
         network, model.sampler(setting), items.texts, shape, guidance, spec.ranges, spec.seed, AT_ONCE
@@ -99,10 +103,10 @@ def main() -> None:
     parser.add_argument("--store", default=str(ROOT / "runs" / "board"))
     parser.add_argument("--prompts", type=int, default=64)
     asked = parser.parse_args()
-    store = Store(asked.store)
-    split = find_state(asked.q_diffusion, store)
-    of_parts(quantized_denoiser(split.facts.setting, split, store, CPU))
-    of_progression(find_state(asked.pcr, store), store, asked.prompts)
+    workspace = Workspace(Store(asked.store), device_name="cpu")
+    split = find_state(workspace, asked.q_diffusion)
+    of_parts(quantized_denoiser(workspace, split, split.facts.setting))
+    of_progression(find_state(workspace, asked.pcr), workspace, asked.prompts)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.items import Batch, Items, prediction
 from sdquant_cli.calibration.observer import END_OF_STEP, activation_tables, initial_states, observe
 from sdquant_cli.cli.render import Terminal
@@ -110,10 +111,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--store", default=str(ROOT / "runs" / "ablation"))
-    store, events = Store(parser.parse_args().store), Terminal()
+    workspace = Workspace(Store(parser.parse_args().store), Terminal())
     prompts = ROOT / "examples" / "prompts" / "shapes-train.txt"
-    latents = sample.run(SampleRequest(prompts=prompts, per_prompt=8), store, events)
-    trial = Trial(load_items(store, latents, precalc_time.run(PrecalcTimeRequest(), store, events)))
+    latents = sample.run(SampleRequest(prompts=prompts, per_prompt=8), workspace)
+    table = precalc_time.run(PrecalcTimeRequest(), workspace)
+    trial = Trial(load_items(workspace, latents, table))
     print(f"| tables and search | {' | '.join(f'{str(bits).upper()}, dB (median)' for bits in WIDTHS)} |")
     print("|---|" + "---|" * len(WIDTHS))
     for name, *choice in choices():

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from sdquant_cli.artifacts.latents import load_items
-from sdquant_cli.artifacts.time_table import read_table
+from sdquant_cli.artifacts.latents import Latents, load_items
+from sdquant_cli.artifacts.time_table import TimeTable
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.sensitivity import OneLayerAtATime, prediction
 from sdquant_cli.calibration.tabulated import tabulated_denoiser
 from sdquant_cli.metrics.ratios import decibels, energy, noise_to_signal
@@ -147,10 +148,10 @@ class Rounding:
     """The embedded UNet with weights at chosen widths, on latents that were not measured."""
 
     def __init__(self, url: str, direct: Artifact) -> None:
-        store, inputs = Store(url), direct.manifest.inputs
-        time_table = store.follow(inputs["time-table"])
-        self.items = load_items(store, store.follow(inputs["latents"]), time_table)
-        tabulated = tabulated_denoiser(find_model("shapes"), Dtype.FP32, CPU, read_table(time_table))
+        workspace = Workspace(Store(url))
+        table = workspace.input(TimeTable, direct, "time-table")
+        self.items = load_items(workspace, workspace.input(Latents, direct, "latents"), table)
+        tabulated = tabulated_denoiser(find_model("shapes"), Dtype.FP32, CPU, table.features())
         self.unet, self.rows = tabulated.network, tabulated.rows
         self.layers = quantizable_layers(self.unet)
         self.original = {name: layer.weight.data for name, layer in self.layers.items()}

@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdquant_cli.artifacts.latents import load_items
-from sdquant_cli.artifacts.prompts import read_texts, store_embeddings, store_prompts
-from sdquant_cli.artifacts.quant_state import quantized_denoiser
-from sdquant_cli.artifacts.workspace import find_state, open_model
-from sdquant_cli.events import SILENT
+from sdquant_cli.artifacts.latents import Latents, load_items
+from sdquant_cli.artifacts.prompts import store_prompts
+from sdquant_cli.artifacts.quant_state import QuantState, find_state, quantized_denoiser
+from sdquant_cli.artifacts.text_embeds import store_embeddings
+from sdquant_cli.artifacts.time_table import TimeTable
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.manifests import Setting
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.guidance import apply_guidance, batch_conditioning, repeat_for_guidance
 from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.prompts import read_prompts
-from sdquant_cli.store import Artifact, Store
+from sdquant_cli.store import Store
 from sdquant_cli.types import Dtype
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +41,13 @@ CPU = torch.device("cpu")
 class Ground:
     """Held-out prompts, their noise, and the floating-point network's trajectories from it."""
 
-    def __init__(self, setting: Setting, prompts: int, store: Store) -> None:
-        self.setting, self.model = setting, open_model(setting)
+    def __init__(self, setting: Setting, prompts: int, workspace: Workspace) -> None:
+        self.setting, self.model = setting, workspace.model(setting)
         file = read_prompts(ROOT / "examples/prompts/shapes-heldout.txt", prompts)
-        stored = store_prompts(store, file, SILENT)
-        embeds = store_embeddings(store, self.model, stored, CPU, SILENT)
-        index = torch.from_numpy(embeds.read("index"))
-        texts = read_texts(embeds, self.model, setting)
+        stored = store_prompts(workspace, file)
+        embeds = store_embeddings(workspace, self.model, stored)
+        index = torch.from_numpy(embeds.index())
+        texts = embeds.texts(self.model, setting)
         self.conditioning = batch_conditioning(texts, index, setting.guidance_scale)
         self.noise = initial_noise(
             self.model.latent_shape(setting.height, setting.width), SEED, range(prompts)
@@ -94,10 +95,10 @@ class Ground:
         return (self._run(answer) - self.latents).square().flatten(1).mean(1)
 
     @torch.no_grad()
-    def errors_on_latents(self, student: Any, state: Artifact, store: Store) -> Tensor:
+    def errors_on_latents(self, student: Any, state: QuantState, workspace: Workspace) -> Tensor:
         """Squared error (calls) of the prediction on the latents that a state was calibrated with."""
-        latents, table = (store.follow(state.manifest.inputs[name]) for name in ("latents", "time-table"))
-        items = load_items(store, latents, table)
+        latents = workspace.input(Latents, state, "latents")
+        items = load_items(workspace, latents, workspace.input(TimeTable, state, "time-table"))
         errors = torch.empty(len(items))
         for index in torch.arange(len(items)).split(AT_ONCE):
             batch = items.batch(index, CPU)
@@ -125,18 +126,18 @@ def main() -> None:
     parser.add_argument("--store", default=str(ROOT / "runs" / "ablation"))
     parser.add_argument("--prompts", type=int, default=24)
     asked = parser.parse_args()
-    store = Store(asked.store)
-    states = [find_state(name, store) for name in asked.states]
+    workspace = Workspace(Store(asked.store), device_name="cpu")
+    states = [find_state(workspace, name) for name in asked.states]
     setting = states[0].facts.setting
-    ground = Ground(setting, asked.prompts, store)
-    students = [quantized_denoiser(setting, state, store, CPU) for state in states]
+    ground = Ground(setting, asked.prompts, workspace)
+    students = [quantized_denoiser(workspace, state, setting) for state in states]
     fives = torch.arange(len(ground.timesteps)).split(CALLS)
     spans = [f"{ground.timesteps[five[0]]:g} ... {ground.timesteps[five[-1]]:g}" for five in fives]
 
     head(["timesteps", *(f"{name}, {kind}" for name in asked.states for kind in ("held out", "calibration"))])
     columns = []
     for student, state in zip(students, states, strict=True):
-        columns += [ground.errors(student), ground.errors_on_latents(student, state, store)]
+        columns += [ground.errors(student), ground.errors_on_latents(student, state, workspace)]
     for span, five in zip(spans, fives, strict=True):
         line([span, *(f"{column[five].mean():.2g}" for column in columns)])
 

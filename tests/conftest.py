@@ -37,6 +37,11 @@ class Sdquant:
     def opened(self) -> Store:
         return Store(str(self.store))
 
+    def workspace(self):
+        from sdquant_cli.artifacts.workspace import Workspace
+
+        return Workspace(self.opened())
+
 
 @pytest.fixture(autouse=True, scope="session")
 def no_metric_weights(tmp_path_factory):

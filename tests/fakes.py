@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdquant_cli.artifacts.images import IMAGES_PER_UNIT
+from sdquant_cli.artifacts.images import IMAGES_PER_UNIT, Images, layout
 from sdquant_cli.artifacts.prompts import store_prompts
-from sdquant_cli.artifacts.workspace import publish, refs
-from sdquant_cli.events import SILENT
+from sdquant_cli.artifacts.text_embeds import TextEmbeds
+from sdquant_cli.artifacts.workspace import Blueprint, Workspace
 from sdquant_cli.manifests import ImagesFacts, ImagesSpec, ModelRef, Setting, TextEmbedsFacts, TextEmbedsSpec
 from sdquant_cli.models.load import find_model
 from sdquant_cli.prompts import PromptFile
@@ -52,17 +52,26 @@ def publish_pictures(
 ) -> Artifact:
     """An images artifact as `generate` would have made it."""
     n, height, width, _ = images.shape
-    prompts = store_prompts(
-        store, PromptFile(Path("fake.txt"), tuple(f"{text} {i}" for i in range(n)), 0, 0), SILENT
-    )
+    workspace = Workspace(store)
+    file = PromptFile(Path("fake.txt"), tuple(f"{text} {i}" for i in range(n)), 0, 0)
+    prompts = store_prompts(workspace, file)
+
+    def embed(draft):
+        draft.write(0, {"embedding": np.zeros((1, 1, 1)), "index": np.zeros(n)})
+        return TextEmbedsFacts(unique=1, truncated=0)
+
+    def draw(draft):
+        for unit in draft.missing():
+            start, stop = draft.rows(unit, "image")
+            draft.write(unit, {"image": images[start:stop]})
+        return ImagesFacts(images=n)
+
     arrays = {
         "embedding": ArraySpec((1, 1, 1), "float16", ("prompt", "token", "channel")),
         "index": ArraySpec((n,), "int64", ("sample",)),
     }
-    embeds = store.begin(TextEmbedsSpec(model=MODEL), refs({"prompts": prompts}), arrays)
-    if not isinstance(embeds, Artifact):
-        embeds.write(0, {"embedding": np.zeros((1, 1, 1)), "index": np.zeros(n)})
-        embeds = publish(store, embeds, TextEmbedsFacts(unique=1, truncated=0))
+    blueprint = Blueprint(TextEmbedsSpec(model=MODEL), {"prompts": prompts}, arrays)
+    embeds = workspace.produce(TextEmbeds, blueprint, embed)
     fields = {"scheduler": "pndm", "steps": 5, "guidance_scale": 3.0, "dtype": "fp32", "model": MODEL}
     spec = ImagesSpec(
         setting=Setting(**{**fields, "height": height, "width": width, **setting}),
@@ -70,14 +79,7 @@ def publish_pictures(
         seed=seed,
         micro_batch=8,
     )
-    dims = ("sample", "height", "width", "channel")
-    array = ArraySpec(images.shape, "uint8", dims, IMAGES_PER_UNIT, 1, compressed=True)
-    inputs = refs({"prompts": prompts, "text-embeds": embeds})
-    draft = store.begin(spec, inputs, {"image": array}, -(-n // IMAGES_PER_UNIT))
-    if isinstance(draft, Artifact):
-        return draft
-    for unit in draft.missing():
-        start, stop = draft.rows(unit, "image")
-        draft.write(unit, {"image": images[start:stop]})
+    inputs = {"prompts": prompts, "text-embeds": embeds}
+    blueprint = Blueprint(spec, inputs, layout(n, spec.setting), -(-n // IMAGES_PER_UNIT))
     tag = "latest-fp" if engine == "fp" else "latest-quantized"
-    return publish(store, draft, ImagesFacts(images=n), (tag,))
+    return workspace.produce(Images, blueprint, draw, (tag,))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration import serial_to_parallel
 from sdquant_cli.calibration.items import Batch, shuffled
 from sdquant_cli.calibration.recipe import BatchContext
@@ -298,7 +299,7 @@ def features(images: Artifact, store: Store) -> np.ndarray:
 
 def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[dict[str, Any]]:
     """Make what is missing of a row: a result for each seed and prompt file."""
-    events = Terminal()
+    workspace = Workspace(store, Terminal())
     there = {(result["seed"], result["prompts"]) for result in done}
     flags = {"prompts": PROMPTS / "shapes-train.txt", "per_prompt": 8, **row.sample}
     for seed in row.seeds:
@@ -306,11 +307,11 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
         if not missing:
             continue
         began = time.perf_counter()
-        sample.run(SampleRequest(**flags), store, events)
+        sample.run(SampleRequest(**flags), workspace)
         request = CalibrateRequest(seed=seed, **row.calibrate)
         if reads_ranking(request, METHODS[request.method]):
-            sensitivity.run(SensitivityRequest(limit=256), store, events)
-        state = calibrate.run(request, store, events)
+            sensitivity.run(SensitivityRequest(limit=256), workspace)
+        state = calibrate.run(request, workspace)
         for prompts, count in missing:
             drawn = GenerateRequest(
                 state=f"quant-state/{state.manifest.key}",
@@ -318,9 +319,9 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
                 limit=count,
                 seed=DRAW_SEED,
             )
-            images = generate.run(drawn, store, events)
+            images = generate.run(drawn, workspace)
             measured = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)
-            metrics = evaluate.run(measured, store, events)
+            metrics = evaluate.run(measured, workspace)
             counts = sorted({min(COMPARED, count), count})
             yield {
                 "seed": seed,

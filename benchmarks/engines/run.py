@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.options.requests import BenchRequest, CalibrateRequest, SampleRequest
 from sdquant_cli.stages import bench, calibrate, sample
@@ -42,14 +43,14 @@ RUNS = [  # bits, side in pixels, items of a call
 
 def states(model: Path, store: Store) -> dict[str, str]:
     """A state of each width, by rounding: which one does not matter to time."""
-    events, made = Terminal(), {}
+    workspace, made = Workspace(store, Terminal()), {}
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as prompts:
         prompts.write("a big red circle\n")
         prompts.flush()
         told = {"steps": 2, "per_prompt": 2, "height": 256, "width": 256}
-        sample.run(SampleRequest(prompts=Path(prompts.name), model=str(model), **told), store, events)
+        sample.run(SampleRequest(prompts=Path(prompts.name), model=str(model), **told), workspace)
     for bits in dict.fromkeys(bits for bits, *_ in RUNS):
-        state = calibrate.run(CalibrateRequest(method="rtn", bits=bits), store, events)
+        state = calibrate.run(CalibrateRequest(method="rtn", bits=bits), workspace)
         made[bits] = f"quant-state/{state.manifest.key}"
     return made
 
@@ -130,7 +131,7 @@ def main() -> None:
                 repeats=asked.repeats,
                 pictures=0,
             )
-            result = bench.run(request, store, Terminal())
+            result = bench.run(request, Workspace(store, Terminal()))
             found["runs"][title] = [way.model_dump(mode="json") for way in result.ways]
             path.write_text(json.dumps(found, indent=1) + "\n")
     (PAGES / "engines.md").write_text(page(found))

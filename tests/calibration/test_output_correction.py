@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-from sdquant_cli.artifacts.latents import load_items
-from sdquant_cli.artifacts.quant_state import quantized_denoiser
-from sdquant_cli.artifacts.time_table import read_table
-from sdquant_cli.artifacts.workspace import open_model
+from sdquant_cli.artifacts.latents import Latents, load_items
+from sdquant_cli.artifacts.quant_state import QuantState, quantized_denoiser
+from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.calibration.observer import all_batches
 from sdquant_cli.calibration.tabulated import tabulated_denoiser
 from sdquant_cli.models.conditioning import predict
@@ -41,12 +40,13 @@ def drawn(sdquant, *words):
 
 def mean_errors(sdquant):
     """Of the latest state on its calibration latents, by row and channel."""
-    store = sdquant.opened()
-    state = store.resolve("quant-state")
-    latents, table = (store.follow(state.manifest.inputs[role]) for role in ("latents", "time-table"))
-    items, setting = load_items(store, latents, table), state.facts.setting
-    student = quantized_denoiser(setting, state, store, CPU)
-    teacher = tabulated_denoiser(open_model(setting), Dtype.FP32, CPU, read_table(table)).network
+    workspace = sdquant.workspace()
+    state = workspace.need(QuantState)
+    table = workspace.input(TimeTable, state, "time-table")
+    items = load_items(workspace, workspace.input(Latents, state, "latents"), table)
+    setting = state.facts.setting
+    student = quantized_denoiser(workspace, state, setting)
+    teacher = tabulated_denoiser(workspace.model(setting), Dtype.FP32, CPU, table.features()).network
     (batch,) = all_batches(items, len(items), CPU)
     with torch.no_grad():
         outputs = [predict(net, batch.x, batch.timestep, batch.conditioning) for net in (student, teacher)]

@@ -17,7 +17,7 @@ def request_of(sdquant, monkeypatch):
     def parse(words):
         requests = []
 
-        def plan(request, store):
+        def plan(request, workspace):
             requests.append(request)
             return Plan(words[0])
 

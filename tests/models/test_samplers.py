@@ -10,7 +10,8 @@ import diffusers
 import pytest
 import torch
 
-from sdquant_cli.artifacts.workspace import new_setting
+from sdquant_cli.artifacts.settings import new_setting
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.errors import SdquantError, UsageProblem
 from sdquant_cli.models.conditioning import Conditioning
 from sdquant_cli.models.denoise import decode, denoise, encode_pictures
@@ -20,6 +21,7 @@ from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.text import encode
 from sdquant_cli.options.requests import SampleRequest
+from sdquant_cli.store import Store
 from tests import fakes
 
 STEPS, SCALE, SIDE = 3, 3.0, 32
@@ -233,8 +235,10 @@ def test_what_diffusers_cannot_run_is_refused_before_anything_is_computed(
     tmp_path, name, config, steps, says
 ):
     folder = with_scheduler(tmp_path / "m", name, {**BETAS, **config})
+    request = SampleRequest(prompts="p.txt", model=str(folder), steps=steps)
+    workspace = Workspace(Store(str(tmp_path / "store")))
     with pytest.raises(UsageProblem, match=says):
-        new_setting(SampleRequest(prompts="p.txt", model=str(folder), steps=steps))
+        new_setting(request, workspace)
 
 
 def test_a_scheduler_whose_noise_no_seed_decides_is_refused(monkeypatch):

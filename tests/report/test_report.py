@@ -328,13 +328,13 @@ def test_prompt_files_hold_prompts_exactly(tmp_path):
     from pathlib import Path
 
     from sdquant_cli.artifacts.prompts import store_prompts
-    from sdquant_cli.events import SILENT
+    from sdquant_cli.artifacts.workspace import Workspace
     from sdquant_cli.prompts import PromptFile, read_prompts
     from sdquant_cli.store import Store
 
     for prompts in (("plain", "b\u2028c"), ("a\nline", "two"), ("\ufeffmarked",)):
         file = PromptFile(Path("odd name.csv"), prompts, 0, 0)
-        stored = store_prompts(Store(str(tmp_path / "store")), file, SILENT)
+        stored = store_prompts(Workspace(Store(str(tmp_path / "store"))), file)
         name, data = prompt_file(stored)
         (tmp_path / name).write_bytes(data)
         assert read_prompts(tmp_path / name).prompts == prompts

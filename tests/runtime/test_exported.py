@@ -18,7 +18,7 @@ from diffusers import (
 from PIL import Image
 
 import sdquant_cli
-from sdquant_cli.artifacts.prompts import read_texts
+from sdquant_cli.artifacts.text_embeds import TextEmbeds
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.resources import measured as measure
@@ -36,8 +36,8 @@ def test_diffusers_draws_what_generate_draws(exported, tmp_path):
     run("generate", "--prompts", folder.parent / "prompts.txt", "--engine", "auto", "--output", tmp_path)
     ours = [np.array(Image.open(tmp_path / f"0000{i}.png")) for i in range(2)]
     images = run.opened().resolve("images/latest-quantized")
-    embeds = run.opened().follow(images.manifest.inputs["text-embeds"])
-    texts = read_texts(embeds, find_model("shapes"), images.spec.setting).guided(embeds.read("index"))
+    embeds = run.workspace().input(TextEmbeds, images, "text-embeds")
+    texts = embeds.texts(find_model("shapes"), images.spec.setting).guided(embeds.index())
     pipeline = quiet(DiffusionPipeline.from_pretrained(folder))
     without, conditioned = texts.tokens.chunk(2)
     drawn = pipeline(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sdquant_cli.artifacts.latents import load_items
-from sdquant_cli.artifacts.quant_state import quantized_denoiser
+from sdquant_cli.artifacts.latents import Latents, load_items
+from sdquant_cli.artifacts.quant_state import QuantState, quantized_denoiser
+from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.models.conditioning import predict
 from sdquant_cli.stages import calibrate
-from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
 
 TRAIN = PROMPTS / "shapes-train.txt"
@@ -79,10 +79,13 @@ def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, mo
     after = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
     assert after["digest"] != before["digest"]
 
-    store = sampled.opened()
-    state = store.need(Kind.QUANT_STATE)
-    network = quantized_denoiser(state.facts.setting, state, store, torch.device("cpu"))
-    items = load_items(store, *(store.follow(state.manifest.inputs[n]) for n in ("latents", "time-table")))
+    workspace = sampled.workspace()
+    state = workspace.need(QuantState)
+    network = quantized_denoiser(workspace, state, state.facts.setting)
+    latents, table = (
+        workspace.input(*role) for role in ((Latents, state, "latents"), (TimeTable, state, "time-table"))
+    )
+    items = load_items(workspace, latents, table)
     batch = items.batch([0, 3], torch.device("cpu"))
     with torch.no_grad():
         outputs = [predict(n, batch.x, batch.timestep, batch.conditioning) for n in (students[-1], network)]

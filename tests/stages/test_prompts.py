@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdquant_cli.artifacts.prompts import read_prompts as stored_prompts
+from sdquant_cli.artifacts.prompts import Prompts
 from sdquant_cli.options.requests import LeaderboardRequest, SampleRequest
 from sdquant_cli.prompts import read_prompts
 from sdquant_cli.stages.leaderboard import _rows as rows
@@ -23,10 +23,10 @@ def test_sample_and_generate_take_the_same_prompts_of_a_shuffle(sdquant, file):
     assert read_prompts(file, column="title", shuffle=0).prompts == SHUFFLED
     sdquant("sample", "--prompts", file, *TAKEN, "--steps", 2)
     sdquant("generate", "--model", "fp", "--prompts", file, *TAKEN)
-    store = sdquant.opened()
+    workspace = sdquant.workspace()
     for name in ("latents", "images"):
-        prompts = store.follow(store.resolve(name).manifest.inputs["prompts"])
-        assert tuple(stored_prompts(prompts)) == SHUFFLED[:2]
+        prompts = workspace.input(Prompts, workspace.store.resolve(name), "prompts")
+        assert tuple(prompts.texts()) == SHUFFLED[:2]
 
 
 def test_a_leaderboard_passes_on_how_its_files_are_read(file):

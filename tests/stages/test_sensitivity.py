@@ -49,9 +49,20 @@ def test_printed_and_fisher_are_two_readings_of_the_same_terms(measured):
         assert fisher.scores[name] >= x * x * (1 - 1e-9)  # Jensen
 
 
+def items_of(workspace, artifact):
+    """The calibration items that an artifact was made from."""
+    from sdquant_cli.artifacts.latents import Latents, load_items
+    from sdquant_cli.artifacts.time_table import TimeTable
+
+    return load_items(
+        workspace,
+        workspace.input(Latents, artifact, "latents"),
+        workspace.input(TimeTable, artifact, "time-table"),
+    )
+
+
 def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tiny):
     """Ordinary weight gradients of the rounded UNet, each item alone, for a few kinds of layer."""
-    from sdquant_cli.artifacts.latents import load_items
     from sdquant_cli.calibration.sensitivity import round_weights
     from sdquant_cli.types import Bits
 
@@ -60,8 +71,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
     artifact = next(
         a for a in store.artifacts() if a.manifest.kind == "sensitivity" and a.spec.measure == "printed"
     )
-    inputs = artifact.manifest.inputs
-    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    items = items_of(sdquant.workspace(), artifact)
     model = find_model(str(tiny("sd-v1-4")))
     teacher, rounded = model.denoiser(), model.denoiser()
     round_weights(rounded, Bits(4, 8))
@@ -83,7 +93,6 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
 
 
 def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured, tiny):
-    from sdquant_cli.artifacts.latents import load_items
     from sdquant_cli.quant.grid import round_to_grid
     from sdquant_cli.quant.ranges import weight_scales
     from sdquant_cli.quant.state import grids
@@ -91,8 +100,8 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
 
     sdquant, all_facts = measured
     store, facts = sdquant.opened(), all_facts["sqnr"]
-    inputs = store.resolve("sensitivity").manifest.inputs
-    items = load_items(store, store.follow(inputs["latents"]), store.follow(inputs["time-table"]))
+    artifact = store.resolve("sensitivity")
+    items = items_of(sdquant.workspace(), artifact)
     batch = items.batch([0], torch.device("cpu"))
     unet = find_model(str(tiny("sd-v1-4"))).denoiser()
     name = "up_blocks.3.attentions.1.proj_in"

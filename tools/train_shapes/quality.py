@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.metrics.features import clip_of_folder
 from sdquant_cli.models.load import EMBEDDED, EMBEDDED_FOLDER, find_model
 from sdquant_cli.options.requests import GenerateRequest
@@ -86,7 +87,7 @@ def drawn(split: str, guidance_scale: float | None, limit: int) -> tuple[np.ndar
     request = GenerateRequest(
         model="fp", prompts=path, guidance_scale=guidance_scale, limit=limit, micro_batch=16
     )
-    images = generate.run(request, Store(STORE))
+    images = generate.run(request, Workspace(Store(STORE)))
     return images.read("image"), path.read_text().splitlines()[:limit]
 
 
