@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from sdquant_cli import manifests
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.manifests.base import ModelRef, Ref, Setting, Spec, artifact_key
+from sdquant_cli.manifests.base import ModelRef, Receipt, Ref, Setting, Spec, artifact_key
 from sdquant_cli.manifests.facts import MetricsFacts, MetricSummary
 from sdquant_cli.manifests.kinds import MANIFESTS
 from sdquant_cli.manifests.specs import LatentsSpec, PromptsSpec, SelectSpec, TextEmbedsSpec
@@ -66,11 +66,15 @@ def test_values_refuse_unknown_fields_and_changes():
 
 
 def test_default_values_are_not_shared():
-    facts = [
-        MetricsFacts(metrics={"psnr": MetricSummary(mean=1.0, n=1)}, floor={}, itself={}) for _ in range(2)
-    ]
-    assert facts[0] == facts[1]
-    assert facts[0].metrics is not facts[1].metrics
+    receipts = [Receipt(unit=0, objects=()) for _ in range(2)]
+    receipts[0].counts["n"] = 1
+    assert receipts[1].counts == {}
+
+
+def test_facts_go_through_json_unchanged():
+    summary = MetricSummary(mean=1.5, n=2, ci95=(1.0, 2.0), worst=(1, 0))
+    facts = MetricsFacts(metrics={"psnr": summary}, floor={}, itself={})
+    assert MetricsFacts.model_validate_json(facts.model_dump_json()) == facts
 
 
 def test_all_names_are_exported():

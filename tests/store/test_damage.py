@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -57,8 +58,9 @@ def test_a_changed_digit_anywhere_in_a_manifest_is_found(store, tmp_path):
     assert len(digits) > 300
     for at in random.Random(0).sample(digits, 60):
         changed = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
-        if parse(changed.encode()) == parse(text.encode()):
-            continue
+        with suppress(ValueError):  # of a number that begins with 0
+            if parse(changed.encode()) == parse(text.encode()):
+                continue
         path.write_text(changed)
         with pytest.raises(SdquantError, match=r"manifest\.json"):
             store.need(Kind.LATENTS)
@@ -174,9 +176,7 @@ def test_a_flipped_digit_of_a_tags_key_is_found(sdquant, store):
 def test_a_tag_of_what_was_removed_says_so(store):
     artifact = make(store)
     store.remove(artifact)
-    with pytest.raises(
-        MissingArtifact, match=f"latents/{artifact.key}, named by latest, is not there any more"
-    ):
+    with pytest.raises(MissingArtifact, match=f"latents/{artifact.key}, tagged latest, was removed"):
         store.need(Kind.LATENTS)
 
 
@@ -186,7 +186,7 @@ def test_a_gap_in_a_tags_numbers_is_told_and_the_next_entry_still_counts(sdquant
         store.tag(artifact)
     for number in (1, 2):
         (sdquant.store / "tags" / "latents" / "latest" / f"{number:08d}.json").unlink()
-    assert "tags/latents/latest: entries 1, 2 are missing; 3 counts" in warnings_of(sdquant("ls"))[0]
+    assert "tags/latents/latest: entries 1, 2 are missing; entry 3 is used" in warnings_of(sdquant("ls"))[0]
     assert any("entries 1, 2 are missing" in line for line in warnings_of(sdquant("verify")))
     store.tag(first)
     assert store.need(Kind.LATENTS).ref == first.ref
@@ -260,7 +260,7 @@ def test_verify_tells_manifests_that_are_not_protected(sdquant, store):
     document = {k: v for k, v in parse(path.read_bytes()).items() if k != "checksum"}
     path.write_text(json.dumps({**document, "format": 1}))
     result = sdquant("verify")
-    assert "without a checksum" in warnings_of(result)[0]
+    assert "has no checksum" in warnings_of(result)[0]
     assert "is intact" in result.stdout
 
 

@@ -20,7 +20,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # scratch of a bucket's artifacts lies where the command runs
     quick = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=2), "base": 2}
     monkeypatch.setattr(objects, "RETRIES", {**objects.RETRIES, "max_retries": 3, "backoff": quick})
-    monkeypatch.setattr(objects, "CONFLICTS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "CONFLICT_WAITS", (0.0, 0.0, 0.0))
     with serving() as (server, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

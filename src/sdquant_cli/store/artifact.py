@@ -1,36 +1,56 @@
-"""A published artifact: its manifest, and its arrays on request."""
+"""A published artifact.
+
+An artifact is the immutable result of one stage: latents, a quantizer state, images. Its key is a hash of
+everything that decides its content, that is its spec, the digests of its inputs and the layout of its
+arrays; so the same command finds what it has already computed. Its digest is a hash of the bytes that were
+stored. It lies in `artifacts/<kind>/<key>/`:
+
+    spec.json             what was asked for
+    data.zarr/            the arrays (arrays.py)
+    units/000000.json     the receipt of each unit
+    manifest.json         spec, facts, inputs, receipts and digest
+
+Work is split into units, each one shard of every array. A unit's receipt, with the sha256 of each shard, is
+written once the shards are stored; the manifest is written once all units have a receipt (draft.py). Only
+then does the artifact exist for readers, which check what they read against the manifest.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 from typing_extensions import TypeVar
 
 from ..errors import DamagedArtifact, SdquantError
-from ..manifests import ArrayInfo, Frozen, Manifest, Ref, Spec, StoredObject
+from ..manifests import ArrayInfo, Frozen, Manifest, Ref, Spec, StoredObject, artifact_key
 from ..types import Kind
-from .documents import read_value
-from .objects import Objects
+from .documents import read_value, remedy_for
+from .objects import Bytes, Objects
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def folder(kind: Kind, key: str) -> str:
+    """Return the folder of an artifact within the store."""
     return f"artifacts/{kind}/{key}"
 
 
 def receipt_path(artifact: str, unit: int) -> str:
+    """Return the path of a unit's receipt; `artifact` is the artifact's folder."""
     return f"{artifact}/units/{unit:06d}.json"
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array to be stored. `unit_rows` None: the whole array belongs to the only unit; `chunk_rows`
-    None: a chunk is a unit."""
+    """The layout of an array to be stored.
+
+    Without `unit_rows` one unit holds the whole array; without `chunk_rows` a chunk is a unit.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -38,10 +58,11 @@ class ArraySpec:
     unit_rows: int | None = None
     chunk_rows: int | None = None
     compressed: bool = False
-    finite: bool = True  # whether numbers that are not are refused
+    finite: bool = True  # whether NaN and infinity are refused
 
     @property
     def info(self) -> ArrayInfo:
+        """The layout as manifests hold it."""
         rows = max(1, self.shape[0])
         unit = min(self.unit_rows or rows, rows)
         chunk = min(self.chunk_rows or unit, rows)
@@ -54,6 +75,12 @@ class ArraySpec:
             unit_rows=unit,
             compressed=self.compressed,
         )
+
+
+def key_of(spec: Spec, inputs: dict[str, Ref], arrays: dict[str, ArraySpec]) -> str:
+    """Return the key of the artifact with this spec, these inputs and arrays."""
+    layout: dict[str, object] = {name: array.info.model_dump(mode="json") for name, array in arrays.items()}
+    return artifact_key(spec, inputs, layout)
 
 
 S = TypeVar("S", bound=Spec, default=Any)
@@ -72,14 +99,16 @@ class Artifact(Generic[S, F]):
         self._objects = objects
         self.manifest = manifest
         self.path = folder(manifest.kind, manifest.key)
-        self._checked: set[str] = set()  # what `read` has found intact
+        self._checked: set[str] = set()  # arrays whose metadata `read` has checked
 
     @property
     def kind(self) -> Kind:
+        """The artifact's kind."""
         return self.manifest.kind
 
     @property
     def key(self) -> str:
+        """The artifact's key: 20 hex digits."""
         return self.manifest.key
 
     @property
@@ -89,21 +118,24 @@ class Artifact(Generic[S, F]):
 
     @property
     def ref(self) -> Ref:
+        """The pointer that dependent artifacts store."""
         return self.manifest.ref
 
     @classmethod
     def of(cls, artifact: Artifact) -> Self:
         """Return an artifact of this class's kind as such; raises ValueError for one of another kind."""
         if artifact.kind is not cls.KIND:
-            raise ValueError(f"{artifact.kind}/{artifact.key}: expected {cls.KIND}")
+            raise ValueError(f"{artifact.name}: expected {cls.KIND}")
         return cls(artifact._objects, artifact.manifest)
 
     @property
     def spec(self) -> S:
+        """Everything that decides the artifact's content besides its inputs."""
         return self.manifest.spec  # type: ignore[return-value]
 
     @property
     def facts(self) -> F:
+        """Numbers about the artifact that need no arrays."""
         return self.manifest.facts  # type: ignore[return-value]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -115,7 +147,7 @@ class Artifact(Generic[S, F]):
         return arrays.read_rows(self._objects, self.path, name, start, last)
 
     def _check_before_reading(self, name: str) -> None:
-        """zarr reads a missing shard as empty, and trusts zarr.json: check them once."""
+        """Check sizes and zarr.json once: zarr reads a missing shard as empty and trusts its metadata."""
         if not self._checked:
             self.check_sizes()
         if name not in self._checked:
@@ -125,12 +157,13 @@ class Artifact(Generic[S, F]):
             self._checked.add(name)
 
     def objects(self) -> Iterator[StoredObject]:
+        """Yield every file of the arrays, with its size and digest."""
         yield from self.manifest.metadata
         for receipt in self.manifest.units:
             yield from receipt.objects
 
     def check_sizes(self) -> None:
-        """Raise DamagedArtifact where an object is missing or has another size (one listing)."""
+        """Raise DamagedArtifact if an object is missing or has another size; costs one listing."""
         present = self._objects.sizes(self.path)
         for item in self.objects():
             self._compare(item, present.get(f"{self.path}/{item.path}"), item.size, "bytes")
@@ -142,12 +175,12 @@ class Artifact(Generic[S, F]):
 
     def _compare(self, item: StoredObject, stored: object, published: object, field: str) -> None:
         if stored != published:
-            what = "is missing" if stored is None else f"has {field} {stored}, published with {published}"
-            raise DamagedArtifact(f"{self._objects.url}/{self.path}/{item.path} {what}; {self._way_out}")
+            problem = "is missing" if stored is None else f"has {field} {stored}, published with {published}"
+            raise self._damaged(item.path, problem)
 
-    @property
-    def _way_out(self) -> str:
-        return f"remove the artifact with `sdquant rm {self.name} --force` and make it again"
+    def _damaged(self, path: str, problem: str) -> DamagedArtifact:
+        where = f"{self._objects.url}/{self.path}/{path}"
+        return DamagedArtifact(f"{where} {problem}; {remedy_for(self.kind, self.key)}")
 
     # --------------------------------------------------------------------------- verifying
 
@@ -158,32 +191,28 @@ class Artifact(Generic[S, F]):
 
     def damage(self) -> Iterator[SdquantError]:
         """Yield an error for each stored file that is not as it was published."""
-        for item in self.objects():
-            yield from _error_of(self._check_bytes, item)
-        if content_digest(self.objects()) != self.manifest.digest:
-            yield DamagedArtifact(
-                f"{self._objects.url}/{self.path}/manifest.json: the digest does not match its own list of "
-                f"objects; {self._way_out}"
-            )
-        yield from _error_of(self._check_copy, f"{self.path}/spec.json", self.spec)
+        checks: list[Callable[[], None]] = [partial(self._check_bytes, item) for item in self.objects()]
+        checks += [self._check_digest, partial(self._check_copy, "spec.json", self.spec)]
         for receipt in self.manifest.units:
-            yield from _error_of(self._check_copy, receipt_path(self.path, receipt.unit), receipt)
+            path = receipt_path(self.path, receipt.unit).removeprefix(f"{self.path}/")
+            checks.append(partial(self._check_copy, path, receipt))
+        for check in checks:
+            try:
+                check()
+            except SdquantError as error:
+                yield error
 
-    def _check_copy(self, path: str, value: Any) -> None:
-        """Raise DamagedArtifact unless a file says what the manifest repeats."""
-        where = f"{self._objects.url}/{path}"
-        data = self._objects.read(path)
+    def _check_digest(self) -> None:
+        if content_digest(self.objects()) != self.manifest.digest:
+            raise self._damaged("manifest.json", "has a digest that does not match its list of objects")
+
+    def _check_copy(self, path: str, value: Frozen) -> None:
+        """Raise DamagedArtifact unless a file has the value that the manifest repeats."""
+        data = self._objects.read(f"{self.path}/{path}")
         if data is None:
-            raise DamagedArtifact(f"{where} is missing; {self._way_out}")
-        if read_value(type(value), data, where) != value:
-            raise DamagedArtifact(f"{where} differs from the manifest; {self._way_out}")
-
-
-def _error_of(check: Any, *arguments: Any) -> Iterator[SdquantError]:
-    try:
-        check(*arguments)
-    except SdquantError as error:
-        yield error
+            raise self._damaged(path, "is missing")
+        if read_value(type(value), data, f"{self._objects.url}/{self.path}/{path}") != value:
+            raise self._damaged(path, "differs from the manifest")
 
 
 def content_digest(items: Iterable[StoredObject]) -> str:
@@ -192,5 +221,6 @@ def content_digest(items: Iterable[StoredObject]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def object_of(path: str, data: bytes) -> StoredObject:
+def object_of(path: str, data: Bytes) -> StoredObject:
+    """Return the description of an object with these bytes."""
     return StoredObject(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())

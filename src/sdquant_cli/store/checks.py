@@ -1,4 +1,4 @@
-"""The checks of `sdquant verify`: every file of a store against what was published."""
+"""The checks of `sdquant verify`: every file of a store against its manifests."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,27 +17,27 @@ def damage(entry: Entry) -> Iterator[SdquantError]:
 
 
 def tag_damage(store: Store, entries: Sequence[Entry]) -> Iterator[SdquantError]:
-    """Yield an error for each tag that cannot be read, or names an artifact that has lost its manifest."""
+    """Yield an error for each tag that cannot be read or names an artifact without a manifest."""
     yield from store.tag_entries.problems()
     tags = store.tags()
     for entry in entries:
         if entry.state == "unfinished" and (names := tags.get(entry.key)):
             yield DamagedArtifact(
                 f"{store.url}/{folder(entry.kind, entry.key)}/manifest.json is missing, and the artifact is "
-                f"tagged {', '.join(names)}; the command that made it publishes it again from what is stored"
+                f"tagged {', '.join(names)}; the command that made it publishes it again"
             )
 
 
 def remarks(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield a line for each thing worth knowing that is no damage."""
+    """Yield a line about each unfinished artifact, old manifest, incomplete tag and unknown file."""
     for entry in entries:
         if entry.state == "unfinished":
             yield (
-                f"{entry.name} is unfinished; the command that began it goes on with it, "
-                f"`sdquant rm {entry.name}` removes it"
+                f"{entry.name} is unfinished; run the command that began it again to resume, "
+                f"or remove it with `sdquant rm {entry.name}`"
             )
         elif entry.artifact and entry.artifact.manifest.checksum is None:
-            yield f"{entry.name}: its manifest was written by an early version, without a checksum of its own"
+            yield f"{entry.name}: its manifest, written by an early version, has no checksum"
     yield from store.tag_entries.gaps()
     known = {HEADER}
     for entry in entries:
@@ -45,7 +45,7 @@ def remarks(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
     unread = tuple(f"{folder(e.kind, e.key)}/" for e in entries if e.artifact is None)
     for path in sorted(store.objects.sizes("")):
         if path not in known and not path.startswith((*unread, "scratch/")) and not is_entry(path):
-            yield f"{path!r} in {store.url} is no file of sdquant, and is passed over"
+            yield f"{path!r} in {store.url} is not an sdquant file and is ignored"
 
 
 def _files_of(entry: Entry) -> set[str]:

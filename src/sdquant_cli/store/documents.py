@@ -1,6 +1,6 @@
-"""JSON documents of the store: manifests, receipts and tags, read with care and named if damaged."""
+"""The JSON documents of a store: manifests, receipts, specs and tags, checked when read."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -14,11 +14,11 @@ T = TypeVar("T", bound=Frozen)
 UPGRADE = "upgrade with `pip install -U sdquant`"
 
 
-def read_document(data: bytes, where: str, newest: int = 1) -> dict[str, Any]:
+def read_document(data: bytes, where: str, newest: int = 1) -> dict[str, object]:
     """Parse a document of format 1 to `newest`; raises NewerFormat or DamagedArtifact, naming the file.
 
-    The format counts first: a newer one may differ in all else. A document that names none is of format 1,
-    and one without a checksum was written by an early version.
+    The format is checked first, since a newer one may differ in everything else. A document without a
+    format has format 1; one without a checksum was written by an early version.
     """
     try:
         document = parse(data)
@@ -36,35 +36,35 @@ def read_document(data: bytes, where: str, newest: int = 1) -> dict[str, Any]:
 def write_manifest(manifest: Manifest) -> bytes:
     """Return a manifest's JSON with its checksum; raises SdquantError for numbers that are not finite."""
     document = manifest.model_dump(mode="json", exclude={CHECKSUM})
-    if bad := not_finite(document):
+    if field := not_finite(document):
         raise SdquantError(
-            f"{manifest.kind}/{manifest.key}: {bad} is not a finite number, and nothing is published; "
+            f"{manifest.ref.name}: {field} is not a finite number, and nothing is published; "
             f"the model or its settings overflow, try --dtype fp32"
         )
     return seal(document)
 
 
 def read_manifest(kind: Kind, key: str, data: bytes, where: str) -> Manifest:
-    """Parse a manifest; raises NewerFormat or DamagedArtifact, naming the file, the field and the way out."""
-    way_out = f"remove the artifact with `sdquant rm {kind}/{key} --force` and make it again"
+    """Parse a manifest; raises NewerFormat or DamagedArtifact, naming the file, the field and the remedy."""
+    remedy = remedy_for(kind, key)
     try:
         document = read_document(data, where, FORMAT)
     except DamagedArtifact as error:
-        raise DamagedArtifact(f"{error}; {way_out}") from None
-    if document.get("format", 1) > 1 and CHECKSUM not in document:
-        raise DamagedArtifact(f"{where} is damaged: it has no checksum; {way_out}")
+        raise DamagedArtifact(f"{error}; {remedy}") from None
+    if document.get("format", 1) != 1 and CHECKSUM not in document:
+        raise DamagedArtifact(f"{where} is damaged: it has no checksum; {remedy}")
     try:
         manifest = MANIFESTS[kind].model_validate(document)
     except ValidationError as error:
         problem = _first_of(error)
-        if CHECKSUM in document:  # nothing was changed since: another version has other fields
+        if CHECKSUM in document:  # the file is intact: another version has other fields
             raise NewerFormat(
-                f"{where}: {problem}: it was written by another version of sdquant than this one, "
-                f"{__version__}; {UPGRADE}"
+                f"{where}: {problem}: it was written by a version of sdquant other than {__version__}; "
+                f"{UPGRADE}"
             ) from None
-        raise DamagedArtifact(f"{where} is damaged: {problem}; {way_out}") from None
+        raise DamagedArtifact(f"{where} is damaged: {problem}; {remedy}") from None
     if manifest.key != key:
-        raise DamagedArtifact(f"{where} is damaged: it is the manifest of {manifest.key}; {way_out}")
+        raise DamagedArtifact(f"{where} is damaged: it is the manifest of {manifest.key}; {remedy}")
     return manifest
 
 
@@ -78,6 +78,12 @@ def read_value(cls: type[T], data: bytes, where: str) -> T:
         raise DamagedArtifact(f"{where} is damaged: {_first_of(error)}") from None
 
 
+def remedy_for(kind: Kind, key: str) -> str:
+    """Return the end of a message about a damaged artifact: how to replace it."""
+    return f"remove it with `sdquant rm {kind}/{key} --force`, then run the command that made it"
+
+
 def _first_of(error: ValidationError) -> str:
     first = error.errors()[0]
-    return f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    field = ".".join(str(part) for part in first["loc"])
+    return f"field {field}: {first['msg']}"

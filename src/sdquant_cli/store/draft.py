@@ -1,9 +1,9 @@
-"""An artifact while it is being made.
+"""An unpublished artifact, written unit by unit.
 
-Work is split in units. A unit is complete when its receipt exists; the artifact is complete when its
-manifest exists. Every object is created once and never overwritten, and a receipt tells the bytes that
-are stored, read back: a kill at any moment loses at most the unit in hand, two writers of one artifact
-cannot publish other bytes than its receipts name, and a reader never sees half an artifact.
+A unit is complete when its receipt exists; the artifact is complete when its manifest exists. Every object
+is created once and never overwritten, and a receipt has the digests of the bytes that are stored, read
+back. So a kill at any moment loses at most the current unit, two writers of one artifact cannot publish
+bytes that its receipts do not name, and a reader never sees half an artifact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..events import Events
 from ..manifests import MANIFESTS, Frozen, Provenance, Receipt, Ref, Spec, StoredObject
 from ..meter import Meter
 from ..sealed import seal
-from .artifact import ArraySpec, Artifact, content_digest, folder, object_of, receipt_path
+from .artifact import ArraySpec, Artifact, content_digest, folder, key_of, object_of, receipt_path
 from .documents import read_manifest, read_value, write_manifest
 from .objects import Objects
 from .scratch import claim, clear, scratch_of
@@ -29,17 +29,16 @@ _RECEIPT = re.compile(r".*/units/(\d{6})\.json")
 
 
 class Draft:
-    """An artifact being made. Write each missing unit, then publish.
+    """An artifact being written: write each missing unit, then publish.
 
-    Raises EnvironmentProblem while another process of this machine has the same draft in hand. What an
-    earlier run left is checked: a unit whose bytes are not those of its receipt is missing again.
+    Raises EnvironmentProblem while another process of this machine has the same draft open. Units of an
+    earlier run are checked: one whose bytes do not match its receipt counts as missing.
     """
 
     def __init__(
         self,
         objects: Objects,
         spec: Spec,
-        key: str,
         inputs: dict[str, Ref],
         arrays: dict[str, ArraySpec],
         units: int,
@@ -47,43 +46,44 @@ class Draft:
     ) -> None:
         from . import arrays as zarr_arrays
 
-        self._objects, self._spec, self._key, self._inputs = objects, spec, key, inputs
+        self._objects, self._spec, self._inputs = objects, spec, inputs
+        self._key = key_of(spec, inputs, arrays)
         self._events = events
         self._zarr = zarr_arrays
         self._arrays = arrays
         self._layout = {name: array.info for name, array in arrays.items()}
         self.units = units
-        self.path = folder(spec.kind, key)
+        self.path = folder(spec.kind, self._key)
         self.name = f"{objects.url}/{self.path}"
-        self.scratch = scratch_of(objects, spec.kind, key)  # checkpoints; gone once it is published
+        self.scratch = scratch_of(objects, spec.kind, self._key)  # for checkpoints; removed on publishing
         self._lock = claim(self.scratch, self.name)
         cost = self.scratch / "cost.json"
         self.meter = Meter(cost)
         if cost.exists() and not self.meter.resumed:
-            events.warn(f"{cost} is damaged; what it took so far is not counted")
+            events.warn(f"{cost} is damaged; time and memory of earlier runs are not counted")
         self._checked: dict[str, Receipt] = {}
-        self._settle("spec.json", spec.model_dump_json(indent=1).encode())
+        self._ensure("spec.json", spec.model_dump_json(indent=1).encode())
         for path, description in zarr_arrays.descriptions(self._layout).items():
-            self._settle(path, description)
+            self._ensure(path, description)
 
-    def _settle(self, path: str, data: bytes) -> None:
-        """See to it that a description is stored; a damaged one is replaced."""
+    def _ensure(self, path: str, data: bytes) -> None:
+        """Store a description unless it is there already; replace a damaged one."""
         full = f"{self.path}/{path}"
         if self._objects.create(full, data):
             return
         stored = self._objects.read(full) or b""
         if stored != data and not _same_json(stored, data):
-            self._events.warn(f"{self.name}/{path} was damaged and is written again")
+            self._events.warn(f"{self.name}/{path} was damaged and has been rewritten")
             self._objects.delete([full])
             self._objects.create(full, data)
 
     # ---------------------------------------------------------------------------- receipts
 
     def receipts(self) -> dict[int, Receipt]:
-        """Return the receipts of stored units.
+        """Return the receipts of stored units, by unit.
 
-        Bytes that this process has not written are hashed once; where they are not those of the receipt,
-        that is removed, and the unit is missing.
+        Bytes that this process has not written are hashed once. A receipt that does not match them is
+        removed, so that its unit is missing.
         """
         receipts = {}
         for path in sorted(self._objects.sizes(f"{self.path}/units")):
@@ -96,26 +96,27 @@ class Draft:
         return receipts
 
     def _check(self, path: str, unit: int) -> Receipt | None:
-        """Return a receipt whose objects are stored as it says; remove any other."""
+        """Return a receipt if its objects match it; otherwise remove it and its damaged objects."""
         expected = set(self._shards(unit).values())
         try:
             receipt = read_value(Receipt, self._objects.read(path) or b"", f"{self._objects.url}/{path}")
             if receipt.unit == unit and {item.path for item in receipt.objects} == expected:
-                harmed = [item.path for item in receipt.objects if self._stored(item.path) != item]
-                if not harmed:
+                damaged = [item.path for item in receipt.objects if self._stored(item.path) != item]
+                if not damaged:
                     return receipt
-                self._objects.delete([f"{self.path}/{path}" for path in harmed])
+                self._objects.delete([f"{self.path}/{path}" for path in damaged])
         except DamagedArtifact:
-            pass  # the receipt itself: its objects are looked at when the unit is written
-        self._drop(path, unit)
+            pass  # the receipt itself: its objects are checked when the unit is written again
+        self._discard(path, unit)
         return None
 
-    def _drop(self, path: str, unit: int) -> None:
-        self._events.warn(f"{self.name}: stored bytes of unit {unit} are damaged; it is made again")
+    def _discard(self, path: str, unit: int) -> None:
+        self._events.warn(f"{self.name}: stored bytes of unit {unit} are damaged; it will be computed again")
         self._checked.pop(path, None)
         self._objects.delete([path])
 
     def missing(self) -> list[int]:
+        """Return the units that are still to be written."""
         done = self.receipts()
         return [unit for unit in range(self.units) if unit not in done]
 
@@ -127,13 +128,13 @@ class Draft:
         return unit * info.unit_rows, min((unit + 1) * info.unit_rows, info.shape[0])
 
     def peek(self, array: str) -> np.ndarray:
-        """Return an array of the draft; complete once no unit is missing."""
+        """Return an array of the draft; it is complete once no unit is missing."""
         return self._zarr.read_rows(self._objects, self.path, array, 0, self._layout[array].shape[0])
 
     def write(self, unit: int, values: dict[str, np.ndarray], counts: dict[str, int] | None = None) -> None:
-        """Store a unit's rows of every array, read them back, and leave the receipt.
+        """Store a unit's rows of every array, read them back, and write the receipt.
 
-        Raises SdquantError for numbers that are not finite, where the array takes none.
+        Raises SdquantError for NaN or infinity in an array that refuses them.
         """
         shards = self._shards(unit)
         arrays = {name: self._fitting(unit, name, rows) for name, rows in values.items() if name in shards}
@@ -144,7 +145,7 @@ class Draft:
             self._checked[path] = receipt
 
     def _shards(self, unit: int) -> dict[str, str]:
-        """Return the path of the object of each array that has rows in a unit."""
+        """Return the shard's path of each array that has rows in a unit."""
         paths = {}
         for name, info in self._layout.items():
             start, stop = self.rows(unit, name)
@@ -153,16 +154,16 @@ class Draft:
         return paths
 
     def _fitting(self, unit: int, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return a unit's rows as they are stored; raises for another shape, or numbers that are refused."""
+        """Return a unit's rows in their stored dtype; raises for a wrong shape or refused numbers."""
         import numpy as np
 
         info = self._layout[name]
         start, stop = self.rows(unit, name)
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # refused below
             rows = np.ascontiguousarray(rows, dtype=info.dtype)
         expected = (stop - start, *info.shape[1:])
         if rows.shape != expected:
-            raise ValueError(f"{name}: unit {unit} takes {expected}, got {rows.shape}")
+            raise ValueError(f"{name}: unit {unit} takes shape {expected}, got {rows.shape}")
         if self._arrays[name].finite and rows.dtype.kind == "f" and not np.isfinite(rows).all():
             raise SdquantError(
                 f"{self._spec.kind}: {np.count_nonzero(~np.isfinite(rows))} of {rows.size} numbers of {name} "
@@ -173,8 +174,8 @@ class Draft:
     def _store_rows(self, unit: int, name: str, rows: np.ndarray) -> StoredObject:
         """Create a unit's shard of one array and return what is stored.
 
-        What is there without a receipt is the remains of a killed run, or another writer's: it is kept if
-        it can be read, and made again if not.
+        A shard without a receipt is left by a killed run or by another writer: it is kept if it can be
+        read, and replaced if not.
         """
         info = self._layout[name]
         start, stop = self.rows(unit, name)
@@ -184,17 +185,17 @@ class Draft:
         if not self._objects.create(f"{self.path}/{path}", data):
             if self._stored(path) == computed:
                 return computed
-            if self._can_be_read(name, start, stop):
+            if self._is_readable(name, start, stop):
                 self._events.warn(
-                    f"{self.name}/{path} is stored already, with other bytes than computed here; it is kept: "
-                    f"another machine or number of threads rounds in another way"
+                    f"{self.name}/{path} is stored already, with other bytes than computed here, and kept: "
+                    f"another machine or number of threads rounds differently"
                 )
                 return self._stored_now(path)
             self._objects.delete([f"{self.path}/{path}"])
             self._objects.create(f"{self.path}/{path}", data)
         return self._stored_now(path)
 
-    def _can_be_read(self, name: str, start: int, stop: int) -> bool:
+    def _is_readable(self, name: str, start: int, stop: int) -> bool:
         try:
             self._zarr.read_rows(self._objects, self.path, name, start, stop)
         except DamagedArtifact:
@@ -216,9 +217,9 @@ class Draft:
     # -------------------------------------------------------------------------- publishing
 
     def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
-        """Create the manifest: from here on the artifact exists.
+        """Write the manifest, which makes the artifact exist, and return the artifact.
 
-        Where another writer was first, the artifact is the one that it published.
+        If another writer published first, the artifact is the one that it published.
         """
         receipts = self.receipts()
         self._check_present(receipts)
@@ -250,16 +251,16 @@ class Draft:
     def _check_present(self, receipts: dict[int, Receipt]) -> None:
         """Raise DamagedArtifact unless every unit is stored, all its objects with their sizes."""
         present = self._objects.sizes(self.path)
-        self._objects.delete([path for path in present if path.endswith(".partial")])  # of killed runs
+        self._objects.delete([path for path in present if path.endswith(".partial")])  # left by killed runs
         for unit in range(self.units):
             objects = receipts[unit].objects if unit in receipts else ()
             whole = all(present.get(f"{self.path}/{item.path}") == item.size for item in objects)
             if unit in receipts and not whole:
-                self._drop(receipt_path(self.path, unit), unit)
+                self._discard(receipt_path(self.path, unit), unit)
             if unit not in receipts or not whole:
                 raise DamagedArtifact(
-                    f"{self.name}: unit {unit} was changed while the artifact was made; run the same command "
-                    f"again, which makes what is missing"
+                    f"{self.name}: unit {unit} was changed while the artifact was written; run the same "
+                    f"command again to compute what is missing"
                 )
 
 

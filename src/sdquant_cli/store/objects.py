@@ -1,17 +1,19 @@
-"""Objects by path, created once. Local folders and S3 buckets are the same code through obstore."""
+"""Objects by path, each created once. Local folders and S3 buckets share this code through obstore."""
+
+from __future__ import annotations
 
 import os
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -21,14 +23,20 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..paths import sync
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
+Bytes = bytes | bytearray | memoryview
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
-RETRIES: dict[str, Any] = {  # some three minutes of outage: obstore's own ten attempts last a few seconds
+RETRIES: RetryConfig = {  # about three minutes of outage; obstore's default ten attempts last a few seconds
     "max_retries": 60,
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(seconds=10), "base": 2},
 }
-CONFLICTS = (0.2, 1.0, 3.0, 10.0)  # seconds to wait after each 409 that left nothing behind
-AT_ONCE = 16  # requests to a server
+CONFLICT_WAITS = (0.2, 1.0, 3.0, 10.0)  # seconds after each 409 that left no object
+PARALLEL_REQUESTS = 16  # to a server
 _MEANINGS = (
     ("No space left", "the disk is full"),
     ("Read-only file system", "it is read-only"),
@@ -39,7 +47,7 @@ _MEANINGS = (
 
 @contextmanager
 def plain_errors(where: str) -> Iterator[None]:
-    """Turn the object store's own errors into one line that names the place."""
+    """Turn obstore's and the system's errors into one line that names the place."""
     try:
         yield
     except (AlreadyExistsError, FileNotFoundError):
@@ -48,16 +56,16 @@ def plain_errors(where: str) -> Iterator[None]:
         for sign, meaning in _MEANINGS:
             if sign in str(error):
                 raise EnvironmentProblem(
-                    f"{where}: {meaning}; what was stored is intact, run the same command again "
-                    f"after mending it, or name another place with --store"
+                    f"{where}: {meaning}; stored data is intact, fix this and run the same command again, "
+                    f"or pass another --store"
                 ) from None
         raise EnvironmentProblem(
-            f"{where}: {first_line(error)}; what was stored is intact, run the same command again"
+            f"{where}: {first_line(error)}; stored data is intact, run the same command again"
         ) from None
 
 
 def _folder(url: str) -> Path | None:
-    """Return the folder that a store's name means, None for a bucket; raises UsageProblem for a file."""
+    """Return the folder that --store names, None for a bucket; raises UsageProblem for a file."""
     scheme, colon, rest = url.partition(":")
     if colon and scheme.lower() in SCHEMES and not rest.startswith("//"):
         raise UsageProblem(f"--store {url}: expected two slashes, as in {scheme}://{rest.lstrip('/')}")
@@ -68,7 +76,7 @@ def _folder(url: str) -> Path | None:
     elif "://" in url:
         return None
     else:
-        folder = Path(os.path.expanduser(url)).absolute()  # noqa: PTH111  # the other raises without a home
+        folder = Path(os.path.expanduser(url)).absolute()  # noqa: PTH111  # Path.expanduser raises without a home
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     if not nearest.is_dir():
         raise UsageProblem(f"--store {url}: {nearest} is a file, a store is a folder")
@@ -76,21 +84,21 @@ def _folder(url: str) -> Path | None:
 
 
 class Objects:
-    """Bytes under a root, each path written at most once."""
+    """The objects under a root, each path written at most once."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.local = _folder(url)
-        self._durable: set[Path] = set()  # folders whose names outlast a power cut
+        self._durable: set[Path] = set()  # folders whose entries are synced to disk
 
     @cached_property
     def _backend(self) -> ObjectStore:
-        """Opened when first written to or read from: looking at an absent store creates nothing."""
+        """The obstore store, opened on first use: listing an absent store creates nothing."""
         with plain_errors(self.url):
             return self.below("")
 
     def below(self, prefix: str) -> ObjectStore:
-        """Return the same place, seen from a prefix."""
+        """Return an obstore store rooted at a prefix."""
         if self.local is None:
             return from_url(f"{self.url}/{prefix}".rstrip("/"), retry_config=RETRIES)
         return LocalStore(prefix=self.local / prefix, mkdir=True)
@@ -98,13 +106,13 @@ class Objects:
     # ----------------------------------------------------------------------------- reading
 
     def read(self, path: str) -> bytes | None:
-        """Return the bytes at `path`; None where there is no such file."""
+        """Return the bytes at `path`; None if there is no such file."""
         try:
             with plain_errors(f"{self.url}/{path}"):
                 if self.local is None:
                     return bytes(obstore.get(self._backend, path).bytes())
                 file = self.local / path
-                return file.read_bytes() if file.is_file() else None  # a pipe would be waited for
+                return file.read_bytes() if file.is_file() else None  # reading a pipe would block
         except FileNotFoundError:
             return None
 
@@ -125,24 +133,24 @@ class Objects:
             top = self.local / prefix
             return sorted(path.name for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
 
-    def each(self, read: Any, items: Sequence[Any]) -> list[Any]:
-        """Return `read` of each item; of a server's, many at once."""
+    def each(self, read: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return `read(item)` for all items, in parallel on a server."""
         if self.local is not None:
             return [read(item) for item in items]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             return list(pool.map(read, items))
 
     # ----------------------------------------------------------------------------- writing
 
-    def create(self, path: str, data: Any) -> bool:
-        """Store bytes at `path` so that they outlast a power cut; False if something is there already."""
+    def create(self, path: str, data: Bytes) -> bool:
+        """Store bytes durably at `path`; return False if an object is there already."""
         with plain_errors(f"{self.url}/{path}"):
             if self.local is None:
                 return self._create_on_server(path, data)
             return self._create_in_folder(self.local, path, data)
 
-    def _create_in_folder(self, root: Path, path: str, data: Any) -> bool:
-        """Bytes are synced before they get their name: it never stands for half of them."""
+    def _create_in_folder(self, root: Path, path: str, data: Bytes) -> bool:
+        """Write and sync a staged file, then rename it, so that `path` never has partial contents."""
         staged = f"{path}.{secrets.token_hex(4)}.partial"
         obstore.put(self._backend, staged, data)
         sync(root / staged)
@@ -159,9 +167,9 @@ class Objects:
             sync(folder)
         return True
 
-    def _create_on_server(self, path: str, data: Any) -> bool:
-        """S3 answers 409, told as if the object existed, while another request creates it."""
-        for wait in CONFLICTS:
+    def _create_on_server(self, path: str, data: Bytes) -> bool:
+        """Create an object. S3 answers 409, reported as existing, while another request creates it."""
+        for wait in CONFLICT_WAITS:
             try:
                 obstore.put(self._backend, path, data, mode="create")
             except AlreadyExistsError:
@@ -170,7 +178,9 @@ class Objects:
                 time.sleep(wait)
             else:
                 return True
-        raise EnvironmentProblem(f"{self.url}/{path}: the server tells of a conflict each time; try later")
+        raise EnvironmentProblem(
+            f"{self.url}/{path}: the server reports a conflict each time; try again later"
+        )
 
     def _is_on_server(self, path: str) -> bool:
         try:
@@ -182,7 +192,7 @@ class Objects:
     # ---------------------------------------------------------------------------- removing
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete objects; those that are gone already are passed over."""
+        """Delete objects; paths without an object are ignored."""
         with plain_errors(self.url):
             if self.local is not None:
                 for path in paths:
@@ -191,7 +201,7 @@ class Objects:
                 obstore.delete(self._backend, paths)
 
     def remove_folder(self, prefix: str, first: str) -> None:
-        """Delete all below `prefix`, `first` before the rest. Links are removed, what they name is not."""
+        """Delete all objects below `prefix`, `first` before the rest. Links are removed, not followed."""
         if self.local is None:
             self.delete([f"{prefix}/{first}"])
             self.delete(list(self.sizes(prefix)))
@@ -199,8 +209,8 @@ class Objects:
         folder = self.local / prefix
         if link := next((p for p in folder.parents if p != self.local and _is_link_in(p, self.local)), None):
             raise UsageProblem(
-                f"{link} is a link out of the store, and nothing is removed there; remove {link.resolve()}/"
-                f"{folder.relative_to(link)} by hand"
+                f"{link} is a link out of the store, where sdquant removes nothing; remove "
+                f"{link.resolve()}/{folder.relative_to(link)} by hand"
             )
         with plain_errors(str(folder)):
             if folder.is_symlink():
@@ -223,7 +233,7 @@ def _files(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
             path = Path(folder, name)
             try:
                 status = path.stat()
-            except OSError:  # a dangling link, or removed since
+            except OSError:  # a dangling link, or a file removed meanwhile
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(root).as_posix(), status.st_size

@@ -1,4 +1,4 @@
-"""The folder beside a store where a run in progress keeps what it goes on from, held by one process."""
+"""The scratch folder of an unfinished artifact: checkpoints to resume from, locked by one process."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,13 @@ from .objects import Objects, plain_errors
 
 
 def scratch_of(objects: Objects, kind: Kind, key: str) -> Path:
-    """Return the scratch folder of an artifact; that of a bucket's is where the command runs."""
+    """Return the scratch folder of an artifact; for a bucket it is in the current folder."""
     root = objects.local or Path(".sdquant-scratch").absolute()
     return root / "scratch" / kind / key
 
 
 def claim(scratch: Path, name: str) -> FileLock:
-    """Hold an artifact's scratch until the lock is released or the process ends.
+    """Lock an artifact's scratch folder until the lock is released or the process ends.
 
     Raises EnvironmentProblem while another process of this machine holds it.
     """
@@ -28,13 +28,13 @@ def claim(scratch: Path, name: str) -> FileLock:
             lock.acquire(blocking=False)
         except Timeout:
             raise EnvironmentProblem(
-                f"{name}: another process is making it; wait for that, then run the same command again"
+                f"{name}: another process is computing it; run the same command again once that has finished"
             ) from None
     return lock
 
 
 def clear(scratch: Path, name: str) -> None:
-    """Remove what a run left behind; raises EnvironmentProblem while a process works there."""
+    """Remove an artifact's scratch folder; raises EnvironmentProblem while a process uses it."""
     if scratch.is_dir():
         lock = claim(scratch, name)
         shutil.rmtree(scratch, ignore_errors=True)

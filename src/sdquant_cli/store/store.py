@@ -1,4 +1,4 @@
-"""A store of artifacts: find, begin, tag, list, verify, remove."""
+"""A store of artifacts: find, begin, list, tag and remove them."""
 
 import importlib.metadata
 import json
@@ -16,10 +16,10 @@ from ..errors import (
     UsageProblem,
 )
 from ..events import SILENT, Events
-from ..manifests import Manifest, Provenance, Ref, Spec, artifact_key
+from ..manifests import Manifest, Provenance, Ref, Spec
 from ..types import Kind
 from ..version import __version__
-from .artifact import ArraySpec, Artifact, folder
+from .artifact import ArraySpec, Artifact, folder, key_of
 from .documents import read_document, read_manifest
 from .draft import Draft
 from .objects import Objects
@@ -27,7 +27,7 @@ from .scratch import clear, scratch_of
 from .tags import KEY, Tags
 
 HEADER = "sdquant-store.json"
-FORMAT = 1  # of the store: where things lie
+FORMAT = 1  # of the store: its paths
 MADE_BY = {
     Kind.PROMPTS: "sdquant sample --prompts FILE",
     Kind.TEXT_EMBEDS: "sdquant sample --prompts FILE",
@@ -45,7 +45,7 @@ MADE_BY = {
 
 @dataclass(frozen=True)
 class Entry:
-    """The place of one artifact, whatever its state; unfinished, if it has neither artifact nor problem."""
+    """One artifact's place in the store; it is unfinished if it has neither artifact nor problem."""
 
     kind: Kind
     key: str
@@ -54,20 +54,22 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """The artifact's name in commands and messages, `kind/key`."""
         return f"{self.kind}/{self.key}"
 
     @property
     def state(self) -> str:
+        """One of published, unfinished, damaged, newer, unreadable."""
         if self.problem:
             return _STATES[type(self.problem)]
         return "published" if self.artifact else "unfinished"
 
     def published(self) -> Artifact:
-        """Return the artifact; raises for any other state."""
+        """Return the artifact; raises the entry's problem, or MissingArtifact if it is unfinished."""
         if self.problem:
             raise self.problem
         if self.artifact is None:
-            raise MissingArtifact(f"{self.name} is unfinished; the command that began it goes on with it")
+            raise MissingArtifact(f"{self.name} is unfinished; run the command that began it again to resume")
         return self.artifact
 
 
@@ -79,7 +81,7 @@ _STATES: dict[type, str] = {
 
 
 class Store:
-    """Artifacts under one URL: a folder, or `s3://bucket/prefix`. Warnings go to `events`."""
+    """The artifacts under one URL, a folder or `s3://bucket/prefix`; warnings go to `events`."""
 
     def __init__(self, url: str, events: Events = SILENT) -> None:
         self.url, self.events = url, events
@@ -99,29 +101,26 @@ class Store:
         self, spec: Spec, inputs: dict[str, Ref], arrays: dict[str, ArraySpec], units: int = 1
     ) -> Artifact | Draft:
         """Return the published artifact of this spec and these inputs, or a draft to fill."""
-        layout: dict[str, object] = {
-            name: array.info.model_dump(mode="json") for name, array in arrays.items()
-        }
-        key = artifact_key(spec, inputs, layout)
+        key = key_of(spec, inputs, arrays)
         published = self.find(spec.kind, key)
         if published is not None:
             published.check_sizes()
-            self._leave(published)
+            self._clear_scratch(published)
             return published
-        self._open(folder(spec.kind, key))
-        return Draft(self.objects, spec, key, inputs, arrays, units, self.events)
+        self._prepare(folder(spec.kind, key))
+        return Draft(self.objects, spec, inputs, arrays, units, self.events)
 
-    def _open(self, path: str) -> None:  # noqa: ARG002
-        """Something is about to be made at `path`."""
+    def _prepare(self, path: str) -> None:  # noqa: ARG002
+        """Write the store's header before an artifact is begun at `path`."""
         self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
 
-    def _leave(self, published: Artifact) -> None:
-        """Remove the scratch of a run that was killed after it had published."""
-        with suppress(EnvironmentProblem):  # that process has just published, and does it itself
+    def _clear_scratch(self, published: Artifact) -> None:
+        """Remove the scratch folder of a run that was killed after publishing."""
+        with suppress(EnvironmentProblem):  # the process that has just published removes it itself
             clear(scratch_of(self.objects, published.kind, published.key), published.path)
 
     def provenance(self, threads: int) -> Provenance:
-        """Return everything but what it took, which the draft knows."""
+        """Return the provenance of an artifact made now, without time and memory, which the draft adds."""
         packages = ("torch", "diffusers", "transformers", "zarr", "numpy")
         return Provenance(
             sdquant=__version__,
@@ -134,7 +133,7 @@ class Store:
     # ----------------------------------------------------------------------------- finding
 
     def find(self, kind: Kind, key: str) -> Artifact | None:
-        """Return the artifact published under a key, if any; raises DamagedArtifact or NewerFormat."""
+        """Return the artifact published under a key, or None; raises DamagedArtifact or NewerFormat."""
         path = f"{folder(kind, key)}/manifest.json"
         data = self.objects.read(path) if KEY.fullmatch(key) else None
         if data is None:
@@ -142,7 +141,7 @@ class Store:
         return Artifact(self.objects, read_manifest(kind, key, data, f"{self.url}/{path}"))
 
     def follow(self, ref: Ref) -> Artifact:
-        """Return the artifact that a manifest points to; raises MissingArtifact if it was removed."""
+        """Return the artifact that a reference points to; raises MissingArtifact if it was removed."""
         artifact = self.find(ref.kind, ref.key)
         if artifact is None:
             raise MissingArtifact(f"{self.url}: {ref.name} was removed; make it with `{MADE_BY[ref.kind]}`")
@@ -152,30 +151,29 @@ class Store:
         return self.tag_entries.key(kind, tag)
 
     def latest(self, kind: Kind, tag: str = "latest") -> Artifact | None:
-        """Return the artifact that a tag names, if it is still there."""
+        """Return the artifact that a tag names, or None."""
         key = self._tagged_key(kind, tag)
         return self.find(kind, key) if key else None
 
     def need(self, kind: Kind, tag: str = "latest") -> Artifact:
-        """Return the tagged artifact; raises MissingArtifact that names the command to run."""
+        """Return the artifact that a tag names; raises MissingArtifact that names the command to run."""
         key = self._tagged_key(kind, tag)
         artifact = self.find(kind, key) if key else None
         if artifact is None:
-            gone = f"{kind}/{key}, named by {tag}, is not there any more"
-            why = gone if key else f"no {kind} artifact"
-            raise MissingArtifact(f"{self.url}: {why}; make it with `{MADE_BY[kind]}`")
+            problem = f"{kind}/{key}, tagged {tag}, was removed" if key else f"no {kind} artifact"
+            raise MissingArtifact(f"{self.url}: {problem}; make it with `{MADE_BY[kind]}`")
         artifact.check_sizes()
         return artifact
 
     def resolve(self, text: str) -> Artifact:
-        """Return a published artifact by `kind`, `kind/key`, `kind/tag` or the beginning of a key."""
+        """Return a published artifact named by `kind`, `kind/key`, `kind/tag` or the beginning of a key."""
         kind, _, name = text.partition("/")
         if kind in set(Kind) and not KEY.fullmatch(name):
             return self.need(Kind(kind), name or "latest")
         return self.locate(text).published()
 
     def locate(self, text: str) -> Entry:
-        """Return the place of an artifact in any state, by the same names as `resolve`."""
+        """Return the entry of an artifact in any state, named as for `resolve`."""
         kind_text, _, name = text.partition("/")
         if kind_text in set(Kind):
             kind = Kind(kind_text)
@@ -188,7 +186,7 @@ class Store:
         if len(places) == 1:
             return self._entry(places[0])
         number = f"{len(places)} {what}s" if places else f"no {what}"
-        raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` shows what is there")
+        raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` lists artifacts")
 
     def _places(self) -> list[tuple[Kind, str]]:
         return [
@@ -199,38 +197,44 @@ class Store:
         ]
 
     def _entry(self, place: tuple[Kind, str]) -> Entry:
+        """Return the entry of a kind and key."""
         try:
             return Entry(*place, artifact=self.find(*place))
         except (DamagedArtifact, NewerFormat, EnvironmentProblem) as error:
             return Entry(*place, problem=error)
 
     def entries(self) -> list[Entry]:
-        """Return the places of all artifacts, published ones first, oldest first."""
+        """Return the entries of all artifacts, published ones first, oldest first."""
         entries = self.objects.each(self._entry, self._places())
         return sorted(entries, key=_age)
 
     def artifacts(self) -> list[Artifact]:
-        """Return all published artifacts, oldest first; warns of manifests that cannot be read."""
+        """Return all published artifacts, oldest first; warns about manifests that cannot be read."""
         entries = self.entries()
         for entry in entries:
             if isinstance(entry.problem, EnvironmentProblem):
-                raise entry.problem  # it may be readable the next time
+                raise entry.problem  # it may be readable next time
             if entry.problem:
                 self.events.warn(str(entry.problem))
         return [entry.artifact for entry in entries if entry.artifact]
 
     def dependents(self, of: Manifest | Artifact | Entry) -> list[Artifact]:
-        """Return the artifacts that were made directly from this one, as far as manifests can be read."""
-        return [a for a in self.artifacts() if any(r.key == of.key for r in a.manifest.inputs.values())]
+        """Return the artifacts with this one among their inputs, as far as manifests can be read."""
+        dependents = []
+        for artifact in self.artifacts():
+            keys = [ref.key for ref in artifact.manifest.inputs.values()]
+            if of.key in keys:
+                dependents.append(artifact)
+        return dependents
 
     # ----------------------------------------------------------------------------- changing
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
-        """Let a tag name this artifact from now on; the tag's history is kept."""
+        """Move a tag to this artifact; the tag's history is kept."""
         self.tag_entries.append(artifact.kind, name, artifact.key)
 
     def tags(self) -> dict[str, list[str]]:
-        """Return key of an artifact -> the tags that name it now; warns of tags that cannot be read."""
+        """Return the current tags by artifact key; warns about tags that cannot be read."""
         for line in self.tag_entries.gaps():
             self.events.warn(line)
         heads: dict[str, list[str]] = {}
@@ -244,9 +248,9 @@ class Store:
         return heads
 
     def remove(self, which: Artifact | Entry, *, force: bool = False) -> None:
-        """Delete an artifact, finished or not; raises UsageProblem while others depend on it, unless forced.
+        """Delete an artifact, published or not; raises UsageProblem while others depend on it, unless forced.
 
-        Raises EnvironmentProblem while a process is making it.
+        Raises EnvironmentProblem while a process is computing it.
         """
         needed_by = self.dependents(which)
         if needed_by and not force:
@@ -254,19 +258,19 @@ class Store:
             raise UsageProblem(f"{which.name}: {names} depend on it; remove those first")
         path = folder(which.kind, which.key)
         clear(scratch_of(self.objects, which.kind, which.key), f"{self.url}/{path}")
-        self.objects.remove_folder(path, "manifest.json")  # first: from here on no reader sees it
+        self.objects.remove_folder(path, "manifest.json")  # first, so that readers no longer see it
 
 
 def _age(entry: Entry) -> tuple[str, str]:
-    """Oldest first; what is not published has no date and comes last."""
+    """Return a sort key: by date, unpublished artifacts last."""
     created = entry.artifact.manifest.provenance.created_at if entry.artifact else "~"
     return created, entry.kind
 
 
 class PinnedStore(Store):
-    """A store for stages that run one after the other: what they tag is theirs as long as this lasts.
+    """A store for stages that run in sequence: its tags stay where these stages moved them.
 
-    Another process that tags what it made meanwhile does not come between them.
+    A tag moved by another process meanwhile is not seen.
     """
 
     def __init__(self, url: str, events: Events = SILENT) -> None:
@@ -274,6 +278,7 @@ class PinnedStore(Store):
         self._tagged: dict[tuple[Kind, str], str] = {}
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
+        """Move a tag to this artifact, here and in the store."""
         super().tag(artifact, name)
         self._tagged[artifact.kind, name] = artifact.key
 
@@ -282,20 +287,21 @@ class PinnedStore(Store):
 
 
 class Absent(Exception):
-    """What a ReadOnlyStore was asked to begin is not in the store."""
+    """An artifact that a ReadOnlyStore was asked to begin is not in the store."""
 
 
 class ReadOnlyStore(PinnedStore):
-    """A store that is only looked at: beginning what is absent raises Absent, and tags are not written.
+    """A store that nothing is written to: beginning an absent artifact raises Absent.
 
-    Stages run on it as far as their artifacts are there.
+    Stages run on it as far as their artifacts exist.
     """
 
-    def _open(self, path: str) -> None:
+    def _prepare(self, path: str) -> None:
         raise Absent(path)
 
-    def _leave(self, published: Artifact) -> None:
+    def _clear_scratch(self, published: Artifact) -> None:
         pass
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
+        """Move a tag to this artifact for this store object only."""
         self._tagged[artifact.kind, name] = artifact.key

@@ -1,4 +1,4 @@
-"""Tags: names of artifacts that move. Each move appends a numbered entry; the highest number is current."""
+"""Tags: movable names of artifacts. Each move appends a numbered entry; the highest number is current."""
 
 import re
 from collections.abc import Iterator
@@ -14,31 +14,32 @@ _ENTRY = re.compile(r"tags/([^/]+)/[^/]+/\d{8}\.json", re.ASCII)
 
 
 class Tags:
-    """The tags of a store. Files that are none of its entries are passed over."""
+    """The tags of a store; other files in their folders are ignored."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
     def key(self, kind: Kind, name: str) -> str | None:
-        """Return the key that a tag names now; raises DamagedArtifact or NewerFormat, naming the file."""
+        """Return the key that a tag names, or None; raises DamagedArtifact or NewerFormat."""
         numbers = self._numbers(f"tags/{kind}/{check_name(name)}").get((kind, name))
         return self._read(kind, name, numbers[-1]) if numbers else None
 
     def append(self, kind: Kind, name: str, key: str) -> None:
-        """Let a tag name this key from now on."""
+        """Move a tag to this key."""
         numbers = self._numbers(f"tags/{kind}/{check_name(name)}").get((kind, name), [])
         try:
             if numbers and self._read(kind, name, numbers[-1]) == key:
                 return
         except DamagedArtifact:
-            pass  # what is appended counts from now on
+            pass  # the new entry replaces it
         number = numbers[-1] + 1 if numbers else 0
         while not self._objects.create(_path(kind, name, number), seal({"key": key})):
             if self._read(kind, name, number) == key:
-                return  # by a request whose answer was lost, or by another writer
+                return  # stored by another writer, or by a request whose answer was lost
             number += 1
 
     def names(self) -> list[tuple[Kind, str]]:
+        """Return kind and name of all tags, in order."""
         return sorted(self._numbers("tags"))
 
     def problems(self) -> Iterator[SdquantError]:
@@ -51,15 +52,15 @@ class Tags:
                     yield error
 
     def gaps(self) -> Iterator[str]:
-        """Yield a line for each tag that has lost earlier entries; the current one counts all the same."""
+        """Yield a line for each tag that has lost earlier entries, which does not change its current one."""
         for (kind, name), numbers in sorted(self._numbers("tags").items()):
             lost = sorted(set(range(numbers[-1])) - set(numbers))
             if lost:
                 path = f"{self._objects.url}/tags/{kind}/{name}"
-                yield f"{path}: entries {', '.join(map(str, lost))} are missing; {numbers[-1]} counts"
+                yield f"{path}: entries {', '.join(map(str, lost))} are missing; entry {numbers[-1]} is used"
 
     def _numbers(self, prefix: str) -> dict[tuple[Kind, str], list[int]]:
-        """Return the numbers of each tag's entries, in order."""
+        """Return the numbers of each tag's entries, in order, by kind and name."""
         numbers: dict[tuple[Kind, str], list[int]] = {}
         for path in sorted(self._objects.sizes(prefix)):
             if is_entry(path):
@@ -70,23 +71,24 @@ class Tags:
     def _read(self, kind: Kind, name: str, number: int) -> str:
         path = _path(kind, name, number)
         where = f"{self._objects.url}/{path}"
-        way_out = f"name the right one with `sdquant tag {kind}/KEY {name}`"
+        remedy = f"set it again with `sdquant tag {kind}/KEY {name}`"
         try:
             key = read_document(self._objects.read(path) or b"", where).get("key")
         except DamagedArtifact as error:
-            raise DamagedArtifact(f"{error}; {way_out}") from None
+            raise DamagedArtifact(f"{error}; {remedy}") from None
         if not (isinstance(key, str) and KEY.fullmatch(key)):
-            raise DamagedArtifact(f"{where} is damaged: key {key!r}, expected 20 hex digits; {way_out}")
+            raise DamagedArtifact(f"{where} is damaged: key {key!r}, expected 20 hex digits; {remedy}")
         return key
 
 
 def is_entry(path: str) -> bool:
+    """Tell if a path of the store is a tag's entry."""
     entry = _ENTRY.fullmatch(path)
     return entry is not None and entry[1] in set(Kind)
 
 
 def check_name(name: str) -> str:
-    """Return a tag's name; raises UsageProblem for what is none."""
+    """Return a tag's name; raises UsageProblem if it has other characters than a name may have."""
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UsageProblem(f"tag {name!r}: expected letters, digits, '-', '_' and '.'")
     return name

@@ -71,7 +71,7 @@ def test_a_shard_that_goes_while_the_artifact_is_made_is_told_before_publishing(
     draft = begun(store)
     fill(draft)
     (sdquant.store / draft.path / "data.zarr" / "x" / "c" / "1" / "0" / "0").unlink()
-    with pytest.raises(DamagedArtifact, match="unit 1 was changed while the artifact was made"):
+    with pytest.raises(DamagedArtifact, match="unit 1 was changed while the artifact was written"):
         draft.publish(FACTS, store.provenance(1))
     assert store.latest(Kind.LATENTS) is None
     assert begun(store).missing() == [1]
