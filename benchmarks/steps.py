@@ -26,7 +26,7 @@ from sdquant_cli.manifests import Setting
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.guidance import apply_guidance, batch_conditioning, repeat_for_guidance
 from sdquant_cli.models.noise import initial_noise
-from sdquant_cli.models.samplers import Trajectory
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.prompts import read_prompts
 from sdquant_cli.store import Store
 from sdquant_cli.types import Dtype

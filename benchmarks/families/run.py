@@ -34,8 +34,8 @@ from sdquant_cli.models.conditioning import Conditioning, predict, size_ids
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
-from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.store import Store

@@ -11,8 +11,8 @@ from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
 from sdquant_cli.models.noise import initial_noise
-from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.schedule import schedule_of
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.quant.drop import Drop
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import LayerState, QuantConv2d, QuantLinear

@@ -16,8 +16,9 @@ from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.noise import initial_noise, step_generators
-from sdquant_cli.models.samplers import Trajectory, from_config
+from sdquant_cli.models.samplers import from_config
 from sdquant_cli.models.schedule import schedule_of
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.types import Relax, Scheduler, Train
 from tests import fakes

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models import adapter
-from sdquant_cli.models.load import find_model
+from sdquant_cli.models.load import ModelName, find_model
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"  # 16 x 16
 A, B = f"unet.{LAYER}.lora_A.weight", f"unet.{LAYER}.lora_B.weight"
@@ -51,14 +51,14 @@ def test_alpha_over_rank_and_the_scale_multiply(sd, tiny, saved, scale):
     metadata = {"lora_adapter_metadata": json.dumps(in_metadata)}
     before = sd.network.get_submodule(LAYER).weight
     for file in (saved({A: down, B: up}, metadata), saved(kohya(KOHYA))):
-        network = find_model(str(tiny("sd-v1-4")), lora=file, lora_scale=scale).denoiser()
+        network = find_model(ModelName(str(tiny("sd-v1-4")), lora=file, lora_scale=scale)).denoiser()
         expected = before + scale * 8 / 2 * up @ down
         torch.testing.assert_close(network.get_submodule(LAYER).weight, expected)
 
 
 def test_an_adapter_of_the_text_encoder_alone(sd, tiny, saved):
     tensors = kohya(f"{TEXT}_q_proj") | kohya(f"{TEXT}_out_proj")
-    model = find_model(str(tiny("sd-v1-4")), lora=saved(tensors))
+    model = find_model(ModelName(str(tiny("sd-v1-4")), lora=saved(tensors)))
     assert all(
         torch.equal(a, b) for a, b in zip(model.denoiser().parameters(), sd.network.parameters(), strict=True)
     )
@@ -73,7 +73,7 @@ def test_an_adapter_of_the_text_encoder_alone(sd, tiny, saved):
 def test_alphas_that_diffusers_does_not_apply(tiny, saved):
     file = saved(kohya(f"{TEXT}_q_proj", 8.0) | kohya(f"{TEXT}_out_proj", 2.0))
     with pytest.raises(UsageProblem, match="different alphas, which diffusers does not apply"):
-        find_model(str(tiny("sd-v1-4")), lora=file).text_pipeline()
+        find_model(ModelName(str(tiny("sd-v1-4")), lora=file)).text_pipeline()
 
 
 def test_sdxl_blocks_by_their_original_numbers(tiny, saved):
@@ -83,7 +83,7 @@ def test_sdxl_blocks_by_their_original_numbers(tiny, saved):
     layer = "down_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"
     down, up = matrices()
     expected = model.denoiser().get_submodule(layer).weight + 4 * up @ down
-    adapted = find_model(str(tiny("sdxl")), lora=file)
+    adapted = find_model(ModelName(str(tiny("sdxl")), lora=file))
     torch.testing.assert_close(adapted.denoiser().get_submodule(layer).weight, expected)
     adapted.text_pipeline()
 

@@ -122,5 +122,5 @@ def test_a_base_of_other_merges_is_another_conversion(tiny, tmp_path, cache, con
 def test_a_file_that_is_cut(tmp_path, cache):
     file = checkpoint(tmp_path)
     file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(UsageProblem, match=r"x\.safetensors: is no safetensors file that can be read"):
+    with pytest.raises(UsageProblem, match=r"x\.safetensors: cannot be read as safetensors"):
         find_model(str(file))

@@ -82,7 +82,7 @@ def encoded(texts):
 
 def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
     from sdquant_cli.models.denoise import denoise
-    from sdquant_cli.models.samplers import Trajectory
+    from sdquant_cli.models.trajectory import Trajectory
 
     noise, expected = drawn_by_diffusers
     conditioning = encoded(["", "a big red circle on a plain white background"])
@@ -92,9 +92,10 @@ def test_our_loop_draws_what_diffusers_draws(drawn_by_diffusers, embedded_unet):
 
 def test_its_pictures_are_of_the_prompt(drawn_by_diffusers):
     """50 steps of three plain prompts: the background has the colour that the prompt names."""
-    from sdquant_cli.models.denoise import decode, denoise
+    from sdquant_cli.models.autoencoder import decode
+    from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.noise import initial_noise
-    from sdquant_cli.models.samplers import Trajectory
+    from sdquant_cli.models.trajectory import Trajectory
 
     model = find_model("shapes")
     wanted = {"green": (0.12, 0.65, 0.20), "white": (0.97, 0.97, 0.97), "blue": (0.12, 0.28, 0.90)}

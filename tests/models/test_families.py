@@ -13,10 +13,10 @@ from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.families import FAMILIES
 from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
-from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.text import encode
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
 from tests import fakes
@@ -130,7 +130,9 @@ def test_the_layers_that_the_paper_names_are_there(name, key, count):
 
 def test_a_scheduler_of_another_kind_is_refused(tiny):
     model = find_model(str(tiny("sd3-medium")))
-    with pytest.raises(UsageProblem, match="--scheduler pndm: Stable Diffusion 3 takes flow-euler and other"):
+    with pytest.raises(
+        UsageProblem, match="--scheduler pndm: Stable Diffusion 3 needs a flow-matching scheduler"
+    ):
         model.sampler(setting(model, "pndm"))
 
 

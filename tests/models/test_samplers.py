@@ -13,13 +13,14 @@ import torch
 from sdquant_cli.artifacts.settings import new_setting
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.errors import SdquantError, UsageProblem
+from sdquant_cli.models.autoencoder import decode, encode_pictures
 from sdquant_cli.models.conditioning import Conditioning
-from sdquant_cli.models.denoise import decode, denoise, encode_pictures
+from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.guidance import batch_conditioning
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.models.noise import initial_noise, step_generators
-from sdquant_cli.models.samplers import Trajectory
 from sdquant_cli.models.text import encode
+from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.options.requests import SampleRequest
 from sdquant_cli.store import Store
 from tests import fakes

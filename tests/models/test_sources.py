@@ -135,13 +135,14 @@ def adapter(tmp_path):
 def test_an_adapter_is_added_to_the_weights_and_decides_the_digest(tiny, adapter, name, layer):
     plain = find_model(str(tiny(name)))
     file, parts = adapter(plain, layer)
-    adapted = find_model(str(tiny(name)), lora=str(file), lora_scale=0.5)
+    adapted = find_model(ModelName(str(tiny(name)), lora=str(file), lora_scale=0.5))
     before, after = plain.denoiser(), adapted.denoiser()
     down, up = parts[f"{plain.family.folder}_lora_layers"].values()
     expected = before.get_submodule(layer).weight + 0.5 * up @ down
     torch.testing.assert_close(after.get_submodule(layer).weight, expected)
     assert [n for n, _ in before.named_modules()] == [n for n, _ in after.named_modules()]
-    digests = {plain.ref.digest, adapted.ref.digest, find_model(str(tiny(name)), lora=str(file)).ref.digest}
+    unscaled = find_model(ModelName(str(tiny(name)), lora=str(file)))
+    digests = {plain.ref.digest, adapted.ref.digest, unscaled.ref.digest}
     assert len(digests) == 3
 
 
@@ -149,7 +150,7 @@ def test_an_adapters_text_encoder_part_counts_too(tiny, adapter):
     plain = find_model(str(tiny("sd-v1-4")))
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     file, parts = adapter(plain, layer, text=True)
-    adapted = find_model(str(tiny("sd-v1-4")), lora=str(file))
+    adapted = find_model(ModelName(str(tiny("sd-v1-4")), lora=str(file)))
     path, (down, up) = (
         next(iter(parts["text_encoder_lora_layers"])).removesuffix(".lora_A.weight"),
         parts["text_encoder_lora_layers"].values(),
@@ -163,10 +164,10 @@ def test_an_adapter_that_is_none(tiny, tmp_path):
     with pytest.raises(
         UsageProblem, match=r"none\.bin: expected a \.safetensors file, or a folder with pytorch_lora"
     ):
-        find_model(str(tiny("sd-v1-4")), lora=str(tmp_path / "none.bin")).denoiser()
+        find_model(ModelName(str(tiny("sd-v1-4")), lora=str(tmp_path / "none.bin"))).denoiser()
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(UsageProblem, match="--lora"):
-        find_model(str(tiny("sd-v1-4")), lora=str(tmp_path / "x.safetensors")).denoiser()
+        find_model(ModelName(str(tiny("sd-v1-4")), lora=str(tmp_path / "x.safetensors"))).denoiser()
 
 
 def test_an_unfused_adapter_can_be_put_on_quantized_layers(tiny, adapter):

@@ -50,7 +50,7 @@ def test_a_variant_falls_back_component_by_component(copied):
     model.vae()
     assert model.ref.digest != ordinary.ref.digest
     file.unlink()
-    with pytest.raises(UsageProblem, match=r"unet: has weights of variant fp16 alone; say `--variant fp16`"):
+    with pytest.raises(UsageProblem, match=r"unet: has only weights of variant fp16; add `--variant fp16`"):
         find_model(str(copied))
     with pytest.raises(UsageProblem, match=r"--variant bf16: no component .* it has fp16"):
         find_model(ModelName(str(copied), variant="bf16"))

@@ -64,7 +64,7 @@ def test_latents_are_the_unets_inputs_at_their_own_call(finished):
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.load import find_model
     from sdquant_cli.models.noise import initial_noise
-    from sdquant_cli.models.samplers import Trajectory
+    from sdquant_cli.models.trajectory import Trajectory
 
     sdquant, _ = finished
     store = sdquant.opened()
@@ -204,7 +204,7 @@ def test_trajectories_of_two_micro_batches_agree_within_1e_4(embedded_unet):
     from sdquant_cli.models.conditioning import Conditioning
     from sdquant_cli.models.denoise import denoise
     from sdquant_cli.models.noise import initial_noise
-    from sdquant_cli.models.samplers import Trajectory
+    from sdquant_cli.models.trajectory import Trajectory
 
     texts = Conditioning(torch.randn(5, 32, 96, generator=torch.Generator().manual_seed(0)))
 

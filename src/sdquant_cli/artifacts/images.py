@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from ..manifests import ImagesFacts, ImagesSpec, Setting
+from ..models.autoencoder import decode
 from ..models.conditioning import Conditioning
-from ..models.denoise import decode, denoise
+from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning
 from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Trajectory
+from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Draft
 from ..types import Dtype, Kind

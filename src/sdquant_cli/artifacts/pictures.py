@@ -9,7 +9,7 @@ import torch
 from ..calibration.recipe import Pictures
 from ..errors import UsageProblem
 from ..manifests import ImagesSpec, Setting
-from ..models.denoise import encode_pictures
+from ..models.autoencoder import encode_pictures
 from ..prompts import PromptFile
 from ..types import Execution
 from .images import Drawing, Images, draw

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..models.conditioning import Conditioning, predict
 from ..models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
+from ..models.trajectory import Trajectory
 from ..quant.drop import Drop
 from ..types import Ranges
 from .block_optimizer import dropping, inputs_rounded_in

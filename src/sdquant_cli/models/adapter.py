@@ -1,16 +1,16 @@
-"""A LoRA adapter fused into a model's weights: what is sampled and calibrated is the adapted model.
+"""A LoRA adapter (Hu et al. 2021) fused into a model's weights, before the model is sampled or calibrated.
 
-The steps are those of diffusers' `load_lora_weights`, part by part, so that the denoiser and the text
-encoders need not be in memory together. What diffusers leaves out in silence is refused by name.
+The steps are those of diffusers' `load_lora_weights`, one component at a time, so that the denoiser and the
+text encoders are not in memory together. What diffusers would ignore silently raises UsageProblem.
 """
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,10 +20,14 @@ from ..errors import UsageProblem, first_line
 from .digest import file_digest
 from .weights import is_finite
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from transformers import PreTrainedModel
+
 Tensors = dict[str, Tensor]
 
 _IN_FOLDER = "pytorch_lora_weights.safetensors"  # as diffusers saves it
-_OTHER_KINDS = {  # by a part of the names of their tensors
+_OTHER_KINDS = {  # by a part of their tensors' names
     "dora_scale": "DoRA, whose magnitudes diffusers leaves out",
     "hada_w": "LoHa",
     "lokr_w": "LoKr",
@@ -40,18 +44,22 @@ _OTHER_HALF = {"down": "up", "up": "down", "A": "B", "B": "A"}
 
 @dataclass(frozen=True)
 class _Adapter:
-    """An adapter in diffusers' names, with what scales it."""
+    """An adapter with diffusers' tensor names, and the arguments that scale it."""
 
     path: str
     state: Tensors
-    scales: dict[str, Any]  # network alphas and metadata, as diffusers' loaders take them
+    scales: dict[str, object]  # network alphas and metadata, arguments of diffusers' loaders
 
     def part(self, component: str) -> Tensors:
-        """The tensors of a component, without its name."""
+        """Return the tensors of a component, without its prefix."""
         prefix = f"{component}."
-        return {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
+        tensors: Tensors = {}
+        for name, tensor in self.state.items():
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = tensor
+        return tensors
 
-    def refuse(self, reason: str) -> UsageProblem:
+    def problem(self, reason: str) -> UsageProblem:
         return UsageProblem(f"--lora {self.path}: {reason}")
 
 
@@ -60,8 +68,10 @@ def digest(path: str) -> bytes:
     return file_digest(_file(path))
 
 
-def fuse_into_denoiser(pipeline_class: Any, network: Any, path: str, scale: float) -> None:
-    """Add the adapter's part for the denoiser, if it has one, to its weights, in place."""
+def fuse_into_denoiser(
+    pipeline_class: "type[DiffusionPipeline]", network: "ModelMixin", path: str, scale: float
+) -> None:
+    """Add the adapter's part for the denoiser, if it has one, to the weights, in place."""
     adapter = _read(pipeline_class, network.config, path)
     component = "unet" if hasattr(pipeline_class, "load_lora_into_unet") else "transformer"
     part = adapter.part(component)
@@ -74,8 +84,10 @@ def fuse_into_denoiser(pipeline_class: Any, network: Any, path: str, scale: floa
     network.unload_lora()
 
 
-def fuse_into_text_encoders(pipeline: Any, config: Any, path: str, scale: float) -> None:
-    """Add the adapter's parts for text encoders, if it has any, to their weights, in place."""
+def fuse_into_text_encoders(
+    pipeline: "DiffusionPipeline", config: Mapping[str, object], path: str, scale: float
+) -> None:
+    """Add the adapter's parts for text encoders, if it has any, to the weights, in place."""
     adapter = _read(type(pipeline), config, path)
     for component in ("text_encoder", "text_encoder_2"):
         part = adapter.part(component)
@@ -89,15 +101,19 @@ def fuse_into_text_encoders(pipeline: Any, config: Any, path: str, scale: float)
     pipeline.unload_lora_weights()
 
 
-def _read(pipeline_class: Any, config: Any, path: str) -> _Adapter:
-    """Return the adapter of a file; raise UsageProblem for what is no LoRA or not for this pipeline."""
+def _read(pipeline_class: "type[DiffusionPipeline]", config: Mapping[str, object], path: str) -> _Adapter:
+    """Return the adapter in a file; raise UsageProblem if it is no LoRA or not for this pipeline."""
     from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 
     file = _file(path)
     _check_tensors(path, file)
-    options = {"local_files_only": True, "use_safetensors": True, "return_lora_metadata": True}
+    options: dict[str, object] = {
+        "local_files_only": True,
+        "use_safetensors": True,
+        "return_lora_metadata": True,
+    }
     if issubclass(pipeline_class, StableDiffusionXLLoraLoaderMixin):
-        options["unet_config"] = config  # its blocks have other numbers in the original code
+        options["unet_config"] = config  # the original code numbers its blocks differently
     try:
         state, *scales = pipeline_class.lora_state_dict(str(file), **options)
     except Exception as error:
@@ -109,14 +125,15 @@ def _read(pipeline_class: Any, config: Any, path: str) -> _Adapter:
 
 
 def _check_tensors(path: str, file: Path) -> None:
-    """Raise UsageProblem unless a file holds pairs of finite matrices."""
+    """Raise UsageProblem unless a file consists of pairs of finite matrices."""
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UsageProblem(f"--lora {path}: {first_line(error)}") from None
     for mark, kind in _OTHER_KINDS.items():
-        if name := next((name for name in tensors if mark in name), None):
-            raise UsageProblem(f"--lora {path}: is {kind} ({name}); expected LoRA")
+        for name in tensors:
+            if mark in name:
+                raise UsageProblem(f"--lora {path}: is {kind} ({name}); expected LoRA")
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise UsageProblem(f"--lora {path}: {name} has numbers that are not finite (NaN or infinity)")
@@ -127,7 +144,7 @@ def _check_tensors(path: str, file: Path) -> None:
 
 
 def _check_pair(path: str, tensors: Tensors, match: re.Match[str]) -> None:
-    """Raise UsageProblem unless both halves of a pair are there, and can be multiplied."""
+    """Raise UsageProblem unless both matrices of a pair exist and can be multiplied."""
     name, half = match[0], match["half"]
     other = f"{match['before']}{_OTHER_HALF[half]}{match['after']}"
     if other not in tensors:
@@ -143,35 +160,37 @@ def _check_pair(path: str, tensors: Tensors, match: re.Match[str]) -> None:
         )
 
 
-def _check_components(adapter: _Adapter, pipeline_class: Any) -> None:
+def _check_components(adapter: _Adapter, pipeline_class: "type[DiffusionPipeline]") -> None:
     components = pipeline_class._lora_loadable_modules
     if not adapter.state:
-        raise adapter.refuse("is empty")
+        raise adapter.problem("is empty")
     for name in adapter.state:
         if "lora" not in name:
-            raise adapter.refuse(f"{name} is no part of a LoRA")
+            raise adapter.problem(f"{name} is no part of a LoRA")
         if name.split(".")[0] not in components:
-            raise adapter.refuse(
+            raise adapter.problem(
                 f"{name} is for no component of a {pipeline_class.__name__} ({', '.join(components)}); "
                 f"is the adapter for another family?"
             )
 
 
-def _check_fit(adapter: _Adapter, part: Tensors, network: Any, component: str) -> None:
-    """Raise UsageProblem unless every layer of an adapter's part is in the network, in its size."""
+def _check_fit(
+    adapter: _Adapter, part: Tensors, network: "ModelMixin | PreTrainedModel", component: str
+) -> None:
+    """Raise UsageProblem unless the network has every layer of an adapter's part, in its size."""
     for name, tensor in part.items():
         layer, _, rest = name.partition(".lora_")
         try:
             weight = network.get_submodule(layer).weight
         except AttributeError:
-            raise adapter.refuse(
+            raise adapter.problem(
                 f"the {component} of this model has no {layer}; is the adapter for another family?"
             ) from None
         axis = {"A": 1, "B": 0}.get(rest.split(".")[0])
         if axis is None or not rest.endswith("weight"):
             continue
         if tensor.shape[axis] != weight.shape[axis]:
-            raise adapter.refuse(
+            raise adapter.problem(
                 f"{layer} of the {component} has {weight.shape[axis]} channels, and the adapter's "
                 f"{tensor.shape[axis]}; is it for another family?"
             )
@@ -183,7 +202,7 @@ def _peft_names_of_denoiser(part: Tensors) -> Tensors:
     return part if "lora_A" in next(iter(part)) else convert_unet_state_dict_to_peft(part)
 
 
-def _peft_names_of_text_encoder(part: Tensors, encoder: Any) -> Tensors:
+def _peft_names_of_text_encoder(part: Tensors, encoder: "PreTrainedModel") -> Tensors:
     from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
 
     renamed = convert_state_dict_to_peft(convert_state_dict_to_diffusers(part))
@@ -198,9 +217,9 @@ def _load(adapter: _Adapter, load: Callable[[], None]) -> None:
         try:
             load()
         except Exception as error:
-            raise adapter.refuse(f"diffusers cannot load it ({_short(error)})") from None
+            raise adapter.problem(f"diffusers cannot load it ({_short(error)})") from None
     if any("alpha_pattern" in str(warning.message) for warning in caught):
-        raise adapter.refuse(
+        raise adapter.problem(
             "layers of the text encoder have different alphas, which diffusers does not apply; expected one "
             "alpha, or none and the scale in the matrices"
         )

@@ -1,12 +1,11 @@
-"""What is reconstructed at once: the residual and transformer blocks of a denoiser, other layers alone.
+"""The blocks of a denoiser that are reconstructed one at a time, in the order in which the network runs them.
 
-Units come in the order in which the network runs them, which is not that of its modules.
+A residual or transformer block is reconstructed as a whole; a layer outside of them is a block of its own.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,76 +19,88 @@ BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
 
 @dataclass(frozen=True)
 class Tap:
-    """A module of the network, by its path, and where it is in a run."""
+    """A module whose inputs are captured."""
 
-    name: str
+    name: str  # module path
     before: int  # MACs of all layers that run before it
 
 
 @dataclass(frozen=True)
 class Block(Tap):
-    """A module and the quantizable layers within, all by module path, in running order."""
+    """A module that is reconstructed at once."""
 
-    layers: tuple[str, ...]
+    layers: tuple[str, ...]  # module paths of its quantizable layers, in running order
     macs: int  # of these layers, in the call that was traced
-    enclosing: tuple[Tap, ...]  # modules that hold this unit and others, the outermost first
+    enclosing: tuple[Tap, ...]  # modules that hold this block and others, the outermost first
 
     @property
     def macs_to_end(self) -> int:
-        """MACs of a run from the enclosing module to its end; its first block pays for reaching it."""
-        starts = [0, *(place.before for place in self.enclosing)]
-        entering = sum(inner - outer for outer, inner in pairwise(starts) if inner == self.before)
-        return entering + self.before - starts[-1] + self.macs
+        """MACs from the start of the innermost enclosing module to the end of this block.
+
+        The first block of an enclosing module also pays for the run up to that module.
+        """
+        start, entering = 0, 0
+        for tap in self.enclosing:
+            if tap.before == self.before:
+                entering += tap.before - start
+            start = tap.before
+        return entering + self.before - start + self.macs
 
     def single_layers(self) -> "list[Block]":
-        """Its layers as units of their own."""
-        share = self.macs // len(self.layers)  # near enough: it is for counting cost
+        """Return its layers as blocks of their own, with equal shares of its MACs."""
+        share = self.macs // len(self.layers)  # near enough: it only counts cost
         return [replace(self, name=name, layers=(name,), macs=share) for name in self.layers]
 
 
 def blocks_of(network: nn.Module, run: Callable[[], object]) -> list[Block]:
-    """The units of a network; `run` calls it once, with whatever batch."""
-    macs = _traced(quantizable_layers(network), run)
-    grouped = _grouped(network, macs)
-    holders = {name: _around(network, name) for name in grouped}
-    held = Counter(holder for enclosing in holders.values() for holder in enclosing)
-    units: list[Block] = []
-    first: dict[str, int] = {}  # MACs before the first unit of each module
+    """Return the blocks of a network; `run` calls the network once, on any batch."""
+    macs = _count_macs(quantizable_layers(network), run)
+    grouped = _group_by_block(network, macs)
+    ancestors = {name: _ancestors(network, name) for name in grouped}
+    held: Counter[str] = Counter()
+    for modules in ancestors.values():
+        held.update(modules)
+    blocks: list[Block] = []
+    taps: dict[str, Tap] = {}
     before = 0
     for name, layers in grouped.items():
-        enclosing = [holder for holder in holders[name] if held[holder] > 1]
-        places = tuple(Tap(holder, first.setdefault(holder, before)) for holder in enclosing)
-        own = sum(macs[layer] for layer in layers)
-        units.append(Block(name, before, tuple(layers), own, places))
-        before += own
-    return units
+        enclosing = []
+        for module in ancestors[name]:
+            if held[module] > 1:
+                enclosing.append(taps.setdefault(module, Tap(module, before)))
+        block = Block(name, before, tuple(layers), sum(macs[layer] for layer in layers), tuple(enclosing))
+        blocks.append(block)
+        before += block.macs
+    return blocks
 
 
 def captured_bytes(network: nn.Module, run: Callable[[], object], networks: int) -> int:
-    """Return the most bytes that reconstruction keeps at once of what `run` calls the network on.
+    """Return the most bytes that reconstruction keeps at once of the batch that `run` calls the network on.
 
-    These are the arguments of a unit and of the modules enclosing it, of each of so many networks, and the
-    unit's output.
+    These are the inputs of a block and of its enclosing modules, for each of so many networks, and the
+    block's output.
     """
-    units = blocks_of(network, run)
-    names = {unit.name for unit in units} | {place.name for unit in units for place in unit.enclosing}
-    arguments, outputs = _sizes(network, names, run)
+    blocks = blocks_of(network, run)
+    names: set[str] = set()
+    for block in blocks:
+        names.update((block.name, *(tap.name for tap in block.enclosing)))
+    inputs, outputs = _measure_bytes(network, names, run)
     most = 0
-    for unit in units:
-        inputs = arguments[unit.name] + sum(arguments[place.name] for place in unit.enclosing)
-        most = max(most, networks * inputs + outputs[unit.name])
+    for block in blocks:
+        captured = inputs[block.name] + sum(inputs[tap.name] for tap in block.enclosing)
+        most = max(most, networks * captured + outputs[block.name])
     return most
 
 
-def _sizes(
+def _measure_bytes(
     network: nn.Module, names: Iterable[str], run: Callable[[], object]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the bytes of the arguments and of the output of each module in one call."""
-    arguments: dict[str, int] = {}
+    """Return the bytes of each module's inputs and of its output in one call."""
+    inputs: dict[str, int] = {}
     outputs: dict[str, int] = {}
 
     def see_inputs(name: str, args: object, kwargs: object) -> None:
-        arguments[name] = _bytes((args, kwargs))
+        inputs[name] = _bytes((args, kwargs))
 
     def see_output(name: str, output: object) -> None:
         outputs[name] = _bytes(output)
@@ -97,7 +108,7 @@ def _sizes(
     modules = {name: network.get_submodule(name) for name in names}
     with torch.no_grad(), watching_inputs(modules, see_inputs), watching_outputs(modules, see_output):
         run()
-    return arguments, outputs
+    return inputs, outputs
 
 
 def _bytes(value: object) -> int:
@@ -105,14 +116,17 @@ def _bytes(value: object) -> int:
 
 
 def largest_block(network: nn.Module) -> int:
-    """Weights of the unit that has the most."""
+    """Return the number of weights in the largest block."""
     layers = quantizable_layers(network)
-    return max(sum(layers[n].weight.numel() for n in own) for own in _grouped(network, layers).values())
+    most = 0
+    for names in _group_by_block(network, layers).values():
+        most = max(most, sum(layers[name].weight.numel() for name in names))
+    return most
 
 
-def _grouped(network: nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
-    """Layers by the block that they are in, or by themselves."""
-    blocks = [name for name, m in network.named_modules() if type(m).__name__ in BLOCKS]
+def _group_by_block(network: nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
+    """Return layers by the block that holds them; a layer outside of all blocks is alone under its name."""
+    blocks = [name for name, module in network.named_modules() if type(module).__name__ in BLOCKS]
     grouped: dict[str, list[str]] = {}
     for layer in layers:
         owner = next((block for block in blocks if layer.startswith(f"{block}.")), layer)
@@ -120,15 +134,19 @@ def _grouped(network: nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
     return grouped
 
 
-def _around(network: nn.Module, name: str) -> list[str]:
-    """The modules that hold another and can be run, the outermost first."""
-    parts = name.split(".")
-    paths = [".".join(parts[:count]) for count in range(1, len(parts))]
-    return [path for path in paths if not isinstance(network.get_submodule(path), nn.ModuleList)]
+def _ancestors(network: nn.Module, name: str) -> list[str]:
+    """Return the modules that hold a module and can be called, the outermost first."""
+    ancestors: list[str] = []
+    path = ""
+    for part in name.split(".")[:-1]:
+        path = f"{path}.{part}" if path else part
+        if not isinstance(network.get_submodule(path), nn.ModuleList):
+            ancestors.append(path)
+    return ancestors
 
 
-def _traced(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:
-    """Multiply-accumulates of each layer in one call, in running order."""
+def _count_macs(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:
+    """Return the multiply-accumulates of each layer in one call, in running order."""
     macs: dict[str, int] = {}
 
     def count(name: str, output: Tensor) -> None:

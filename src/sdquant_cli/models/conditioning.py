@@ -1,17 +1,19 @@
-"""What a denoiser is told besides latent and timestep, and the one way to call it."""
+"""The conditioning inputs of a denoiser, and the one way to call it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+Index = Tensor | Sequence[int] | NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The text of N items, and what SDXL and SD3 take beside it."""
+    """The text embeddings of N items, with what SDXL and SD3 take in addition."""
 
     tokens: Tensor  # (N,L,D)
     pooled: Tensor | None = None  # (N,E): SDXL, SD3
@@ -21,44 +23,45 @@ class Conditioning:
         return len(self.tokens)
 
     def __getitem__(self, index: Tensor | slice) -> "Conditioning":
-        return self._each(lambda tensor: tensor[index])
+        pooled = None if self.pooled is None else self.pooled[index]
+        size = None if self.size is None else self.size[index]
+        return Conditioning(self.tokens[index], pooled, size)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Conditioning":
-        """On a device, text in a format; sizes stay fp32, which holds every pixel count."""
+        """Return it on a device, embeddings in `dtype`; sizes stay fp32, which holds every pixel count."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         size = None if self.size is None else self.size.to(device)
-        moved = self._each(lambda tensor: tensor.to(device, dtype))
-        return Conditioning(moved.tokens, moved.pooled, size)
+        return Conditioning(self.tokens.to(device, dtype), pooled, size)
 
-    def guided(self, index: Tensor | Sequence[int] | NDArray[Any]) -> "Conditioning":
-        """Items (2n) for guidance: n times the first, the unconditional one, then those of `index` (n)."""
-        given = torch.as_tensor(index)
-        return self[torch.cat([torch.zeros_like(given), given])]
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
-        parts = (self.tokens, self.pooled, self.size)
-        return Conditioning(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+    def guided(self, index: Index) -> "Conditioning":
+        """Return 2n items for guidance: n times the first, unconditional one, then those of `index` (n)."""
+        conditional = torch.as_tensor(index)
+        return self[torch.cat([torch.zeros_like(conditional), conditional])]
 
 
 def size_ids(height: int, width: int) -> Tensor:
-    """SDXL's size conditioning (1,6) of a picture that is neither scaled nor cropped."""
+    """Return SDXL's size conditioning (1,6) of an image that is neither scaled nor cropped."""
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
 
-def dtype_of(network: Any) -> torch.dtype:
-    """Of the network's numbers; parameters that are no floats are codes of packed layers."""
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the dtype of a network's weights; parameters of another kind are codes of packed layers."""
     return next(p.dtype for p in network.parameters() if p.is_floating_point())
 
 
-def predict(network: Any, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-    """The network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or one for all."""
+def predict(network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    """Return the network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or (1)."""
     dtype = dtype_of(network)
-    told = conditioning.to(x.device, dtype)
-    more: dict[str, Any] = {}
-    if told.size is not None:
-        more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": told.size}
-    elif told.pooled is not None:
-        more["pooled_projections"] = told.pooled
+    conditioning = conditioning.to(x.device, dtype)
+    extra: dict[str, object] = {}
+    if conditioning.size is not None:
+        extra["added_cond_kwargs"] = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size}
+    elif conditioning.pooled is not None:
+        extra["pooled_projections"] = conditioning.pooled
     predicted: Tensor = network(
-        x.to(dtype), timestep=timestep.reshape(-1).to(x.device), encoder_hidden_states=told.tokens, **more
+        x.to(dtype),
+        timestep=timestep.reshape(-1).to(x.device),
+        encoder_hidden_states=conditioning.tokens,
+        **extra,
     ).sample
     return predicted.float()

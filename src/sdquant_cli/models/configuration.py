@@ -1,7 +1,7 @@
 """The JSON files of a pipeline's components as pydantic models: types of fields, and bounds on sizes.
 
-A field that has a default may be left out, as in diffusers and transformers; fields that are not named
-here are their own business.
+A field with a default may be missing, as in diffusers and transformers. Fields that are not named here are
+ignored.
 """
 
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Fields(BaseModel):
-    """Base of all files."""
+    """The base of all files."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -27,7 +27,7 @@ _Size = Annotated[list[_Cells], Field(min_length=2, max_length=2)]
 
 
 class Defaults(Fields):
-    """Defaults that a model draws with: sdquant.json."""
+    """The default settings of a model: sdquant.json."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)]
     steps: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -35,10 +35,14 @@ class Defaults(Fields):
 
 
 class Index(Fields):
+    """The pipeline: model_index.json."""
+
     pipeline: str = Field(alias="_class_name")
 
 
 class UNet(Fields):
+    """The denoiser of Stable Diffusion 1 and 2."""
+
     sample_size: _Cells | _Size
     in_channels: _Channels = 4
     out_channels: _Channels = 4
@@ -56,7 +60,7 @@ class UNet(Fields):
 
 
 class PooledUNet(UNet):
-    """SDXL's: what it is told beside the prompt enters here."""
+    """The denoiser of SDXL, with the fields of its pooled text and image sizes."""
 
     addition_embed_type: Literal["text_time"]
     addition_time_embed_dim: _Width
@@ -64,6 +68,8 @@ class PooledUNet(UNet):
 
 
 class Transformer(Fields):
+    """The denoiser of Stable Diffusion 3."""
+
     sample_size: _Cells = 128
     patch_size: Annotated[int, Field(ge=1, le=16)] = 2
     in_channels: _Channels = 16
@@ -78,6 +84,8 @@ class Transformer(Fields):
 
 
 class Autoencoder(Fields):
+    """AutoencoderKL."""
+
     block_out_channels: _Widths = [64]
     latent_channels: _Channels = 4
     layers_per_block: _Depth = 1
@@ -89,6 +97,8 @@ class Autoencoder(Fields):
 
 
 class TinyAutoencoder(Fields):
+    """AutoencoderTiny."""
+
     block_out_channels: _Widths
     encoder_block_out_channels: _Widths = [64, 64, 64, 64]
     decoder_block_out_channels: _Widths = [64, 64, 64, 64]
@@ -99,6 +109,8 @@ class TinyAutoencoder(Fields):
 
 
 class Scheduler(Fields):
+    """The noise schedule: scheduler_config.json."""
+
     num_train_timesteps: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     beta_start: float = 0.0001
     beta_end: float = 0.02
@@ -111,7 +123,7 @@ class Scheduler(Fields):
 
 
 class TextEncoder(Fields):
-    """CLIP's and T5's: sizes alone."""
+    """The sizes of CLIP and T5."""
 
     vocab_size: Annotated[int, Field(ge=1, le=10_000_000)] = 49408
     hidden_size: _Width = 512
@@ -127,4 +139,6 @@ class TextEncoder(Fields):
 
 
 class Tokenizer(Fields):
+    """The length of CLIP's tokenizer: tokenizer_config.json."""
+
     model_max_length: Annotated[int, Field(ge=2)]

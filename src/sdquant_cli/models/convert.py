@@ -1,30 +1,33 @@
 """A single checkpoint file as a folder in diffusers layout, converted once by diffusers.
 
-The folder is in $XDG_CACHE_HOME/sdquant/models, named by the contents of the file and of the base that
-gives its configuration. It is there whole or not at all, and two processes convert it once.
+The folder is in $XDG_CACHE_HOME/sdquant/models. Its name is a digest of the file and of the base whose
+configuration it takes. It is written whole or not at all, and two processes convert a file once.
 """
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
-from ..errors import UsageProblem
+from ..errors import UsageProblem, first_line
 from ..paths import cache_folder
 from .digest import digest_of, file_digest, files_read
-from .families import FAMILIES
-from .folder import INDEX, check_folder, family_in, read_json, text_parts, tokenizer_of
+from .families import FAMILIES, tokenizer_of
+from .folder import INDEX, check_folder, family_in, read_json, text_parts
 
-# What trainers of models with v prediction leave in their files; diffusers' from_single_file does not look.
-_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"  # tensors, of no numbers that matter
-_PREDICTION_TYPE = "modelspec.prediction_type"  # of the file's metadata
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+# how trainers mark models with v prediction; diffusers' from_single_file ignores it
+_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"  # names of tensors without meaningful values
+_PREDICTION_TYPE = "modelspec.prediction_type"  # in the file's metadata
 
 
 def converted(path: Path, base: Path | None) -> Path:
-    """Return the folder of a checkpoint file, converted where it is absent, with its base's configuration."""
+    """Return the folder of a checkpoint file with its base's configuration, converted if it is absent."""
     marks = _marks(path)
     folder, locks = cache_folder("models") / _name(path, base, marks), cache_folder("locks")
     if (folder / INDEX).is_file():
@@ -43,7 +46,7 @@ def _name(path: Path, base: Path | None, marks: Mapping[str, object]) -> str:
 
 
 def _write(path: Path, base: Path | None, marks: Mapping[str, object], folder: Path) -> None:
-    """Write the folder beside, then move it; what an earlier process left half written is replaced."""
+    """Write the folder under a temporary name and move it; a partial one of an earlier run is replaced."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = _convert(path, base)
@@ -56,12 +59,12 @@ def _write(path: Path, base: Path | None, marks: Mapping[str, object], folder: P
 
 
 def _marks(path: Path) -> dict[str, object]:
-    """Return the fields of a scheduler that a checkpoint asks for."""
+    """Return the scheduler fields that a checkpoint's marks ask for."""
     try:
         with safe_open(path, "pt") as file:
             names, metadata = set(file.keys()), file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise UsageProblem(f"--model {path}: is no safetensors file that can be read ({error})") from None
+        raise UsageProblem(f"--model {path}: cannot be read as safetensors ({first_line(error)})") from None
     if _V_PREDICTION not in names and metadata.get(_PREDICTION_TYPE) not in ("v", "v_prediction"):
         return {}
     fields: dict[str, object] = {"prediction_type": "v_prediction"}
@@ -69,26 +72,27 @@ def _marks(path: Path) -> dict[str, object]:
 
 
 def _digest_of_layout(base: Path) -> str:
-    """Return a digest of what a conversion takes from its base: configurations and tokenizers."""
+    """Return a digest of what a conversion takes from its base, configurations and tokenizers."""
     family = check_folder(base, str(base), None)
     texts = text_parts(read_json(base / INDEX), family)
     parts = {*family.parts, *texts, *map(tokenizer_of, texts)}
-    files = [path for part in parts for path in files_read(base / part, None)]
-    configurations = [path for path in files if path.suffix != ".safetensors"]
-    return digest_of(base, [base / INDEX, *configurations]).hexdigest()[:8]
+    files = {base / INDEX}
+    for part in parts:
+        files.update(path for path in files_read(base / part, None) if path.suffix != ".safetensors")
+    return digest_of(base, files).hexdigest()[:8]
 
 
-def _convert(path: Path, base: Path | None) -> Any:
+def _convert(path: Path, base: Path | None) -> "DiffusionPipeline":
     import diffusers
 
     families = FAMILIES if base is None else (family_in(base, str(base)),)
-    where: dict[str, Any] = {} if base is None else {"config": str(base), "local_files_only": True}
+    where: dict[str, object] = {} if base is None else {"config": str(base), "local_files_only": True}
     problems = []
     for family in families:
         cls = getattr(diffusers, family.pipelines[0])
-        names = [name for name in ("safety_checker", "feature_extractor") if name in cls._optional_components]
+        left_out = {"safety_checker", "feature_extractor"}.intersection(cls._optional_components)
         try:
-            return cls.from_single_file(str(path), **where, **dict.fromkeys(names))
+            return cls.from_single_file(str(path), **where, **dict.fromkeys(left_out))
         except Exception as error:
             problems.append(" ".join(str(error).split())[:200])
     raise UsageProblem(

@@ -1,4 +1,4 @@
-"""Digests of files, each file read once a process; and which files of a pipeline are read at all."""
+"""Digests of files, each read once per process, and the list of files that a component is read from."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,22 +21,26 @@ _TOKENIZERS = (
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the sha256 of a file; a file that has not changed since is not read again."""
+    """Return the sha256 of a file; a file that did not change is not read again."""
     status = path.stat()
     return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 def files_read(component: Path, variant: str | None) -> list[Path]:
-    """Return the files that a component is read from: no second formats, READMEs or other variants."""
-    if component.name.startswith("tokenizer"):
-        return [path for name in _TOKENIZERS if (path := component / name).is_file()]
-    configurations = [path for name in _CONFIGURATIONS if (path := component / name).is_file()]
+    """Return the files that a component is read from, without other formats, variants and READMEs."""
+    is_tokenizer = component.name.startswith("tokenizer")
+    names = _TOKENIZERS if is_tokenizer else _CONFIGURATIONS
+    files = [component / name for name in names if (component / name).is_file()]
+    if is_tokenizer:
+        return files
     weights = find_weights(component, variant)
-    return [*configurations, *([weights.index] if weights.index else ()), *weights.files]
+    if weights.index:
+        files.append(weights.index)
+    return [*files, *weights.files]
 
 
 def digest_of(folder: Path, files: Iterable[Path]) -> "hashlib._Hash":
-    """Return a sha256 over names and contents of files in a folder, in the order of their paths."""
+    """Return the sha256 over paths and contents of files in a folder, sorted by path."""
     total = hashlib.sha256()
     for path in sorted(files):
         total.update(f"{path.relative_to(folder)} ".encode())

@@ -1,7 +1,7 @@
-"""The model families, as data: what their denoisers and pipelines are made of.
+"""The model families as data: the modules of their denoisers and the parts of their pipelines.
 
-A new family is an entry here. Facts are those of the diffusers classes named; steps and guidance
-scale are the defaults of their pipelines.
+A new family is an entry here. The facts are those of the diffusers classes named; steps and guidance scale
+are the defaults of their pipelines.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,66 +9,77 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, dtype_of
 
-Config = Mapping[str, Any]
-T5_TOKENS = 256  # as StableDiffusion3Pipeline has it
+Config = Mapping[str, Any]  # a component's configuration, as its JSON file has it
+T5_TOKENS = 256  # as in StableDiffusion3Pipeline
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A class of network: where its time path is, and how the parts of that compute."""
+    """A class of network: its modules by role, and how its time path computes."""
 
     cls: str  # in diffusers
     time_path: tuple[str, ...]  # modules by name; the linear layers within are not quantized
-    projections: tuple[str, ...]  # ends of the paths of those whose input is the whole embedding
+    projections: tuple[str, ...]  # ends of the paths of layers whose input is the whole embedding
     embedding: tuple[str, ...]  # modules whose sum is the embedding
-    prompt_modules: tuple[str, ...]  # what `embed_prompt` needs of the network
-    text_fed: tuple[str, ...]  # ends of the paths of what sees only the prompt
-    blocks: Callable[[Any], list[str]]  # for inter-layer distillation
-    middle: Callable[[Any], str]  # the module whose input tells steps apart
-    embed_timestep: Callable[[Any, Tensor], Tensor]  # (R) -> (R,D)
-    embed_prompt: Callable[[Any, Conditioning], Tensor]  # (N) -> (N,D), added to the above
-    multiple: Callable[[Config], int]  # latent cells that a side is a multiple of
-    text_shape: Callable[[Config, int], tuple[int, int]]  # tokens and channels, given CLIP's tokens
+    prompt_modules: tuple[str, ...]  # modules that `embed_prompt` calls
+    text_fed: tuple[str, ...]  # ends of the paths of layers whose input is the prompt alone
+    blocks: Callable[[nn.Module], list[str]]  # for inter-layer distillation
+    middle: Callable[[nn.Module], str]  # the module whose input tells timesteps apart
+    embed_timestep: Callable[[nn.Module, Tensor], Tensor]  # (R) -> (R,D)
+    embed_prompt: Callable[[nn.Module, Conditioning], Tensor]  # (N) -> (N,D), added to the above
+    multiple: Callable[[Config], int]  # the sides of a latent are multiples of so many cells
+    text_shape: Callable[[Config, int], tuple[int, int]]  # tokens and channels, from CLIP's tokens
     pooled_width: Callable[[Config], int]
-    supported: dict[str, tuple[object, ...]]  # fields of its configuration, the default first
+    supported: dict[str, tuple[object, ...]]  # values of configuration fields, the default first
 
 
-def _unet_blocks(unet: Any) -> list[str]:
-    down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
-    return [*down, "mid_block", *(f"up_blocks.{i}" for i in range(len(unet.up_blocks)))]
+def _children(network: nn.Module, name: str) -> list[str]:
+    return [f"{name}.{child}" for child, _ in network.get_submodule(name).named_children()]
 
 
-def _unet_timestep(unet: Any, timestep: Tensor) -> Tensor:
-    embedded: Tensor = unet.time_embedding(
-        unet.time_proj(timestep).to(unet.time_embedding.linear_1.weight.dtype)
-    )
+def _unet_blocks(unet: nn.Module) -> list[str]:
+    return [*_children(unet, "down_blocks"), "mid_block", *_children(unet, "up_blocks")]
+
+
+def _unet_timestep(unet: nn.Module, timestep: Tensor) -> Tensor:
+    embedding = unet.get_submodule("time_embedding")
+    sinusoids: Tensor = unet.get_submodule("time_proj")(timestep)
+    embedded: Tensor = embedding(sinusoids.to(dtype_of(embedding)))
     return embedded
 
 
-def _unet_prompt(unet: Any, conditioning: Conditioning) -> Tensor:
-    """SDXL: pooled text and the sinusoids of the six sizes, side by side, through two linear layers."""
+def _unet_prompt(unet: nn.Module, conditioning: Conditioning) -> Tensor:
+    """Return SDXL's embedding: two linear layers on the pooled text and the sinusoids of the six sizes."""
     assert conditioning.size is not None
     assert conditioning.pooled is not None
-    sizes = unet.add_time_proj(conditioning.size.flatten()).view(len(conditioning), -1)
-    embedded: Tensor = unet.add_embedding(
-        torch.cat([conditioning.pooled, sizes.to(conditioning.pooled.dtype)], dim=1)
-    )
+    sinusoids: Tensor = unet.get_submodule("add_time_proj")(conditioning.size.flatten())
+    sizes = sinusoids.view(len(conditioning), -1).to(conditioning.pooled.dtype)
+    embedded: Tensor = unet.get_submodule("add_embedding")(torch.cat([conditioning.pooled, sizes], dim=1))
     return embedded
 
 
-def _mmdit_timestep(transformer: Any, timestep: Tensor) -> Tensor:
-    embed = transformer.time_text_embed
-    dtype = embed.timestep_embedder.linear_1.weight.dtype
-    embedded: Tensor = embed.timestep_embedder(embed.time_proj(timestep).to(dtype))
+def _mmdit_blocks(transformer: nn.Module) -> list[str]:
+    return _children(transformer, "transformer_blocks")
+
+
+def _mmdit_middle(transformer: nn.Module) -> str:
+    blocks = _mmdit_blocks(transformer)
+    return blocks[len(blocks) // 2]
+
+
+def _mmdit_timestep(transformer: nn.Module, timestep: Tensor) -> Tensor:
+    embedder = transformer.get_submodule("time_text_embed.timestep_embedder")
+    sinusoids: Tensor = transformer.get_submodule("time_text_embed.time_proj")(timestep)
+    embedded: Tensor = embedder(sinusoids.to(dtype_of(embedder)))
     return embedded
 
 
-def _mmdit_prompt(transformer: Any, conditioning: Conditioning) -> Tensor:
-    embedded: Tensor = transformer.time_text_embed.text_embedder(conditioning.pooled)
+def _mmdit_prompt(transformer: nn.Module, conditioning: Conditioning) -> Tensor:
+    embedded: Tensor = transformer.get_submodule("time_text_embed.text_embedder")(conditioning.pooled)
     return embedded
 
 
@@ -105,8 +116,8 @@ MMDIT = Denoiser(
     embedding=("time_text_embed",),
     prompt_modules=("time_text_embed",),
     text_fed=("context_embedder",),
-    blocks=lambda network: [f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
-    middle=lambda network: f"transformer_blocks.{len(network.transformer_blocks) // 2}",
+    blocks=_mmdit_blocks,
+    middle=_mmdit_middle,
     embed_timestep=_mmdit_timestep,
     embed_prompt=_mmdit_prompt,
     multiple=lambda config: int(config["patch_size"]),
@@ -114,12 +125,17 @@ MMDIT = Denoiser(
     pooled_width=lambda config: int(config["pooled_projection_dim"]),
     supported={},
 )
-DENOISERS = {denoiser.cls: denoiser for denoiser in (UNET, MMDIT)}
+DENOISERS = {UNET.cls: UNET, MMDIT.cls: MMDIT}
 
 
 def denoiser_of(network: object) -> Denoiser:
-    """The entry of a network's class; of an unknown class, the UNet's."""
+    """Return the entry of a network's class; the UNet's for a class that is not known."""
     return DENOISERS.get(type(network).__name__, UNET)
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Return the folder of the tokenizer of a text encoder."""
+    return text_encoder.replace("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -130,25 +146,24 @@ class Family:
     pipelines: tuple[str, ...]  # classes; the first encodes prompts
     denoiser: Denoiser
     folder: str  # of the denoiser
-    texts: tuple[str, ...]  # folders of text encoders; each has a tokenizer of the same number
-    optional: tuple[str, ...] = ()  # those of `texts` that a pipeline may lack
-    sized: bool = False  # whether it is told picture sizes
-    pooled: bool = False  # whether it is told the pooled text: its time features are the prompt's own
-    flow: bool = False  # whether its samplers are those of flow matching
-    indexed: bool = False  # whether the pipeline tells its sampler that it begins at the first timestep
-    normalised: tuple[str, ...] = ()  # what it reads of the autoencoder's config beside scaling_factor
+    texts: tuple[str, ...]  # folders of the text encoders; each has a tokenizer of the same number
+    optional: tuple[str, ...] = ()  # text encoders that a pipeline may lack
+    sized: bool = False  # whether the denoiser takes image sizes
+    pooled: bool = False  # whether it takes the pooled text: time features then depend on the prompt
+    flow: bool = False  # whether the samplers are those of flow matching
+    indexed: bool = False  # whether the pipeline sets its sampler's begin index
+    normalised: tuple[str, ...] = ()  # fields of the autoencoder's config read besides scaling_factor
     steps: int = 50
     guidance_scale: float = 7.5
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Folders that a pipeline must have."""
-        needed = [name for name in self.texts if name not in self.optional]
-        tokenizers = [name.replace("text_encoder", "tokenizer") for name in needed]
-        return ("scheduler", *needed, *tokenizers, self.folder, "vae")
+        encoders = [name for name in self.texts if name not in self.optional]
+        return ("scheduler", *encoders, *map(tokenizer_of, encoders), self.folder, "vae")
 
 
-NORMALISING = ("latents_mean", "latents_std", "shift_factor")  # some pipelines read some of them
+NORMALISING = ("latents_mean", "latents_std", "shift_factor")  # each pipeline reads some of them
 
 FAMILIES = (
     Family(
@@ -187,5 +202,5 @@ FAMILIES = (
 
 
 def family_of(pipeline: str) -> Family | None:
-    """The family of a pipeline class, None if it is not known here."""
+    """Return the family of a pipeline class, or None if it is not known."""
     return next((family for family in FAMILIES if pipeline in family.pipelines), None)

@@ -1,7 +1,7 @@
 """Read and check the JSON files of a pipeline folder: types, bounds on sizes, names of classes.
 
-Everything that decides how large a network is or what is run with it passes here before anything is
-built or loaded.
+Whatever decides the size of a network or the code that runs is checked here before anything is built or
+loaded.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ..errors import UsageProblem, first_line
 from .configuration import (
@@ -26,18 +27,18 @@ from .configuration import (
     Transformer,
     UNet,
 )
-from .families import FAMILIES, MMDIT, Family, family_of
+from .families import FAMILIES, MMDIT, Family, family_of, tokenizer_of
 from .weights import need_weights, refuse_unknown_variant
 
 INDEX = "model_index.json"
-DEFAULTS_FILE = "sdquant.json"  # beside model_index.json: what a diffusers directory has no place for
+DEFAULTS_FILE = "sdquant.json"  # next to model_index.json; no part of the diffusers layout
 SCHEDULER_FILE = "scheduler_config.json"
 TOKENIZER_FILE = "tokenizer_config.json"
 
 Json = dict[str, Any]
 
 
-# classes that a component may be of, by the beginning of its folder's name
+# library and classes of a component, by the beginning of its folder's name
 _CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
     "text_encoder_3": ("transformers", ("T5EncoderModel",)),
@@ -45,7 +46,7 @@ _CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tokenizer_3": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
-# files that a tokenizer can be read from
+# sets of files that a tokenizer can be read from
 _VOCABULARIES = {
     "tokenizer_3": (("tokenizer.json",), ("spiece.model",)),
     "tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
@@ -53,7 +54,7 @@ _VOCABULARIES = {
 
 
 def read_json(path: Path) -> Json:
-    """Return the object in a JSON file; raise UsageProblem where there is none."""
+    """Return the object in a JSON file; raise UsageProblem if there is none."""
     if not path.is_file():
         raise UsageProblem(f"{path}: no such file; expected a pipeline in diffusers layout")
     try:
@@ -65,26 +66,24 @@ def read_json(path: Path) -> Json:
     if "auto_map" in value:
         raise UsageProblem(
             f"{path}: auto_map names code in the folder, which is never run; expected classes of "
-            f"diffusers and transformers alone"
+            f"diffusers and transformers only"
         )
     return value
 
 
 def with_defaults(cls: str, config: Json) -> Json:
-    """Return a network's configuration with the defaults of its diffusers class where a field is left out."""
+    """Return a network's configuration, with the defaults of its diffusers class for missing fields."""
     import diffusers
 
-    fields = inspect.signature(getattr(diffusers, cls).__init__).parameters.values()
-    return {field.name: field.default for field in fields if field.default is not field.empty} | config
-
-
-def tokenizer_of(text_encoder: str) -> str:
-    """Return the folder of the tokenizer of a text encoder."""
-    return text_encoder.replace("text_encoder", "tokenizer")
+    complete: Json = {}
+    for field in inspect.signature(getattr(diffusers, cls).__init__).parameters.values():
+        if field.default is not field.empty:
+            complete[field.name] = field.default
+    return complete | config
 
 
 def family_in(folder: Path, source: str) -> Family:
-    """Return the family of the pipeline in a folder; raise UsageProblem for one that is not known."""
+    """Return the family of the pipeline in a folder; raise UsageProblem if it is not supported."""
     pipeline = _checked(Index, folder / INDEX).pipeline
     family = family_of(pipeline)
     if family is None:
@@ -94,15 +93,14 @@ def family_in(folder: Path, source: str) -> Family:
 
 
 def check_folder(folder: Path, source: str, variant: str | None) -> Family:
-    """Return the family of the pipeline in a folder; raise UsageProblem for anything amiss in its files.
+    """Return the family of the pipeline in a folder; raise UsageProblem if its files are not valid.
 
-    Weights are there, not yet opened.
+    Weight files must exist; they are not opened.
     """
     family = family_in(folder, source)
     index = read_json(folder / INDEX)
     texts = text_parts(index, family)
-    parts = (*family.parts, *texts, *map(tokenizer_of, texts))
-    for part in dict.fromkeys(parts):
+    for part in dict.fromkeys((*family.parts, *texts, *map(tokenizer_of, texts))):
         _check_class(folder / INDEX, index, family, part)
         if not (folder / part).is_dir():
             hint = "" if part in family.parts else f", or [null, null] for {part} in {INDEX} to do without it"
@@ -110,21 +108,37 @@ def check_folder(folder: Path, source: str, variant: str | None) -> Family:
                 f"--model {source}: {folder} has no {part}/; expected a {family.name} pipeline in diffusers "
                 f"layout with {', '.join(family.parts)}{hint}"
             )
-    path = folder / family.folder / "config.json"
-    denoiser = _checked(_denoiser_model(family), path)
-    tiny = index["vae"][1] == "AutoencoderTiny"
-    _checked(TinyAutoencoder if tiny else Autoencoder, folder / "vae" / "config.json")
-    _checked(Scheduler, folder / "scheduler" / SCHEDULER_FILE)
-    encoders = {name: _checked(TextEncoder, folder / name / "config.json") for name in texts}
-    for name, encoder in encoders.items():
-        _check_tokenizer(folder / tokenizer_of(name), encoder.max_position_embeddings)
-    if isinstance(denoiser, UNet):
-        _check_widths(path, denoiser, list(encoders.values()))
+    _check_configurations(folder, index, family)
     networks = [folder / part for part in (family.folder, "vae", *texts)]
     refuse_unknown_variant(folder, networks, variant)
     for network in networks:
         need_weights(network, variant)
     return family
+
+
+def _check_configurations(folder: Path, index: Json, family: Family) -> None:
+    """Raise UsageProblem unless each component's configuration is valid, and they fit each other."""
+    path = folder / family.folder / "config.json"
+    denoiser = _checked(_denoiser_model(family), path)
+    tiny = index["vae"][1] == "AutoencoderTiny"
+    _checked(TinyAutoencoder if tiny else Autoencoder, folder / "vae" / "config.json")
+    _checked(Scheduler, folder / "scheduler" / SCHEDULER_FILE)
+    texts = text_parts(index, family)
+    encoders = [_checked(TextEncoder, folder / name / "config.json") for name in texts]
+    for name, encoder in zip(texts, encoders, strict=True):
+        _check_tokenizer(folder / tokenizer_of(name), encoder.max_position_embeddings)
+    if isinstance(denoiser, UNet):
+        _check_widths(path, denoiser, encoders)
+
+
+def check_supported(folder: Path, family: Family) -> None:
+    """Raise UsageProblem for a denoiser whose configuration has values that are not supported."""
+    path = folder / family.folder / "config.json"
+    config = read_json(path)
+    for name, allowed in family.denoiser.supported.items():
+        value = config.get(name, allowed[0])
+        if value not in allowed:
+            raise UsageProblem(f"{path}: {name} is {value}; supported: {', '.join(map(str, allowed))}")
 
 
 def text_parts(index: Json, family: Family) -> list[str]:
@@ -134,12 +148,12 @@ def text_parts(index: Json, family: Family) -> list[str]:
 
 
 def read_defaults(folder: Path, family: Family) -> Defaults:
-    """Return what a model draws with unless told otherwise: its own wishes, else its family's."""
-    usual: Json = {"guidance_scale": family.guidance_scale, "steps": family.steps}
+    """Return a model's default settings: those of its own file, else its family's."""
+    defaults: Json = {"guidance_scale": family.guidance_scale, "steps": family.steps}
     path = folder / DEFAULTS_FILE
     if not path.exists():
-        return Defaults(**usual)
-    return _validated(Defaults, path, usual | read_json(path))
+        return Defaults(**defaults)
+    return _validated(Defaults, path, defaults | read_json(path))
 
 
 def _denoiser_model(family: Family) -> type[Fields]:
@@ -149,17 +163,17 @@ def _denoiser_model(family: Family) -> type[Fields]:
 
 
 def _check_class(path: Path, index: Json, family: Family, part: str) -> None:
-    """Raise UsageProblem unless a component's entry names a class that the family has there."""
+    """Raise UsageProblem unless a component's entry names a class that the family accepts."""
     entry = index.get(part)
     library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
     if part == "scheduler":
         expected_library, expected = "diffusers", "a scheduler of diffusers"
-        right = isinstance(name, str) and name.endswith("Scheduler")
+        fits = isinstance(name, str) and name.endswith("Scheduler")
     else:
         expected_library, classes = _classes_of(part, family)
         expected = " or ".join(classes)
-        right = name in classes
-    if right and library == expected_library:
+        fits = name in classes
+    if fits and library == expected_library:
         return
     raise UsageProblem(f'{path}: {part} is {_shown(entry)}; expected ["{expected_library}", {expected}]')
 
@@ -171,7 +185,7 @@ def _classes_of(part: str, family: Family) -> tuple[str, tuple[str, ...]]:
 
 
 def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
-    """Raise UsageProblem unless what the text encoders give is as wide as what the UNet takes."""
+    """Raise UsageProblem unless the text encoders' outputs are as wide as the UNet's input."""
     if all("hidden_size" in encoder.model_fields_set for encoder in encoders):
         width = sum(encoder.hidden_size for encoder in encoders)
         if unet.cross_attention_dim != width:
@@ -190,12 +204,12 @@ def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
 
 
 def _check_tokenizer(folder: Path, positions: int) -> None:
-    """Raise UsageProblem for a tokenizer without vocabulary or, of CLIP's, without a length."""
+    """Raise UsageProblem for a tokenizer without vocabulary, or for CLIP's with a wrong length."""
     choices = next(files for beginning, files in _VOCABULARIES.items() if folder.name.startswith(beginning))
     if not any(_has_all(folder, files) for files in choices):
         expected = ", or ".join(" and ".join(files) for files in choices)
         raise UsageProblem(f"{folder}: has no vocabulary; expected {expected}")
-    if folder.name == "tokenizer_3":  # is asked for as many tokens as the pipeline wishes
+    if folder.name == "tokenizer_3":  # the pipeline decides on the number of tokens
         return
     path = folder / TOKENIZER_FILE
     length = _checked(Tokenizer, path).model_max_length
@@ -228,14 +242,14 @@ def _validated(model: type[M], path: Path, value: Json) -> M:
         raise UsageProblem(f"{path}: {field} is {_shown(value.get(field))}; {_expected(first)}") from None
 
 
-def _expected(error: Any) -> str:
-    """Return pydantic's own words, in ours: what was expected."""
+def _expected(error: ErrorDetails) -> str:
+    """Return what pydantic expected, in plain words."""
     words = error["msg"].replace("Input should be", "expected", 1)
     return words.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON writes it, cut where it is long."""
+    """Return a value as JSON, shortened to 80 characters."""
     try:
         text = json.dumps(value)
     except (ValueError, RecursionError):

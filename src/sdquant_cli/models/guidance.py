@@ -1,37 +1,31 @@
-"""Classifier-free guidance, which a scale at or below 1 turns off, as in diffusers.
+"""Classifier-free guidance (Ho & Salimans 2022), which a scale at or below 1 turns off, as in diffusers.
 
-With guidance every prompt is two items, the unconditional half of a batch first; without it, one.
+With guidance each prompt takes two items of a batch, and the unconditional half comes first.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, Index
 
 
 def halves(scale: float) -> int:
-    """Return how many items of the network each prompt is."""
+    """Return the number of items per prompt in a batch of the network."""
     return 2 if scale > 1 else 1
 
 
 def repeat_for_guidance(x: Tensor, scale: float) -> Tensor:
-    """The network's inputs, of latents or timesteps (N,...): once for each half."""
+    """Return latents or timesteps (N,...) once for each half of the batch."""
     return x.repeat(halves(scale), *[1] * (x.dim() - 1))
 
 
-def batch_conditioning(
-    texts: Conditioning, index: Tensor | Sequence[int] | NDArray[Any], scale: float
-) -> Conditioning:
-    """The text of a batch: that of `index` (N), behind N times the first, unconditional one with guidance."""
+def batch_conditioning(texts: Conditioning, index: Index, scale: float) -> Conditioning:
+    """Return the conditioning of prompts `index` (N), after N unconditional items where guidance is on."""
     return texts.guided(index) if halves(scale) == 2 else texts[torch.as_tensor(index)]
 
 
 def apply_guidance(prediction: Tensor, scale: float) -> Tensor:
-    """Return u + scale (c - u) (N,...) of both halves for the sampler, or the prediction as it is."""
+    """Return u + scale (c - u) of the two halves u and c, or the prediction where there is one half."""
     if halves(scale) == 1:
         return prediction
     unconditional, conditional = prediction.chunk(2)

@@ -1,7 +1,5 @@
 """Which modules of a denoiser are quantized, and which belong to its time path."""
 
-from typing import Any
-
 from torch import nn
 
 from .families import DENOISERS, Denoiser, denoiser_of
@@ -15,36 +13,36 @@ def _in_time_path(name: str, denoiser: Denoiser) -> bool:
 
 
 def quantizable_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Every nn.Linear and nn.Conv2d outside the time path, by module path (258 in SD v1-4)."""
+    """Return every nn.Linear and nn.Conv2d outside the time path, by module path (258 in SD v1-4)."""
     denoiser = denoiser_of(network)
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and not _in_time_path(name, denoiser)
-    }
+    layers: dict[str, nn.Linear | nn.Conv2d] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not _in_time_path(name, denoiser):
+            layers[name] = module
+    return layers
 
 
 def time_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of the time path, by module path (24 in SD v1-4)."""
+    """Return the linear layers of the time path, by module path (24 in SD v1-4)."""
     denoiser = denoiser_of(network)
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and _in_time_path(name, denoiser)
-    }
+    layers: dict[str, nn.Linear] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and _in_time_path(name, denoiser):
+            layers[name] = module
+    return layers
 
 
 def projections(network: nn.Module) -> dict[str, nn.Linear]:
-    """The layers of the time path that are given the whole embedding, by module path (22 in SD v1-4)."""
+    """Return the time path's layers whose input is the whole embedding, by module path (22 in SD v1-4)."""
     ends = denoiser_of(network).projections
     return {name: module for name, module in time_layers(network).items() if name.endswith(ends)}
 
 
 def is_text_fed(name: str) -> bool:
-    """Whether a layer, or a place of attention, sees only the prompt."""
+    """Return whether the input of a layer, or of an attention tap, is the prompt alone."""
     return name.endswith(_TEXT_FED)
 
 
-def block_names(network: Any) -> list[str]:
-    """The blocks whose outputs inter-layer distillation compares."""
+def block_names(network: nn.Module) -> list[str]:
+    """Return the blocks whose outputs inter-layer distillation compares."""
     return denoiser_of(network).blocks(network)

@@ -1,7 +1,7 @@
-"""The calls of a sampler: which timestep each call of the denoiser gets, and which table row that is.
+"""The calls of a sampler: the timestep of each call of the denoiser, and its row in a table.
 
-PNDM with 50 steps calls the UNet 51 times at 50 distinct timesteps: its second call repeats the
-timestep of the third. Tables have one row per distinct timestep, in the order of first use.
+PNDM with 50 steps calls the UNet 51 times at 50 distinct timesteps: its second call repeats the timestep of
+the third. Tables have one row per distinct timestep, in the order of first use.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ class Schedule:
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """The distinct timesteps: what the rows of a table stand for."""
+        """The distinct timesteps, one for each row of a table."""
         return tuple(dict.fromkeys(self.calls))
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Row of each call."""
-        index = {t: row for row, t in enumerate(self.timesteps)}
-        return tuple(index[t] for t in self.calls)
+        """The row of each call."""
+        timesteps = self.timesteps
+        return tuple(map(timesteps.index, self.calls))
 
 
 def schedule_of(sampler: Sampler) -> Schedule:
-    """The calls of a sampler (a diffusers scheduler) whose timesteps are set."""
-    return Schedule(tuple(float(t) for t in sampler.timesteps))
+    """Return the calls of a sampler whose timesteps are set."""
+    return Schedule(tuple(map(float, sampler.timesteps)))

@@ -1,14 +1,18 @@
-"""Shortcut convolutions of concatenated inputs, in two: what came up, and what skipped to it.
+"""Shortcut convolutions of concatenated inputs, split in two: the upward input and the skip connection.
 
-The two halves of the input have very different ranges (Q-Diffusion, shortcut splitting); each gets a
-convolution, and so quantizers, of its own. In floating point their sum is the convolution they replace.
+The two halves of the input have very different ranges (Q-Diffusion, arXiv 2302.04304, shortcut splitting);
+each gets its own convolution and so its own quantizers. In floating point their sum is the convolution that
+they replace.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 SHORTCUT = ".conv_shortcut"
 PARTS = ("upward", "skipped")
@@ -23,13 +27,14 @@ class SplitConv2d(nn.Module):
         self.upward, self.skipped = upward, skipped
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of both convolutions."""
         first = self.upward.in_channels
         total: Tensor = self.upward(x[:, :first]) + self.skipped(x[:, first:])
         return total
 
 
-def split_shortcuts(network: Any) -> None:
-    """Split the shortcut convolutions of a UNet's upward blocks, in place; other networks have none."""
+def split_shortcuts(network: "ModelMixin") -> None:
+    """Split the shortcut convolutions of a UNet's up blocks, in place; other networks have none."""
     if not hasattr(network, "up_blocks"):
         return
     previous = network.mid_block.resnets[-1].out_channels
@@ -41,24 +46,24 @@ def split_shortcuts(network: Any) -> None:
 
 
 def unsplit(name: str) -> str:
-    """The module path of a layer, or of the convolution that it is a part of."""
+    """Return the module path of a layer, or of the convolution that it is a part of."""
     whole, _, part = name.rpartition(".")
     return whole if part in PARTS and whole.endswith(SHORTCUT) else name
 
 
 def split_names(names: Iterable[str]) -> list[str]:
-    """Names of a UNet's layers, in order, as they are once its shortcuts are split."""
-    return [
-        part for name in names for part in ([f"{name}.{p}" for p in PARTS] if _is_split(name) else [name])
-    ]
-
-
-def _is_split(name: str) -> bool:
-    return name.startswith("up_blocks.") and name.endswith(SHORTCUT)
+    """Return the names of a UNet's layers, in order, as they are after the split."""
+    after: list[str] = []
+    for name in names:
+        if name.startswith("up_blocks.") and name.endswith(SHORTCUT):
+            after += [f"{name}.{part}" for part in PARTS]
+        else:
+            after.append(name)
+    return after
 
 
 def values_by_part(values: Mapping[str, Value], names: list[str]) -> dict[str, Value]:
-    """Values by name of whole layers, by `names`: a part has its whole's."""
+    """Return the values of layers under `names`; both parts of a split layer have its value."""
     return {name: values[unsplit(name)] for name in names}
 
 
@@ -68,7 +73,7 @@ def _split(whole: nn.Conv2d, channels: int) -> SplitConv2d:
     return SplitConv2d(upward, _part(whole, weight[:, channels:], None))
 
 
-def _part(whole: nn.Conv2d, weight: Tensor, bias: Any) -> nn.Conv2d:
+def _part(whole: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     with torch.device("meta"):
         part = nn.Conv2d(
             weight.shape[1],

@@ -1,4 +1,4 @@
-"""Where a model is: a folder in diffusers layout, whatever the user named.
+"""Find the folder in diffusers layout behind a model's name.
 
 A Hub id is taken from the local cache or fetched. A single checkpoint file is converted once. Pickles are
 never opened.
@@ -17,7 +17,11 @@ __all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "INDEX", "ModelName", "locate"]
 EMBEDDED = "shapes"
 EMBEDDED_FOLDER = Path(__file__).parent / EMBEDDED
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth")
-_NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")  # components that draw nothing
+_NOT_READ = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)  # components that images do not depend on
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def _of_hub(source: str, revision: str | None, variant: str | None, *, fetch: bo
         )
     except HFValidationError as error:
         raise UsageProblem(f"--model {source}: {first_line(error)}") from None
-    except Exception as error:  # of the network, of the Hub, of files that it lacks
+    except Exception as error:  # network, Hub or missing files
         problem, folder = error, _cached(source, revision)
     if folder is None:
         raise EnvironmentProblem(
@@ -95,13 +99,13 @@ def _of_hub(source: str, revision: str | None, variant: str | None, *, fetch: bo
         if problem is None and not offline:
             raise
         raise EnvironmentProblem(
-            f"{error}; the Hub cache has a part of {source}, and the Hub cannot be reached; try `{command}`"
+            f"{error}; the Hub cache has {source} in part, and the Hub cannot be reached; try `{command}`"
         ) from None
     return Path(folder)
 
 
 def _cached(source: str, revision: str | None) -> str | None:
-    """Return what the local cache has of a Hub id, complete or not."""
+    """Return the local cache's snapshot of a Hub id, complete or not."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -111,7 +115,7 @@ def _cached(source: str, revision: str | None) -> str | None:
 
 
 def _add_defaults(source: str, revision: str | None, *, offline: bool) -> None:
-    """Fetch sdquant.json, which diffusers does not know, where there is one."""
+    """Fetch sdquant.json if there is one; diffusers does not."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -4,36 +4,40 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ..errors import UsageProblem, first_line
 from .conditioning import Conditioning
 from .folder import read_json
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 AT_ONCE = 32  # prompts
-_ALSO = ("prompt_2", "prompt_3")  # for the further encoders: the same text
+FURTHER_PROMPTS = ("prompt_2", "prompt_3")  # for the other encoders: None stands for the same text
 
 
 @dataclass(frozen=True)
 class UniquePrompts:
-    """Distinct texts, the empty prompt at 0, and where each prompt is among them."""
+    """Distinct texts, the empty one first, and the position of each prompt among them."""
 
     texts: tuple[str, ...]
     index: tuple[int, ...]
 
 
 def unique_prompts(prompts: Sequence[str]) -> UniquePrompts:
-    """Distinct prompts in order of first use, behind the empty prompt."""
-    texts = tuple(dict.fromkeys(("", *prompts)))
-    place = {text: i for i, text in enumerate(texts)}
-    return UniquePrompts(texts, tuple(place[prompt] for prompt in prompts))
+    """Return the distinct prompts in order of first use, after the empty prompt."""
+    position = {"": 0}
+    for prompt in prompts:
+        position.setdefault(prompt, len(position))
+    return UniquePrompts(tuple(position), tuple(position[prompt] for prompt in prompts))
 
 
-def load_tokenizer(cls: str, folder: Path) -> Any:
-    """Return a tokenizer of a class of transformers; raise UsageProblem for one that cannot be read."""
+def load_tokenizer(cls: str, folder: Path) -> "PreTrainedTokenizerBase":
+    """Return a tokenizer of a transformers class; raise UsageProblem if it cannot be read."""
     import transformers
 
     for name in ("tokenizer.json", "vocab.json"):
@@ -45,8 +49,8 @@ def load_tokenizer(cls: str, folder: Path) -> Any:
         raise UsageProblem(f"{folder}: {cls} cannot be read ({first_line(error)})") from None
 
 
-def check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Raise UsageProblem where a tokenizer has numbers that its text encoder has no embedding of."""
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", folder: Path) -> None:
+    """Raise UsageProblem if a tokenizer has token ids beyond its text encoder's embeddings."""
     token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if number >= config.vocab_size:
         raise UsageProblem(
@@ -55,31 +59,36 @@ def check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
         )
 
 
-def count_truncated(tokenizer: Any, texts: Sequence[str]) -> int:
-    """How many texts have more tokens than the tokenizer takes."""
-    lengths = [len(ids) for ids in tokenizer(list(texts), truncation=False).input_ids]
-    return sum(length > tokenizer.model_max_length for length in lengths)
+def count_truncated(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> int:
+    """Return how many texts have more tokens than the tokenizer keeps."""
+    tokens = tokenizer(list(texts), truncation=False).input_ids
+    return sum(len(ids) > tokenizer.model_max_length for ids in tokens)
 
 
 @torch.no_grad()
-def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterator[Conditioning]:
-    """Text embeddings fp32 in batches, as the pipeline makes them.
+def encode(
+    pipeline: "DiffusionPipeline", texts: Sequence[str], device: torch.device
+) -> Iterator[Conditioning]:
+    """Yield text embeddings fp32 in batches, as the pipeline computes them.
 
-    The empty text stands for guidance without a prompt, which is not the same: SDXL takes zeros.
+    The empty text stands for the unconditional half of guidance, which some pipelines do not encode: SDXL
+    uses zeros.
     """
-    takes = inspect.signature(pipeline.encode_prompt).parameters
-    also = dict.fromkeys((name for name in _ALSO if name in takes), None)
+    parameters = inspect.signature(pipeline.encode_prompt).parameters
+    further = dict.fromkeys(parameters.keys() & set(FURTHER_PROMPTS))
 
     def run(batch: list[str], *, unconditional: bool) -> Conditioning:
-        found = pipeline.encode_prompt(
+        outputs = pipeline.encode_prompt(
             prompt=batch,
             device=device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=unconditional,
-            **also,
+            **further,
         )
-        tokens, pooled = found[:2], found[2:] or (None, None)  # each with the prompt, and without
-        return _conditioning(tokens[unconditional], pooled[unconditional])
+        # tokens with the prompt and without, then in some pipelines the pooled text with and without
+        tokens = outputs[unconditional].float().cpu()
+        pooled = outputs[2 + unconditional] if len(outputs) > 2 else None
+        return Conditioning(tokens, None if pooled is None else pooled.float().cpu())
 
     rest = list(texts)
     if rest and not rest[0]:
@@ -87,7 +96,3 @@ def encode(pipeline: Any, texts: Sequence[str], device: torch.device) -> Iterato
         rest = rest[1:]
     for start in range(0, len(rest), AT_ONCE):
         yield run(rest[start : start + AT_ONCE], unconditional=False)
-
-
-def _conditioning(tokens: Tensor, pooled: Tensor | None) -> Conditioning:
-    return Conditioning(tokens.float().cpu(), None if pooled is None else pooled.float().cpu())

@@ -1,4 +1,4 @@
-"""Ctrl-C waits while a component is loaded: loaders in C++ and Rust make errors of it, or abort."""
+"""Ctrl-C waits while a component is loaded: loaders in C++ and Rust turn it into an error, or abort."""
 
 import signal
 import threading
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within: an interrupt is kept, and takes effect at the end. Without effect outside the main thread."""
+    """Delay an interrupt to the end of the context; in other threads than the main one, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept: list[tuple[object, ...]] = []
-    previous = signal.signal(signal.SIGINT, lambda *args: kept.append(args))
+    delayed: list[tuple[object, ...]] = []
+    previous = signal.signal(signal.SIGINT, lambda *args: delayed.append(args))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-    if kept and callable(previous):
-        previous(*kept[0])  # type: ignore[arg-type]
+    if delayed and callable(previous):
+        previous(*delayed[0])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The weight files of a component: which ones diffusers reads, single tensors, counts, what is not opened."""
+"""The weight files of a component: which ones are read, their tensors and counts; pickles are not opened."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,18 +17,18 @@ from ..errors import UsageProblem, first_line
 
 @dataclass(frozen=True)
 class Weights:
-    """The files that a component is loaded from, in the order of their names."""
+    """The files that a component is loaded from, sorted by name."""
 
-    variant: str | None  # of these files: the ordinary ones where the component has none of the variant
-    index: Path | None  # which tensor is in which file, where there are several
+    variant: str | None  # of these files; None where the component falls back to the ordinary ones
+    index: Path | None  # the index of a sharded checkpoint
     files: tuple[Path, ...]
 
 
 def find_weights(folder: Path, variant: str | None) -> Weights:
-    """Return a component's weights as diffusers and transformers choose them; no files where there are none.
+    """Return a component's weights as diffusers and transformers choose them; no files if there are none.
 
-    A variant that the component does not have falls back to the ordinary files. Where the weights are
-    there both whole and in parts, diffusers takes the parts, and transformers the whole.
+    Where the component lacks the variant, the ordinary files are taken. Of a whole file and a sharded
+    checkpoint, diffusers takes the shards and transformers the whole file.
     """
     choices = (variant, None) if variant else (None,)
     for choice in choices:
@@ -40,7 +39,7 @@ def find_weights(folder: Path, variant: str | None) -> Weights:
 
 
 def need_weights(folder: Path, variant: str | None) -> Weights:
-    """Return a component's weights; raise UsageProblem that says what to do where there are none."""
+    """Return a component's weights; raise UsageProblem with the remedy if there are none."""
     _refuse_pickled_variant(folder, variant)
     weights = find_weights(folder, variant)
     if weights.files:
@@ -50,7 +49,7 @@ def need_weights(folder: Path, variant: str | None) -> Weights:
         return weights
     if variants := _variants_in(folder):
         raise UsageProblem(
-            f"{folder}: has weights of variant {', '.join(variants)} alone; say `--variant {variants[0]}`"
+            f"{folder}: has only weights of variant {', '.join(variants)}; add `--variant {variants[0]}`"
         )
     if pickles := sorted(folder.glob("*.bin")):
         raise UsageProblem(
@@ -66,25 +65,27 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def refuse_unknown_variant(folder: Path, components: Iterable[Path], variant: str | None) -> None:
-    """Raise UsageProblem where no component has files of the variant."""
+    """Raise UsageProblem if no component has files of the variant."""
     if variant is None:
         return
     if not re.fullmatch(r"[\w-]+", variant):
         raise UsageProblem(f"--variant {variant}: expected the middle of a file's name, as in fp16")
-    components = list(components)
-    if any(_pickled(path, variant) or find_weights(path, variant).variant for path in components):
-        return
-    others = sorted({name for path in components for name in _variants_in(path)})
-    hint = f"it has {', '.join(others)}" if others else "leave it out"
+    others: set[str] = set()
+    for path in components:
+        if _pickled(path, variant) or find_weights(path, variant).variant:
+            return
+        others.update(_variants_in(path))
+    hint = f"it has {', '.join(sorted(others))}" if others else "leave it out"
     raise UsageProblem(f"--variant {variant}: no component of {folder} has such weight files; {hint}")
 
 
 def read_tensors(folder: Path, variant: str | None, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return single tensors of a component; raise UsageProblem for one that is missing or not finite."""
+    """Return tensors of a component by name; raise UsageProblem if one is missing or not finite."""
     tensors: dict[str, torch.Tensor] = {}
     for path in need_weights(folder, variant).files:
         with _opened(path) as file:
-            tensors |= {name: file.get_tensor(name) for name in names.intersection(file.keys())}
+            for name in names.intersection(file.keys()):
+                tensors[name] = file.get_tensor(name)
     if missing := sorted(names - tensors.keys()):
         raise UsageProblem(
             f"{folder}: {len(missing)} missing tensors, the first {missing[0]}; "
@@ -97,31 +98,33 @@ def read_tensors(folder: Path, variant: str | None, names: set[str]) -> dict[str
 
 
 def count_numbers(folder: Path, variant: str | None) -> int:
-    """Return how many numbers a component's files hold, from their headers."""
+    """Return the number of parameters in a component's files, from their headers."""
     total = 0
     for path in weight_files(folder, variant):
         with _opened(path) as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                total += math.prod(file.get_slice(name).get_shape())
     return total
 
 
 def check_headers(weights: Weights) -> None:
-    """Raise UsageProblem for a file that is cut or whose table of tensors cannot be read."""
+    """Raise UsageProblem for a file that is truncated or whose header cannot be read."""
     for path in weights.files:
         with _opened(path):
             pass
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has neither NaN nor infinity, in one pass."""
+    """Return whether a tensor has no NaN or infinity, in one pass."""
     if not tensor.numel() or not tensor.is_floating_point():
         return True
     values = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
-    return all(bool(bound.isfinite()) for bound in values.aminmax())
+    lowest, highest = values.aminmax()
+    return bool(lowest.isfinite() and highest.isfinite())
 
 
 def check_finite(network: nn.Module, folder: Path, variant: str | None) -> None:
-    """Raise UsageProblem that names a parameter with NaN or infinity, and tells whether fp16 is too small."""
+    """Raise UsageProblem that names a parameter with NaN or infinity, and says if fp16 is the cause."""
     for name, parameter in network.named_parameters():
         if is_finite(parameter):
             continue
@@ -132,7 +135,7 @@ def check_finite(network: nn.Module, folder: Path, variant: str | None) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -141,7 +144,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _stem(folder: Path) -> str:
-    """Return the name of a component's weights: transformers' for text encoders, else diffusers'."""
+    """Return the file name of a component's weights, without suffix: transformers' or diffusers'."""
     return "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
@@ -174,10 +177,13 @@ def _parts(index: Path) -> tuple[Path, ...]:
 
 
 def _variants_in(folder: Path) -> list[str]:
-    """Return the variants that a component has weights of."""
+    """Return the variants of a component's weights."""
     pattern = rf"{_stem(folder)}\.(?:(\w+)(?:-\d+-of-\d+)?\.safetensors|safetensors\.index\.(\w+)\.json)"
-    matches = (re.fullmatch(pattern, path.name) for path in folder.glob("*"))
-    return sorted({match[1] or match[2] for match in matches if match})
+    variants = set()
+    for path in folder.glob("*"):
+        if match := re.fullmatch(pattern, path.name):
+            variants.add(match[1] or match[2])
+    return sorted(variants)
 
 
 def _pickled(folder: Path, variant: str) -> list[Path]:
@@ -185,7 +191,7 @@ def _pickled(folder: Path, variant: str) -> list[Path]:
 
 
 def _refuse_pickled_variant(folder: Path, variant: str | None) -> None:
-    """Raise UsageProblem where diffusers would open a variant's pickle, and not the ordinary files."""
+    """Raise UsageProblem if diffusers would open a variant's pickle instead of the ordinary files."""
     if variant and not _weights_of(folder, variant).files and (pickles := _pickled(folder, variant)):
         raise UsageProblem(
             f"{pickles[0]}: is a pickle, which can run code when opened; leave --variant {variant} out, or "

@@ -25,6 +25,7 @@ class Row(NamedTuple):
 
     @property
     def blank(self) -> bool:
+        """Whether the row has only white space."""
         return not self.raw.strip()
 
 

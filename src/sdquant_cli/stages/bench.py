@@ -28,13 +28,14 @@ from ..artifacts.text_embeds import TextEmbeds
 from ..artifacts.workspace import Workspace
 from ..manifests import Frozen, Setting
 from ..metrics.ratios import psnr
+from ..models.autoencoder import decode
 from ..models.conditioning import Conditioning, predict, size_ids
-from ..models.denoise import decode, denoise
+from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves
 from ..models.load import TORCH_DTYPES, Model, ModelName, find_model
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
+from ..models.trajectory import Trajectory
 from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
 from ..resources.measured import Timing, footprint, interleaved

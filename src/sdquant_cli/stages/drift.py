@@ -26,8 +26,8 @@ from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Trajectory
 from ..models.schedule import schedule_of
+from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
 from ..store import Draft
 from ..types import Dtype

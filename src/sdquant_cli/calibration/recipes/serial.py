@@ -14,7 +14,7 @@ from torch import Tensor
 from ...models.conditioning import Conditioning, predict
 from ...models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ...models.noise import initial_noise, step_generators
-from ...models.samplers import Trajectory
+from ...models.trajectory import Trajectory
 from ..items import Batch, shuffled
 from ..recipe import BatchContext, Recipe
 

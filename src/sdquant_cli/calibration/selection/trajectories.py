@@ -13,7 +13,7 @@ from ...models.denoise import Visit, denoise
 from ...models.guidance import batch_conditioning
 from ...models.load import Model
 from ...models.noise import initial_noise, step_generators
-from ...models.samplers import Trajectory
+from ...models.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

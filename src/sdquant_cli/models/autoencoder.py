@@ -1,0 +1,51 @@
+"""The autoencoder: from latents to images and back, on the scale that the denoiser expects."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import SdquantError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+
+@torch.no_grad()
+def decode(vae: "AutoencoderKL | AutoencoderTiny", latents: Tensor, first: int = 0) -> Tensor:
+    """Return the images (N,H,W,3) uint8 of latents (N,C,h,w), decoded one by one to save memory.
+
+    Raises SdquantError for an image with NaN or infinity, by its number, counted from `first`.
+    """
+    factor, mean = _scale(vae, latents)
+    decoded = []
+    for latent in latents / factor + mean:
+        decoded.append(vae.decode(latent[None]).sample)
+    images = torch.cat(decoded)
+    broken = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise SdquantError(
+            f"picture {first + broken[0]} is not finite: the autoencoder computes NaN or infinity for it"
+        )
+    return (images.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def encode_pictures(vae: "AutoencoderKL | AutoencoderTiny", images: Tensor) -> Tensor:
+    """Return the latents (N,C,h,w) of images (N,H,W,3) uint8, the inverse of `decode`."""
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    encoded = vae.encode(pixels)
+    # AutoencoderTiny returns latents, not their distribution
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    factor, mean = _scale(vae, latents)
+    return (latents - mean) * factor
+
+
+def _scale(vae: "AutoencoderKL | AutoencoderTiny", latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return factor and mean: the denoiser's latents are (z - mean) factor of the autoencoder's z."""
+    config = vae.config
+    factor, mean = torch.tensor(config.scaling_factor), torch.tensor(config.get("shift_factor") or 0.0)
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        factor = config.scaling_factor / torch.tensor(config.latents_std).view(1, -1, 1, 1)
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
+    return factor.to(latents), mean.to(latents)
