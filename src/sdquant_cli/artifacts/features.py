@@ -19,6 +19,7 @@ from .images import Images
 from .workspace import Blueprint, Workspace
 
 IMAGES_PER_UNIT = 256
+TEXTS_AT_ONCE = 64
 PIXELS_PER_BATCH = 1 << 18  # one picture of 512x512, 64 of 64x64: memory does not grow with either
 _SETS = {"fid": frechet_distance, "sfid": frechet_distance, "kid": kernel_distance}
 
@@ -30,7 +31,7 @@ class Features(Artifact[FeaturesSpec, FeaturesFacts]):
 
 
 def batches(images: Images, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Ranges of pictures that are in memory together."""
+    """Yield the ranges of pictures that are in memory together."""
     _, height, width, _ = images.manifest.arrays["image"].shape
     size = max(1, PIXELS_PER_BATCH // (height * width))
     for first in range(start, stop, size):
@@ -38,7 +39,7 @@ def batches(images: Images, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 class Measures:
-    """The chosen metrics, on any two images artifacts of the same prompts. Networks are opened once."""
+    """Compute the chosen metrics on any two sets of pictures of the same prompts. Networks open once."""
 
     def __init__(
         self,
@@ -54,16 +55,16 @@ class Measures:
         self._known: dict[tuple[str, str], np.ndarray] = {}  # features by images and network
 
     def compare(self, images: Images, reference: Images) -> dict[str, np.ndarray | float]:
-        """Metric -> a value per picture (N), or one number for the sets (NaN below two pictures)."""
-        found: dict[str, np.ndarray | float] = dict(self._pair_values(images, reference))
+        """Return by metric a value per picture (N), or one number for the sets (NaN below two pictures)."""
+        values: dict[str, np.ndarray | float] = dict(self._pair_values(images, reference))
         for metric in self._metrics:
             if metric.form is not Form.PAIR:
-                found[metric.name] = self._feature_value(metric, images, reference)
-        return found
+                values[metric.name] = self._feature_value(metric, images, reference)
+        return values
 
     def _feature_value(self, metric: Metric, images: Images, reference: Images) -> np.ndarray | float:
         assert metric.network is not None
-        ours, theirs = (self._features(side, metric.network) for side in (images, reference))
+        ours, theirs = self._features(images, metric.network), self._features(reference, metric.network)
         if metric.form is Form.FEATURE_PAIR:
             return feature_distance(ours, theirs)
         if metric.form is Form.SETS:
@@ -86,7 +87,7 @@ class Measures:
         values = {name: np.empty(n) for name in self._pairwise}
         with self._workspace.events.task(f"comparing ({', '.join(values)})", n, "image") as task:
             for start, stop in batches(images, 0, n):
-                ours, theirs = (side.read("image", start, stop) for side in (images, reference))
+                ours, theirs = images.read("image", start, stop), reference.read("image", start, stop)
                 for name, metric in self._pairwise.items():
                     values[name][start:stop] = metric(ours, theirs)
                 task.advance(stop - start)
@@ -101,16 +102,18 @@ class Measures:
     def _text_features(self, network: str) -> np.ndarray:
         if network not in self._texts:
             clip: TextFeatureNetwork = self._network(network)  # type: ignore[assignment]
-            parts = [clip.of_texts(self._prompts[i : i + 64]) for i in range(0, len(self._prompts), 64)]
+            parts = []
+            for start in range(0, len(self._prompts), TEXTS_AT_ONCE):
+                parts.append(clip.of_texts(self._prompts[start : start + TEXTS_AT_ONCE]))
             self._texts[network] = np.concatenate(parts)
         return self._texts[network]
 
     def _features(self, images: Images, network: str) -> np.ndarray:
-        """Features (N,D) of an images artifact."""
-        place = images.ref.key, network
-        if place not in self._known:
-            self._known[place] = self._stored_features(images, network).read("feature")
-        return self._known[place]
+        """Return the features (N,D) of pictures, read once."""
+        key = images.key, network
+        if key not in self._known:
+            self._known[key] = self._stored_features(images, network).read("feature")
+        return self._known[key]
 
     def _stored_features(self, images: Images, network: str) -> Features:
         """Return the features artifact, made where it is absent."""

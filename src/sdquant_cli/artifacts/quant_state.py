@@ -33,9 +33,12 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
 
     def state(self, model: Model) -> State:
         """Return the quantizers of all layers by name."""
-        names = [*FIELDS, *(f"{field}_offset" for field in FIELDS), "bits"]
+        arrays = {"bits": self.read("bits")}
+        for field in FIELDS:
+            for name in (field, f"{field}_offset"):
+                arrays[name] = self.read(name)
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
-        return state_from_arrays({name: self.read(name) for name in names}, model.layer_shapes | taps)
+        return state_from_arrays(arrays, model.layer_shapes | taps)
 
 
 def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
@@ -49,8 +52,10 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
         "activation_step": table,
         "activation_zero": table,
     }
-    arrays = {name: ArraySpec((size,), FIELDS[name], ("value",)) for name, size in sizes.items()}
-    arrays |= {f"{name}_offset": ArraySpec((len(names) + 1,), "int64", ("boundary",)) for name in sizes}
+    arrays: dict[str, ArraySpec] = {}
+    for name, size in sizes.items():
+        arrays[name] = ArraySpec((size,), FIELDS[name], ("value",))
+        arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))
     arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
     return arrays | output_correction.layout(spec, model, rows)
 

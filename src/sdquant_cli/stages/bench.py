@@ -6,11 +6,10 @@ in turn in one process; memory is of a process of its own for each way.
 
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,22 +37,22 @@ from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
 from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
-from ..resources.measured import Timing, footprint, interleaved
+from ..resources.measured import Footprint, Timing, footprint, interleaved
+from ..runtime.description import config_of
 from ..runtime.directory import load_denoiser, write_packed
 from ..runtime.engines import choose
 from ..store import Store
 from ..types import Dtype, Execution
-from .export import config_of
 
 PICTURE_SEED = 1000
 
 
 class Way(Frozen):
-    """One row of the table."""
+    """The cost of one way to run the denoiser: a row of the table."""
 
     execution: Execution
     dtype: Dtype  # of what is not quantized
-    call_seconds: tuple[float, ...]  # CPU, of each repeat, at a step that is not relaxed
+    call_seconds: tuple[float, ...]  # CPU, by repeat, at a timestep that is not relaxed
     wall_seconds: tuple[float, ...]
     picture_seconds: float  # CPU, of the denoiser's calls for one picture
     load_seconds: float  # CPU
@@ -75,24 +74,32 @@ class Bench(Frozen):
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """Of one call: random numbers, since time and memory do not depend on them."""
+class _Call:
+    """The inputs of one call. Numbers are random, since time and memory do not depend on them."""
 
     x: Tensor
     timestep: Tensor
     conditioning: Conditioning
 
     @classmethod
-    def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "_Inputs":
+    def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "_Call":
         pooled = None if model.pooled_width is None else torch.randn(items, model.pooled_width)
         size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
         conditioning = Conditioning(torch.randn(items, *model.text_shape), pooled, size)
         x = torch.randn(items, *model.latent_shape(setting.height, setting.width))
         return cls(x, torch.tensor([timestep]), conditioning)
 
-    def put_to(self, network: nn.Module) -> Tensor:
+    def run(self, network: nn.Module) -> Tensor:
         with torch.no_grad():
             return predict(network, self.x, self.timestep, self.conditioning)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Calls that take the same time: those at a relaxed timestep, or all others."""
+
+    timestep: float
+    count: int  # of a picture's calls
 
 
 @dataclass(frozen=True)
@@ -101,74 +108,92 @@ class _Plan:
 
     execution: Execution
     dtype: Dtype
-    load: Any  # () -> network
+    load: Callable[[], nn.Module]
     disk: int
 
 
+@dataclass(frozen=True)
+class _Measurement:
+    """What one way took: memory in a process of its own, timings by kind of call."""
+
+    cost: Footprint
+    timings: list[list[Timing]]  # by kind, then by repeat
+    psnr: float | None
+
+    def picture_seconds(self, kinds: Sequence[_Kind], calls_per_item: float) -> float:
+        """Return the CPU seconds of all calls for one picture, from the median of each kind."""
+        seconds = 0.0
+        for kind, repeats in zip(kinds, self.timings, strict=True):
+            seconds += kind.count * statistics.median(timing.cpu for timing in repeats)
+        return calls_per_item * seconds
+
+
 def run(request: BenchRequest, workspace: Workspace) -> Bench:
-    """Measure; nothing is stored."""
-    workspace, events = workspace.on("cpu"), workspace.events
+    """Measure all ways; nothing is stored."""
+    workspace = workspace.on("cpu")
     state = find_state(workspace, request.state)
     refuse_unless_simulated(state, "bench")
     workspace.announce({"state": state})
-    own: Setting = state.facts.setting
-    model = workspace.model(own)
-    sides = {"height": request.height or own.height, "width": request.width or own.width}
-    check_sides(model, **sides)
-    setting = own.model_copy(update=sides)
-    kinds = _kinds_of_call(model, state)
-    inputs = [_Inputs.of(model, setting, request.items, timestep) for timestep in kinds]
+    setting = _setting(request, workspace, state)
+    kinds = _kinds_of_call(workspace.model(setting), state)
     with tempfile.TemporaryDirectory(prefix="sdquant-bench-") as folder:
-        plans = _plans(workspace, model, setting, state, Path(folder))
-        steps = len(plans) * (1 + len(inputs) * request.repeats)
-        with events.task("measuring", steps, "call") as task:
-            costs = []
-            for plan in plans:
-                costs.append(footprint(partial(_loaded, plan.load, inputs[0])))
-                task.advance()
-            networks = [plan.load() for plan in plans]
-            calls = [partial(batch.put_to, network) for batch in inputs for network in networks]
-            timings = interleaved(calls, request.repeats, task.advance)
-        psnr = _psnr(workspace, plans, networks, state, request.pictures)
-    each = halves(own.guidance_scale)
-    ways = tuple(
-        Way(
+        plans = _plans(workspace, setting, state, Path(folder))
+        measurements = _measure(request, workspace, state, plans, _calls(request, workspace, setting, kinds))
+    ways = []
+    for plan, measured in zip(plans, measurements, strict=True):
+        first = measured.timings[0]
+        way = Way(
             execution=plan.execution,
             dtype=plan.dtype,
-            call_seconds=tuple(times.cpu for times in timings[i]),
-            wall_seconds=tuple(times.wall for times in timings[i]),
-            picture_seconds=each / request.items * _of_all_calls(timings[i :: len(plans)], kinds.values()),
-            load_seconds=cost.load_seconds,
-            first_call_seconds=cost.first_seconds,
-            peak_memory=cost.peak_bytes,
+            call_seconds=tuple(timing.cpu for timing in first),
+            wall_seconds=tuple(timing.wall for timing in first),
+            picture_seconds=measured.picture_seconds(kinds, halves(setting.guidance_scale) / request.items),
+            load_seconds=measured.cost.load_seconds,
+            first_call_seconds=measured.cost.first_seconds,
+            peak_memory=measured.cost.peak_bytes,
             disk=plan.disk,
-            psnr_to_simulated=ratio,
+            psnr_to_simulated=measured.psnr,
         )
-        for i, (plan, cost, ratio) in enumerate(zip(plans, costs, psnr, strict=True))
+        ways.append(way)
+    return Bench(
+        state=state.name,
+        height=setting.height,
+        width=setting.width,
+        items=request.items,
+        threads=torch.get_num_threads(),
+        ways=tuple(ways),
     )
-    name = f"quant-state/{state.manifest.key}"
-    return Bench(state=name, **sides, items=request.items, threads=torch.get_num_threads(), ways=ways)
 
 
-def _kinds_of_call(model: Model, state: QuantState) -> dict[float, int]:
-    """A timestep of each kind that takes its own time, and how many calls for a picture are of that kind."""
+def _setting(request: BenchRequest, workspace: Workspace, state: QuantState) -> Setting:
+    setting = state.facts.setting
+    sides = {"height": request.height or setting.height, "width": request.width or setting.width}
+    check_sides(workspace.model(setting), **sides)
+    return setting.model_copy(update=sides)
+
+
+def _kinds_of_call(model: Model, state: QuantState) -> list[_Kind]:
+    """Return a timestep of each kind of call, the calls that are not relaxed first."""
     schedule = schedule_of(model.sampler(state.facts.setting))
     relaxed = relaxed_rows(state.spec.relax, len(schedule.timesteps))
-    wide = [relaxed is not None and bool(relaxed.rows[row]) for row in schedule.rows]
-    return {schedule.calls[wide.index(kind)]: count for kind in (False, True) if (count := wide.count(kind))}
+    by_kind: dict[bool, list[float]] = {False: [], True: []}
+    for row, timestep in zip(schedule.rows, schedule.calls, strict=True):
+        by_kind[relaxed is not None and bool(relaxed.rows[row])].append(timestep)
+    return [_Kind(timesteps[0], len(timesteps)) for timesteps in by_kind.values() if timesteps]
 
 
-def _of_all_calls(by_kind: Sequence[Sequence[Timing]], counts: Iterable[int]) -> float:
-    """CPU seconds, from the median of each kind."""
-    kinds = zip(by_kind, counts, strict=True)
-    return sum(count * statistics.median(times.cpu for times in repeats) for repeats, count in kinds)
+def _calls(
+    request: BenchRequest, workspace: Workspace, setting: Setting, kinds: Sequence[_Kind]
+) -> list[_Call]:
+    model = workspace.model(setting)
+    return [_Call.of(model, setting, request.items, kind.timestep) for kind in kinds]
 
 
-def _plans(
-    workspace: Workspace, model: Model, setting: Setting, state: QuantState, folder: Path
-) -> list[_Plan]:
+def _plans(workspace: Workspace, setting: Setting, state: QuantState, folder: Path) -> list[_Plan]:
+    """Return the ways to measure; the packed network is written to a folder."""
+    model = workspace.model(setting)
     network, layout = packed_denoiser(workspace, state, state.facts.setting)
-    write_packed(network, config_of(layout, state.spec), folder / model.family.folder)
+    write_packed(network, config_of(layout), folder / model.family.folder)
     numbers = sum(p.numel() for p in model.skeleton.parameters())
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     best = choose(torch.device("cpu"))
@@ -199,8 +224,33 @@ def _load_packed(folder: Path, dtype: Dtype) -> nn.Module:
     return network
 
 
-def _loaded(load: Any, inputs: _Inputs) -> Any:
-    return partial(inputs.put_to, load())
+def _loaded(load: Callable[[], nn.Module], call: _Call) -> Callable[[], object]:
+    return partial(call.run, load())
+
+
+def _measure(
+    request: BenchRequest,
+    workspace: Workspace,
+    state: QuantState,
+    plans: Sequence[_Plan],
+    calls: Sequence[_Call],
+) -> list[_Measurement]:
+    """Measure all ways: memory one after the other, times in turn."""
+    total = len(plans) * (1 + len(calls) * request.repeats)
+    with workspace.events.task("measuring", total, "call") as task:
+        costs = []
+        for plan in plans:
+            costs.append(footprint(partial(_loaded, plan.load, calls[0])))
+            task.advance()
+        networks = [plan.load() for plan in plans]
+        runs = [partial(call.run, network) for network in networks for call in calls]
+        timings = interleaved(runs, request.repeats, task.advance)
+    psnr = _psnr(workspace, plans, networks, state, request.pictures)
+    measurements = []
+    for i, cost in enumerate(costs):
+        by_kind = timings[i * len(calls) : (i + 1) * len(calls)]
+        measurements.append(_Measurement(cost, by_kind, psnr[i]))
+    return measurements
 
 
 def _psnr(
@@ -210,7 +260,7 @@ def _psnr(
     state: QuantState,
     count: int,
 ) -> list[float | None]:
-    """Of each way's pictures to the simulated ones, at the state's own size."""
+    """Return the mean PSNR of each way's pictures to the simulated ones, at the state's own size."""
     if not count:
         return [None] * len(plans)
     latents = workspace.input(Latents, state, "latents")
@@ -219,16 +269,14 @@ def _psnr(
     vae, scale, index = model.vae(), setting.guidance_scale, embeds.index()[:count]
     texts, batch = batch_conditioning(embeds.texts(model, setting), index, scale), range(len(index))
     noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
-    drawn = []
+    pictures: dict[int, Tensor] = {}
     with workspace.events.task("drawing", len(plans), "way") as task:
-        for network in networks:
-            generators = step_generators(PICTURE_SEED, batch)
-            path = Trajectory(model.sampler(setting), noise, generators)
-            latent = denoise(network, path, texts, scale)
-            drawn.append(decode(vae, latent).double().flatten(1))
+        for i, network in enumerate(networks):
+            path = Trajectory(model.sampler(setting), noise, step_generators(PICTURE_SEED, batch))
+            pictures[i] = decode(vae, denoise(network, path, texts, scale))
             task.advance()
-    reference = drawn[[plan.execution for plan in plans].index(Execution.SIMULATED)]
-    return [_mean_psnr(pictures, reference) for pictures in drawn]
+    simulated = next(i for i, plan in enumerate(plans) if plan.execution is Execution.SIMULATED)
+    return [_mean_psnr(images, pictures[simulated]) for images in pictures.values()]
 
 
 def _mean_psnr(pictures: Tensor, reference: Tensor) -> float | None:

@@ -7,7 +7,6 @@ the distance of the two trajectories from the same noise, in which those errors 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +19,12 @@ from ..artifacts.quant_state import QuantState, quantized_denoiser
 from ..artifacts.text_embeds import TextEmbeds
 from ..artifacts.workspace import Blueprint, Workspace
 from ..events import Task
-from ..manifests import DriftFacts, DriftSpec
+from ..manifests import DriftFacts, DriftSpec, Setting
 from ..metrics.ratios import cosine, snr
 from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves, repeat_for_guidance
+from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
@@ -40,30 +40,27 @@ class _Batch:
     """A micro-batch of prompts: everything but the network."""
 
     prompts: Sequence[int]
-    fresh_sampler: Callable[[], Any]
-    noise: Tensor
-    generators: Callable[[], list[torch.Generator]]
+    path: Callable[[], Trajectory]  # a fresh one, from the same noise
     conditioning: Conditioning
     guidance_scale: float
     task: Task
 
     def trajectory(self, network: nn.Module) -> list[Tensor]:
-        """What the network is given at each call."""
-        seen: list[Tensor] = []
+        """Return the network's input at each call."""
+        inputs: list[Tensor] = []
 
         def visit(call: int, x: Tensor) -> bool:
             check_finite(x, [f"the latent of prompt {i} at call {call}" for i in self.prompts], NOT_FINITE)
-            seen.append(x.clone())
+            inputs.append(x.clone())
             self.task.advance()
             return True
 
-        path = Trajectory(self.fresh_sampler(), self.noise, self.generators())
-        denoise(network, path, self.conditioning, self.guidance_scale, visit)
-        return seen
+        denoise(network, self.path(), self.conditioning, self.guidance_scale, visit)
+        return inputs
 
     @torch.no_grad()
     def predictions(self, network: nn.Module, x: Tensor, timestep: Tensor) -> Tensor:
-        """Noise predictions (N,H,...) of the H halves of guidance."""
+        """Return the predictions (N,H,...) of the H halves of guidance."""
         scale = self.guidance_scale
         prediction = predict(network, repeat_for_guidance(x, scale), timestep, self.conditioning)
         self.task.advance()
@@ -72,15 +69,15 @@ class _Batch:
         return by_half
 
     def compare(self, teacher: nn.Module, student: nn.Module) -> dict[str, np.ndarray]:
-        """The three columns (prompts, calls)."""
+        """Return the three columns (prompts, calls)."""
         ours, theirs = self.trajectory(teacher), self.trajectory(student)
-        calls = list(zip(ours, self.fresh_sampler().timesteps, strict=True))
-        sqnr = [snr(self.predictions(teacher, x, t), self.predictions(student, x, t)) for x, t in calls]
-        return {
-            "latent_cosine": _columns([cosine(a, b) for a, b in zip(ours, theirs, strict=True)]),
-            "latent_snr": _columns([snr(a, b) for a, b in zip(ours, theirs, strict=True)]),
-            "prediction_sqnr": _columns(sqnr),
-        }
+        columns: dict[str, list[Tensor]] = {name: [] for name in COLUMNS}
+        for x, other, timestep in zip(ours, theirs, self.path().sampler.timesteps, strict=True):
+            columns["latent_cosine"].append(cosine(x, other))
+            columns["latent_snr"].append(snr(x, other))
+            reference = self.predictions(teacher, x, timestep)
+            columns["prediction_sqnr"].append(snr(reference, self.predictions(student, x, timestep)))
+        return {name: torch.stack(values, dim=1).cpu().numpy() for name, values in columns.items()}
 
 
 def measure_drift(workspace: Workspace, images: Images, count: int) -> Drift:
@@ -108,30 +105,26 @@ def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> DriftF
     teacher = model.denoiser(Dtype(setting.dtype), str(device))
     student = quantized_denoiser(workspace, workspace.input(QuantState, images, "state"), setting)
     texts, index = embeds.texts(model, setting), embeds.index()
-    shape, scale = model.latent_shape(setting.height, setting.width), setting.guidance_scale
+    scale = setting.guidance_scale
     calls = schedule_of(model.sampler(setting)).calls
     missing = draft.missing()
     with workspace.events.task("drift", 4 * len(calls) * len(missing), "UNet call") as task:
         for unit in missing:
-            picks = range(*draft.rows(unit, COLUMNS[0]))
-            batch = _Batch(
-                picks,
-                partial(model.sampler, setting),
-                initial_noise(shape, seed, picks).to(device),
-                partial(step_generators, seed, picks),
-                batch_conditioning(texts, index[picks.start : picks.stop], scale).to(device),
-                scale,
-                task,
-            )
+            prompts = range(*draft.rows(unit, COLUMNS[0]))
+            path = partial(_path, model, setting, seed, prompts, device)
+            conditioning = batch_conditioning(texts, index[prompts.start : prompts.stop], scale).to(device)
+            batch = _Batch(prompts, path, conditioning, scale, task)
             draft.write(unit, batch.compare(teacher, student))
     means = {name: _means(draft.peek(name)) for name in COLUMNS}
     return DriftFacts(timesteps=calls, **means)
 
 
-def _columns(by_call: Sequence[Tensor]) -> np.ndarray:
-    return torch.stack(list(by_call), dim=1).cpu().numpy()
+def _path(model: Model, setting: Setting, seed: int, prompts: range, device: torch.device) -> Trajectory:
+    """Return the trajectory of prompts from their noise."""
+    noise = initial_noise(model.latent_shape(setting.height, setting.width), seed, prompts).to(device)
+    return Trajectory(model.sampler(setting), noise, step_generators(seed, prompts))
 
 
 def _means(values: np.ndarray) -> tuple[float | None, ...]:
-    """Mean over prompts by call; None where latents are still equal."""
+    """Return the mean over prompts by call; None where latents are still equal."""
     return tuple(float(mean) if np.isfinite(mean) else None for mean in values.mean(axis=0))

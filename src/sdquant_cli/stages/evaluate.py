@@ -5,7 +5,7 @@ floating-point pictures of other noise (the baseline of another seed), and the r
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -47,8 +47,10 @@ class _Chosen:
 
     @property
     def spec(self) -> MetricsSpec:
-        files = sorted({file for name in self.names for file in CATALOG[name].files})
-        weights = {file: WEIGHT_FILES[file].sha256 for file in files}
+        files: set[str] = set()
+        for name in self.names:
+            files.update(CATALOG[name].files)
+        weights = {file: WEIGHT_FILES[file].sha256 for file in sorted(files)}
         return MetricsSpec(metrics=tuple(self.names), weights=weights)
 
 
@@ -174,32 +176,43 @@ def _refuse_unless_comparable(images: Images, reference: Images, name: str) -> N
             )
 
 
-def _summaries(values: dict[str, np.ndarray | float], n: int) -> dict[str, MetricSummary]:
-    found = {}
-    for name, value in values.items():
+def _summaries(values: Mapping[str, np.ndarray | float], count: int) -> dict[str, MetricSummary]:
+    """Return the summary of each metric, in the catalog's order."""
+    summaries: dict[str, MetricSummary] = {}
+    for name, metric in CATALOG.items():
+        value = values.get(name)
         if isinstance(value, np.ndarray):
-            found[name] = summarise(value, CATALOG[name].distance)
-        else:
-            found[name] = MetricSummary(mean=None if math.isnan(value) else value, n=n)
-    return {name: found[name] for name in CATALOG if name in found}
+            summaries[name] = summarise(value, metric.distance)
+        elif value is not None:
+            summaries[name] = MetricSummary(mean=None if math.isnan(value) else value, n=count)
+    return summaries
 
 
-def _warn_of_small_n(names: Sequence[str], n: int, events: Events) -> None:
-    biased = [metric for name in names if (metric := CATALOG[name]).formula in ("fid", "sfid")]
-    widths = {metric.name: NETWORK_WIDTHS[metric.network or ""] for metric in biased}
-    small = [f"{name} ({width} features)" for name, width in widths.items() if n < 10 * width]
-    if small:
-        events.warn(f"{n} pictures are few for {', '.join(small)}: biased upwards, compare at equal N only")
+def _warn_of_small_n(names: Sequence[str], count: int, events: Events) -> None:
+    """Warn of distances between sets whose features outnumber the pictures: they are biased upwards."""
+    biased = []
+    for name in names:
+        metric = CATALOG[name]
+        width = NETWORK_WIDTHS[metric.network or ""] if metric.formula in ("fid", "sfid") else 0
+        if count < 10 * width:
+            biased.append(f"{name} ({width} features)")
+    if biased:
+        events.warn(
+            f"{count} pictures are few for {', '.join(biased)}: biased upwards, compare at equal N only"
+        )
 
 
 def conclude(metrics: Metrics, request: EvaluateRequest) -> None:
     """Write the Markdown summary and check the gates; raises GateFailed with those that are not met."""
-    found, gates = metrics.facts.metrics, [Gate.parse(text) for text in request.gate]
-    values = {str(gate): _gated_value(found[gate.metric], gate) for gate in gates}
-    verdicts = {str(gate): gate.passes(values[str(gate)]) for gate in gates}
+    verdicts: dict[str, bool] = {}
+    failed = []
+    for gate in map(Gate.parse, request.gate):
+        value = _gated_value(metrics.facts.metrics[gate.metric], gate)
+        verdicts[str(gate)] = gate.passes(value)
+        if not gate.passes(value):
+            failed.append(f"{gate} (is {value:.4g})")
     if request.summary is not None:
         atomic_append(request.summary, metrics_summary(metrics.facts, metrics.name, verdicts))
-    failed = [f"{text} (is {values[text]:.4g})" for text, met in verdicts.items() if not met]
     if failed:
         raise GateFailed(f"gate not met: {', '.join(failed)}")
 
@@ -212,23 +225,24 @@ def _gated_value(summary: MetricSummary, gate: Gate) -> float:
     raise EnvironmentProblem(f"--gate {gate}: {gate.metric} has no value for {summary.n} pictures")
 
 
-def document(artifact: Metrics) -> dict[str, object]:
-    """What `evaluate --json` prints: `metrics` by name first, then a row for each picture."""
-    manifest, facts = artifact.manifest, artifact.facts.model_dump(mode="json")
-    columns = {name: artifact.read(name) for name in manifest.arrays}
-    count = len(next(iter(columns.values())))
+def document(metrics: Metrics) -> dict[str, object]:
+    """Return what `evaluate --json` prints: `metrics` by name first, then a row for each picture."""
+    columns = {name: metrics.read(name) for name in metrics.manifest.arrays}
+    rows: list[dict[str, object]] = []
+    for index in range(len(next(iter(columns.values())))):
+        row: dict[str, object] = {"index": index}
+        for name, column in columns.items():
+            row[name] = _number(column[index])
+        rows.append(row)
     return {
         "format": 1,
-        "artifact": artifact.name,
-        "inputs": {role: ref.name for role, ref in manifest.inputs.items()},
-        **facts,
-        "images": [
-            {"index": i, **{name: _number(column[i]) for name, column in columns.items()}}
-            for i in range(count)
-        ],
+        "artifact": metrics.name,
+        "inputs": {role: ref.name for role, ref in metrics.manifest.inputs.items()},
+        **metrics.facts.model_dump(mode="json"),
+        "images": rows,
     }
 
 
 def _number(value: np.float64) -> float | None:
-    """JSON has no infinity: the PSNR of identical pictures is null."""
+    """Return a number for JSON, which has no infinity: the PSNR of identical pictures is null."""
     return float(value) if np.isfinite(value) else None

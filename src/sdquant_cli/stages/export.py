@@ -1,7 +1,6 @@
 """`export`: a quantizer state as a pipeline directory that diffusers loads; and `verify` of one."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
-from ..manifests import ModelRef, QuantStateSpec
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
@@ -23,9 +21,9 @@ from ..paths import check_output_folder
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import directory, proof
+from ..runtime.description import card, config_of, portable, recipe_of
 from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, use_engine
-from ..runtime.plugin import SdquantConfig
 from ..runtime.whole import whole_folder
 from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
@@ -57,7 +55,7 @@ def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Works
     with workspace.events.task("exporting", 3, "part") as task:
         if form is ExportFormat.PACKED:
             network, layout = packed_denoiser(workspace, state, setting)
-            directory.write_packed(network, config_of(layout, state.spec), denoiser)
+            directory.write_packed(network, config_of(layout), denoiser)
             use_engine(network, dequantized)
         else:
             network = _dense(model, state.state(model))
@@ -93,108 +91,42 @@ def _scheduler_fields(scheduler: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
-def config_of(layout: Layout, spec: QuantStateSpec) -> SdquantConfig:
-    """What config.json says of the layout: bits by layer only where they are not the most frequent ones."""
-    usual, _ = Counter(map(str, layout.bits.values())).most_common(1)[0]
-    layers: dict[str, list[str]] = {}
-    for name, bits in layout.bits.items():
-        if str(bits) != usual:
-            layers.setdefault(str(bits), []).append(name)
-    return SdquantConfig(
-        bits=usual,
-        layers=layers,
-        timesteps=list(layout.timesteps),
-        tables=spec.tables.value,
-        time_table=layout.time_table,
-        relax=layout.relax.value,
-        made_with=__version__,
-    )
-
-
-def _dense(model: Model, state: State) -> Any:
-    """The floating-point network with its weights on their grids, fp16."""
-    network: Any = model.denoiser(Dtype.FP32)
-    for name, layer in state.items():
-        network.get_submodule(name).weight.data = layer.weight()
+def _dense(model: Model, state: State) -> nn.Module:
+    """Return the floating-point network with its weights on their grids, fp16."""
+    network = model.denoiser(Dtype.FP32)
+    for name, quantizer in state.items():
+        network.get_submodule(name).weight.data = quantizer.weight()
     return network.half()
 
 
 def _write_proof(
     folder: Path, network: nn.Module, form: ExportFormat, state: QuantState, workspace: Workspace
 ) -> None:
-    inputs = state.manifest.inputs
+    """Write what a reader checks the folder by: a stored call, recipe, card and provenance."""
     latents = workspace.input(Latents, state, "latents")
     items = load_items(workspace, latents, workspace.input(TimeTable, state, "time-table"), 1)
     batch = items.batch([0], torch.device("cpu"))
-    first = batch.timestep[:1]
-    proof.write_self_test(network, batch.x, first, batch.conditioning, folder / proof.SELF_TEST)
-    model = _without_folders(state.facts.setting.model)
-    recipe = {
-        "format": str(form),
-        "setting": {**state.facts.setting.model_dump(mode="json"), "model": model},
-        "calibration": state.spec.model_dump(mode="json"),
-        "average_bits": state.facts.average_bits,
-        "bits": state.facts.bits,  # of layers that differ from the calibration's
-    }
+    timestep = batch.timestep[:1]
+    proof.write_self_test(network, batch.x, timestep, batch.conditioning, folder / proof.SELF_TEST)
+    recipe = recipe_of(form, state.spec, state.facts)
     (folder / directory.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
-    (folder / directory.CARD).write_text(_card(form, state))
+    (folder / directory.CARD).write_text(card(form, state.spec, state.facts))
     provenance = {
         "sdquant": __version__,
         "state": state.ref.model_dump(mode="json"),
-        "inputs": {role: ref.model_dump(mode="json") for role, ref in inputs.items()},
-        "model": model,
+        "inputs": {role: ref.model_dump(mode="json") for role, ref in state.manifest.inputs.items()},
+        "model": portable(state.facts.setting.model),
         "calibrated": state.manifest.provenance.model_dump(mode="json"),
     }
     proof.write_provenance(folder, provenance)
 
 
-def _without_folders(ref: ModelRef) -> dict[str, Any]:
-    """A model's reference, of local files their names alone: the exported folder goes to others."""
-    fields = ref.model_dump(mode="json", exclude_none=True)
-    local = {n: Path(v).name for n, v in fields.items() if isinstance(v, str) and Path(v).exists()}
-    return fields | local
-
-
-def _card(form: ExportFormat, state: QuantState) -> str:
-    setting, spec = state.facts.setting, state.spec
-    hub_id = setting.model.source.count("/") == 1 and not Path(setting.model.source).exists()
-    base = [f"base_model: {setting.model.source}", "base_model_relation: quantized"] if hub_id else []
-    header = ["---", "library_name: diffusers", *base, f"tags: [sdquant, {spec.bits}]", "---"]
-    needs = ["import sdquant_cli  # pip install sdquant"] if form is ExportFormat.PACKED else []
-    bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in state.facts.average_bits.items())
-    return "\n".join(
-        [
-            *header,
-            "",
-            f"# {Path(setting.model.source).stem}, {spec.bits}",
-            "",
-            f"Quantized by sdquant {__version__}: {spec.method}, {spec.iterations} iterations; {bits}.",
-            f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
-            if form is ExportFormat.PACKED
-            else f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.",
-            "",
-            "```python",
-            *needs,
-            "from diffusers import DiffusionPipeline",
-            "",
-            "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
-            f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
-            f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
-            "```",
-            "",
-            "recipe.json has each layer's bits, provenance.json what it was made from;",
-            "`sdquant verify FOLDER` checks every file and replays a stored call.",
-            "",
-        ]
-    )
-
-
 def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
-    """Digests, then the stored call on this machine's engines; signal to noise in dB by engine."""
+    """Check digests, then the stored call on this machine's engines; return its SNR in dB by engine."""
     files = proof.check_files(folder)
     events.note(f"{files} files are as they were written")
     denoiser, packed = directory.load_denoiser(folder)
-    found: dict[str, float | str] = {"files": files}
+    facts: dict[str, float | str] = {"files": files}
     engines = {Execution.DEQUANTIZED, choose(torch.device("cpu"))} if packed else {Execution.FP}
     for execution in sorted(engines):
         if packed:
@@ -202,8 +134,8 @@ def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
         ratio = proof.replay(denoiser, folder / proof.SELF_TEST)
         if not ratio >= ENOUGH_DB:
             raise DamagedArtifact(
-                f"{folder}: its stored call comes out {ratio:.1f} dB from what it was, computed {execution} "
-                f"(at least {ENOUGH_DB:g} expected); this machine's libraries compute it wrongly"
+                f"{folder}: self-test failed on engine {execution}: SNR {ratio:.1f} dB, expected at least "
+                f"{ENOUGH_DB:g} dB; this machine's libraries compute it wrongly"
             )
-        found[f"signal to noise, dB, {execution}"] = ratio
-    return found
+        facts[f"signal to noise, dB, {execution}"] = ratio
+    return facts

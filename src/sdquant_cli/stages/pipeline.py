@@ -28,7 +28,7 @@ _STAGES: dict[str, Stage] = {
 
 
 def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
-    """Run all stages, each skipping what is up to date; returns the metrics."""
+    """Run all stages, each skipping what is up to date; return the metrics."""
     generate.check_files(config.generate, workspace)
     evaluate.check_files(config.evaluate, workspace)
     workspace = workspace.pinned()
@@ -39,7 +39,7 @@ def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
 
 
 def demo_config() -> PipelineConfig:
-    """Small settings that show the whole chain on the embedded model in a few minutes."""
+    """Return small settings that show the whole chain on the embedded model in a few minutes."""
     return PipelineConfig(
         sample=SampleRequest(prompts=EMBEDDED_FOLDER / "calibration.txt", limit=48),
         sensitivity=SensitivityRequest(limit=16),
@@ -49,14 +49,14 @@ def demo_config() -> PipelineConfig:
 
 
 def side_by_side(metrics: Artifact, store: Store, path: Path, count: int = 8) -> None:
-    """A PNG of pairs: the floating-point model's pictures above the quantized model's."""
+    """Write a PNG of pairs: the floating-point model's pictures above the quantized model's."""
     from PIL import Image
 
-    rows = [
-        store.follow(metrics.manifest.inputs[role]).read("image", 0, count)
-        for role in ("reference", "images")
-    ]
-    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    rows = []
+    for role in ("reference", "images"):
+        images = store.follow(metrics.manifest.inputs[role]).read("image", 0, count)
+        rows.append(np.concatenate(list(images), axis=1))
+    picture = np.concatenate(rows, axis=0)
     enlarged = picture.repeat(2, axis=0).repeat(2, axis=1) if picture.shape[0] <= 256 else picture
     file = io.BytesIO()
     Image.fromarray(enlarged).save(file, format="PNG")

@@ -23,13 +23,13 @@ from ..models.schedule import Schedule, schedule_of
 from ..options.requests import SampleRequest
 from ..prompts import PromptFile, read_prompts
 from ..quant.finite import check_finite
-from ..resources import predicted as preflight
+from ..resources import predicted
 from ..store import ArraySpec, Artifact, Draft
 from ..types import Dtype, Select
 
 LATENTS_PER_UNIT = 256
 NOT_FINITE = "the model computes NaN, or a number beyond fp16; try another --dtype or --guidance-scale"
-RULES: dict[Select, dict[str, float]] = {  # what each takes, and the default
+RULES: dict[Select, dict[str, float]] = {  # the values that a rule takes, and their defaults
     Select.RANDOM: {},
     Select.STRIDE: {},
     Select.NORMAL: {"mean": 0.4, "deviation": 0.4},  # as PTQ4DM's script has them
@@ -39,7 +39,7 @@ RULES: dict[Select, dict[str, float]] = {  # what each takes, and the default
 
 @dataclass(frozen=True)
 class _Work:
-    """What a request comes to."""
+    """A resolved request."""
 
     model: Model
     spec: LatentsSpec
@@ -49,11 +49,15 @@ class _Work:
     unit: int  # prompts per unit
 
     def batches(self, unit: int) -> list[list[int]]:
-        """Prompts of one unit in UNet batches; those that stop at about the same call go together."""
+        """Return the prompts of one unit in UNet batches; those that stop at about the same call together."""
         prompts = range(unit * self.unit, min((unit + 1) * self.unit, len(self.chosen)))
         ordered = sorted(prompts, key=lambda i: (self.chosen[i][-1], i))
         size = self.spec.micro_batch
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def calls_of_unit(self, unit: int) -> int:
+        """Return the items through the UNet for one unit."""
+        return sum(map(self.calls, self.batches(unit)))
 
     @property
     def pilot(self) -> bool:
@@ -62,32 +66,33 @@ class _Work:
 
     @property
     def pilot_calls(self) -> int:
-        return (
-            pilot.calls(len(self.chosen), self.schedule, self.spec.setting.guidance_scale)
-            if self.pilot
-            else 0
-        )
+        """Items through the UNet in the pilot run."""
+        scale = self.spec.setting.guidance_scale
+        return pilot.calls(len(self.chosen), self.schedule, scale) if self.pilot else 0
 
     @property
     def units(self) -> int:
+        """Units of work."""
         return -(-len(self.chosen) // self.unit)
 
     @property
     def each(self) -> int:
-        """Items of the UNet that a prompt is."""
+        """Items of the UNet for one prompt."""
         return halves(self.spec.setting.guidance_scale)
 
     def calls(self, batch: list[int]) -> int:
-        """Items through the UNet for one batch: it stops at its last selected call, without running it."""
+        """Return the items through the UNet for one batch: it stops before its last selected call runs."""
         return self.each * len(batch) * max(self.chosen[i][-1] for i in batch)
 
     @property
     def minimum_calls(self) -> int:
+        """Items through the UNet if each trajectory stopped at its own last selected call."""
         return sum(self.each * chosen[-1] for chosen in self.chosen)
 
     @property
     def planned_calls(self) -> int:
-        return sum(self.calls(batch) for unit in range(self.units) for batch in self.batches(unit))
+        """Items through the UNet as batches run."""
+        return sum(map(self.calls_of_unit, range(self.units)))
 
 
 def _prepare(request: SampleRequest, workspace: Workspace) -> _Work:
@@ -110,15 +115,16 @@ def _prepare(request: SampleRequest, workspace: Workspace) -> _Work:
 
 
 def _select(request: SampleRequest, model: Model) -> SelectSpec | None:
-    """The rule of a request, None for the default; raises UsageProblem for a flag without meaning for it."""
+    """Return the rule of a request, None for the default; raises UsageProblem for a flag of another rule."""
     rule, values = request.select, dict(RULES[request.select])
     for other, names in RULES.items():
         for name in names:
-            if (told := getattr(request, f"select_{name}")) is None:
+            value = getattr(request, f"select_{name}")
+            if value is None:
                 continue
             if other is not rule:
-                raise UsageProblem(f"--select-{name} {told}: has a meaning with --select {other} alone")
-            values[name] = told
+                raise UsageProblem(f"--select-{name} {value}: is only taken with --select {other}")
+            values[name] = value
     if rule is Select.DENSITY:
         _check_density(request, model)
     return None if rule is Select.RANDOM else SelectSpec(rule=rule, **values)
@@ -139,7 +145,7 @@ def _check_density(request: SampleRequest, model: Model) -> None:
 
 
 def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
-    """The UNet calls whose inputs are kept of one prompt; before a pilot decides, evenly spread ones."""
+    """Return the UNet calls of one prompt whose inputs are kept; before a pilot, evenly spread ones."""
     select, count = spec.select, spec.per_prompt
     if select is None:
         return at_random(calls, count, spec.seed, index)
@@ -151,21 +157,19 @@ def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
 
 
 def plan(request: SampleRequest, workspace: Workspace) -> Plan:
-    """What `run` would do, without doing it; the calls after a pilot are those of evenly spread steps."""
+    """Return what `run` would do; the calls after a pilot are those of evenly spread steps."""
     work = _prepare(request, workspace)
     calls, least = work.planned_calls + work.pilot_calls, work.minimum_calls + work.pilot_calls
-    return Plan(
-        "sample",
-        {
-            "prompts": len(work.chosen),
-            "latents": len(work.chosen) * work.spec.per_prompt,
-            **({"UNet calls of the pilot": work.pilot_calls} if work.pilot else {}),
-            "UNet calls, roughly" if work.pilot else "UNet calls": calls,
-            "UNet calls at least, roughly" if work.pilot else "UNet calls at least": least,
-            **preflight.drawing(work.model, work.spec.setting, work.spec.micro_batch, calls),
-            "disk, bytes": preflight.disk(_layout(work)),
-        },
-    )
+    numbers: dict[str, int | float | str] = {
+        "prompts": len(work.chosen),
+        "latents": len(work.chosen) * work.spec.per_prompt,
+    }
+    if work.pilot:
+        numbers["UNet calls of the pilot"] = work.pilot_calls
+    roughly = ", roughly" if work.pilot else ""
+    numbers |= {f"UNet calls{roughly}": calls, f"UNet calls at least{roughly}": least}
+    numbers |= predicted.drawing(work.model, work.spec.setting, work.spec.micro_batch, calls)
+    return Plan("sample", numbers | {"disk, bytes": predicted.disk(_layout(work))})
 
 
 def run(request: SampleRequest, workspace: Workspace) -> Latents:
@@ -209,29 +213,27 @@ def _layout(work: _Work) -> dict[str, ArraySpec]:
 
 def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events) -> None:
     missing = draft.missing()
-    total = sum(work.calls(batch) for unit in missing for batch in work.batches(unit))
-    with events.task("sampling", total, "UNet call") as task:
+    with events.task("sampling", sum(map(work.calls_of_unit, missing)), "UNet call") as task:
         for unit in missing:
             kept: dict[tuple[int, int], Tensor] = {}
             for batch in work.batches(unit):
                 kept |= _sample_batch(work, paths, batch, task)
             for (i, call), latent in sorted(kept.items()):
                 check_finite(latent[None], [f"the latent of prompt {i} at call {call}"], NOT_FINITE)
-            calls = sum(map(work.calls, work.batches(unit)))
-            draft.write(unit, columns(kept, work.schedule), {"unet_calls": calls})
+            draft.write(unit, columns(kept, work.schedule), {"unet_calls": work.calls_of_unit(unit)})
 
 
 def _sample_batch(
     work: _Work, paths: Trajectories, batch: list[int], task: Task
 ) -> dict[tuple[int, int], Tensor]:
-    """Run one batch until its last selected call; the inputs of selected calls by (prompt, call)."""
+    """Run one batch until its last selected call; return the inputs of selected calls by (prompt, call)."""
     last = max(work.chosen[i][-1] for i in batch)
     kept = {}
 
     def visit(call: int, x: Tensor) -> bool:
-        for place, i in enumerate(batch):
+        for position, i in enumerate(batch):
             if call in work.chosen[i]:
-                kept[i, call] = x[place].half().cpu()
+                kept[i, call] = x[position].half().cpu()
         if call < last:
             task.advance(work.each * len(batch))
         return call < last

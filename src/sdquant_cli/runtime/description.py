@@ -1,0 +1,93 @@
+"""What an exported folder says of itself: its configuration, recipe and model card."""
+
+from collections import Counter
+from pathlib import Path
+
+from ..manifests import ModelRef, QuantStateFacts, QuantStateSpec, Setting
+from ..types import ExportFormat
+from ..version import __version__
+from .network import Layout
+from .plugin import SdquantConfig
+
+
+def config_of(layout: Layout) -> SdquantConfig:
+    """Return the quantization config of a layout; it lists the bits of layers that differ from the most."""
+    usual, _ = Counter(map(str, layout.bits.values())).most_common(1)[0]
+    layers: dict[str, list[str]] = {}
+    for name, bits in layout.bits.items():
+        if str(bits) != usual:
+            layers.setdefault(str(bits), []).append(name)
+    return SdquantConfig(
+        bits=usual,
+        layers=layers,
+        timesteps=list(layout.timesteps),
+        tables=layout.tables.value,
+        time_table=layout.time_table,
+        relax=layout.relax.value,
+        made_with=__version__,
+    )
+
+
+def portable(ref: ModelRef) -> dict[str, object]:
+    """Return a model's reference with local files by name alone: the exported folder goes to others."""
+    fields: dict[str, object] = ref.model_dump(mode="json", exclude_none=True)
+    for name, value in fields.items():
+        if isinstance(value, str) and Path(value).exists():
+            fields[name] = Path(value).name
+    return fields
+
+
+def recipe_of(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> dict[str, object]:
+    """Return the content of recipe.json: how the model draws, how it was calibrated, each layer's bits."""
+    setting = facts.setting.model_dump(mode="json") | {"model": portable(facts.setting.model)}
+    return {
+        "format": str(form),
+        "setting": setting,
+        "calibration": spec.model_dump(mode="json"),
+        "average_bits": facts.average_bits,
+        "bits": facts.bits,  # of layers that differ from the calibration's
+    }
+
+
+def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> str:
+    """Return the model card: what the weights are, and how they are loaded."""
+    setting = facts.setting
+    bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in facts.average_bits.items())
+    lines = [
+        *_header(setting, spec),
+        "",
+        f"# {Path(setting.model.source).stem}, {spec.bits}",
+        "",
+        f"Quantized by sdquant {__version__}: {spec.method}, {spec.iterations} iterations; {bits}.",
+    ]
+    if form is ExportFormat.PACKED:
+        lines.append(
+            f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
+        )
+    else:
+        lines.append(f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.")
+    lines += ["", "```python"]
+    if form is ExportFormat.PACKED:
+        lines.append("import sdquant_cli  # pip install sdquant")
+    lines += [
+        "from diffusers import DiffusionPipeline",
+        "",
+        "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
+        f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
+        f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
+        "```",
+        "",
+        "recipe.json has each layer's bits, provenance.json what it was made from;",
+        "`sdquant verify FOLDER` checks every file and replays a stored call.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _header(setting: Setting, spec: QuantStateSpec) -> list[str]:
+    """Return the card's front matter; only a model of the Hub is named as its base."""
+    source = setting.model.source
+    base = []
+    if source.count("/") == 1 and not Path(source).exists():
+        base = [f"base_model: {source}", "base_model_relation: quantized"]
+    return ["---", "library_name: diffusers", *base, f"tags: [sdquant, {spec.bits}]", "---"]
