@@ -37,7 +37,7 @@ def test_steps_are_taken_as_asked_and_the_artifact_says_so(sdquant, tmp_path, ti
 
 def test_a_mean_without_meaning_is_refused(sdquant, tmp_path):
     said = sample(sdquant, tmp_path, "--select-mean", 0.2, code=2).stderr
-    assert "--select normal alone" in said
+    assert "only taken with --select normal" in said
     assert "--select-mean 2.0" in sample(sdquant, tmp_path, "--select-mean", 2, code=2).stderr
 
 
