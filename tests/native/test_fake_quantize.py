@@ -14,6 +14,7 @@ from sdquant_cli.native.build import load
 from sdquant_cli.quant.drop import Draw
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounding import (
+    Quantizer,
     plain_gradients,
     plain_values,
     round_gradients,
@@ -41,50 +42,50 @@ def parameters(shape, *, single, seed):
 @given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999), DRAWS)
 def test_values_are_equal_to_the_bit(shape, bits, signed, single, seed, draw):
     x, _, step, zero = parameters(shape, single=single, seed=seed)
-    zero, grid = zero * (not signed), Grid(bits, signed)
-    assert torch.equal(round_values(x, step, zero, grid, draw), plain_values(x, step, zero, grid, draw))
+    quantizer = Quantizer(step, zero * (not signed), Grid(bits, signed), draw)
+    assert torch.equal(round_values(x, quantizer), plain_values(x, quantizer))
 
 
 @needs_kernel
 @given(SHAPES, st.integers(2, 16), st.booleans(), st.booleans(), st.integers(0, 999), DRAWS)
 def test_gradients_are_equal_but_for_the_order_of_sums(shape, bits, signed, single, seed, draw):
     x, up, step, zero = parameters(shape, single=single, seed=seed)
-    zero, grid = zero * (not signed), Grid(bits, signed)
-    to_x, to_step = round_gradients(x, up, step, zero, grid, draw, to_step=True)
-    exact, by_step = plain_gradients(x, up, step, zero, grid, draw, to_step=True)
+    quantizer = Quantizer(step, zero * (not signed), Grid(bits, signed), draw)
+    to_x, to_scale = round_gradients(x, up, quantizer, to_scale=True)
+    exact, by_scale = plain_gradients(x, up, quantizer, to_scale=True)
     assert torch.equal(to_x, exact)
-    assert to_step.shape == step.shape
-    torch.testing.assert_close(to_step, by_step, rtol=2e-4, atol=2e-3)
+    assert to_scale.shape == step.shape
+    torch.testing.assert_close(to_scale, by_scale, rtol=2e-4, atol=2e-3)
 
 
 @needs_kernel
 def test_a_channels_last_tensor_keeps_its_layout():
     x, up, step, zero = parameters((3, 4, 5, 6), single=False, seed=0)
-    grid, last = Grid(4, signed=False), torch.channels_last
-    y = round_values(x.contiguous(memory_format=last), step, zero, grid)
+    quantizer, last = Quantizer(step, zero, Grid(4, signed=False)), torch.channels_last
+    y = round_values(x.contiguous(memory_format=last), quantizer)
     assert y.is_contiguous(memory_format=last)
-    assert torch.equal(y, plain_values(x, step, zero, grid))
-    found = round_gradients(x.contiguous(memory_format=last), up, step, zero, grid, to_step=True)
-    expected = plain_gradients(x, up, step, zero, grid, to_step=True)
+    assert torch.equal(y, plain_values(x, quantizer))
+    found = round_gradients(x.contiguous(memory_format=last), up, quantizer, to_scale=True)
+    expected = plain_gradients(x, up, quantizer, to_scale=True)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1])
 
 
 def test_which_values_are_left_does_not_hang_on_the_layout():
     x, _, step, zero = parameters((3, 4, 5, 6), single=False, seed=0)
-    grid, draw = Grid(4, signed=False), Draw(1, 1 << 31)
+    quantizer = Quantizer(step, zero, Grid(4, signed=False), Draw(1, 1 << 31))
     last = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(round_values(last, step, zero, grid, draw), round_values(x, step, zero, grid, draw))
+    assert torch.equal(round_values(last, quantizer), round_values(x, quantizer))
 
 
 @needs_kernel
 def test_the_number_of_threads_changes_no_bit():
     x, up, step, zero = parameters((3, 40_001), single=False, seed=1)
-    grid, before = Grid(8, signed=False), torch.get_num_threads()
+    quantizer, before = Quantizer(step, zero, Grid(8, signed=False)), torch.get_num_threads()
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(round_gradients(x, up, step, zero, grid, to_step=True))
+        found.append(round_gradients(x, up, quantizer, to_scale=True))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
@@ -92,8 +93,7 @@ def test_the_number_of_threads_changes_no_bit():
 @needs_kernel
 def test_what_is_not_a_number_stays_so():
     x = torch.tensor([[float("nan"), 1.0, float("inf")]])
-    step, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    y = round_values(x, step, zero, Grid(4, signed=True))
+    y = round_values(x, Quantizer(torch.ones(1, 1), torch.zeros(1, 1), Grid(4, signed=True)))
     assert y[0].isnan().tolist() == [True, False, False]
     assert y[0, 2] == 7
 
@@ -104,10 +104,8 @@ def test_what_is_not_a_number_stays_so():
 def test_other_tensors_take_the_plain_path(x, monkeypatch):
     monkeypatch.setattr(native, "forward", lambda *_: pytest.fail("the kernel was called"))
     step = torch.full((4, 1), 0.3, dtype=x.dtype)
-    grid = Grid(4, signed=True)
-    assert torch.equal(
-        round_values(x, step, torch.zeros(1), grid), plain_values(x, step, torch.zeros(1), grid)
-    )
+    quantizer = Quantizer(step, torch.zeros(1), Grid(4, signed=True))
+    assert torch.equal(round_values(x, quantizer), plain_values(x, quantizer))
 
 
 def test_without_a_compiler_there_is_no_kernel(monkeypatch):
@@ -131,5 +129,5 @@ def test_a_library_is_compiled_once(tmp_path):
 def test_the_error_of_rounding_is_that_of_the_plain_functions(shape, bits):
     x, grid = torch.randn(shape, generator=torch.Generator().manual_seed(0)), Grid(bits, signed=True)
     step = x.abs().amax(1) / grid.high * 0.8
-    plain = (plain_values(x, step[:, None], torch.zeros(()), grid) - x).double().square().sum(1)
+    plain = (plain_values(x, Quantizer.symmetric(step[:, None], grid)) - x).double().square().sum(1)
     torch.testing.assert_close(row_rounding_errors(x, step, grid), plain, rtol=1e-5, atol=1e-12)

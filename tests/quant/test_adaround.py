@@ -15,7 +15,7 @@ from sdquant_cli.quant.adaround import (
 )
 from sdquant_cli.quant.drop import Draw, Drop
 from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.rounding import fake_quantize
+from sdquant_cli.quant.rounding import Quantizer, fake_quantize
 
 GRID = Grid(4, signed=True)
 
@@ -101,12 +101,12 @@ def test_what_is_left_takes_no_part_in_the_gradient_of_the_step_size():
     x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), requires_grad=True)
     step, draw = torch.full((1, 1), 0.3, requires_grad=True), Draw(5, 1 << 31)
     left, grid = draw.keep_mask(x), Grid(3, signed=True)
-    y = fake_quantize(x, step, torch.zeros(1, 1), grid, draw)
+    y = fake_quantize(x, Quantizer(step, torch.zeros(1, 1), grid, draw))
     y.sum().backward()
     assert torch.equal(y[left], x[left])
     assert (x.grad[left] == 1).all()
     alone = torch.full((1, 1), 0.3, requires_grad=True)
-    fake_quantize(x.detach()[~left][None], alone, torch.zeros(1, 1), grid).sum().backward()
+    fake_quantize(x.detach()[~left][None], Quantizer(alone, torch.zeros(1, 1), grid)).sum().backward()
     torch.testing.assert_close(step.grad, alone.grad)
 
 

@@ -9,7 +9,7 @@ from sdquant_cli.quant.grid import Grid, dequantize, quantize, round_to_grid
 from sdquant_cli.quant.low_rank import LowRankUpdate
 from sdquant_cli.quant.oscillation import Oscillation
 from sdquant_cli.quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
-from sdquant_cli.quant.rounding import fake_quantize
+from sdquant_cli.quant.rounding import Quantizer, fake_quantize
 
 
 def reference_round(x, s, z, low, high):
@@ -46,7 +46,7 @@ def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq():
     x = (torch.randn(4, 6) * 2).requires_grad_()
     step = torch.tensor([[0.3], [0.2], [0.5], [0.1]], requires_grad=True)
     zero = torch.tensor([[8.0], [7.0], [0.0], [15.0]])
-    y = fake_quantize(x, step, zero, grid)
+    y = fake_quantize(x, Quantizer(step, zero, grid))
     assert torch.equal(y.detach(), round_to_grid(x.detach(), step.detach(), zero, grid))
     up = torch.randn_like(y)
     y.backward(up)

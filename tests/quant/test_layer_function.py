@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdquant_cli.quant.drop import Draw
-from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.layer_function import Convolution, Quantizer, fake_quantized_layer
-from sdquant_cli.quant.rounding import fake_quantize
+from sdquant_cli.quant.grid import Grid, along_first_axis
+from sdquant_cli.quant.layer_function import Convolution, fake_quantized_layer
+from sdquant_cli.quant.rounding import Quantizer, fake_quantize
 
 LINEAR = ((5, 7, 6), (4, 6), None)
 CONVOLUTION = ((5, 6, 9, 9), (4, 6, 3, 3), Convolution((2, 2), (1, 1), (1, 1), 1))
@@ -40,13 +40,12 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
         a["weight"],
         a["bias"],
         Quantizer(a["step"], zero, grid, draw),
-        a["weight_step"],
-        weight_grid,
+        Quantizer.symmetric(along_first_axis(a["weight_step"], a["weight"]), weight_grid),
         convolution,
     )
-    x = fake_quantize(b["x"], b["step"], zero, grid, draw)
+    x = fake_quantize(b["x"], Quantizer(b["step"], zero, grid, draw))
     by_channel = b["weight_step"].view(-1, *[1] * (len(weight_shape) - 1))
-    weight = fake_quantize(b["weight"], by_channel, torch.zeros(()), weight_grid)
+    weight = fake_quantize(b["weight"], Quantizer(by_channel, torch.zeros(()), weight_grid))
     expected = (
         F.linear(x, weight, b["bias"])
         if convolution is None
@@ -66,16 +65,15 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
     g = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=g).bfloat16()
     weight = torch.randn(weight_shape, generator=g, requires_grad=True)
-    steps = Quantizer(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
-    weight_step = torch.full((weight_shape[0],), 0.125)
+    quantizer = Quantizer(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
+    weight_step = torch.full([weight_shape[0], *[1] * (len(weight_shape) - 1)], 0.125)
+    weight_quantizer = Quantizer.symmetric(weight_step, Grid(4, signed=True))
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         item = x.detach().to(dtype, copy=True).requires_grad_()
         weight.grad = None
         with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
-            y = fake_quantized_layer(
-                item, weight, None, steps, weight_step, Grid(4, signed=True), convolution
-            )
+            y = fake_quantized_layer(item, weight, None, quantizer, weight_quantizer, convolution)
         y.backward(torch.ones_like(y))
         found.append((y, item.grad, weight.grad))
     (y, by_x, by_weight), (low, low_by_x, low_by_weight) = found
@@ -90,32 +88,33 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
 def test_half_precision_rounds_to_the_codes_of_fp32(dtype, bits):
     x = torch.randn(2, 3, 40).to(dtype)
     step, zero = torch.full((1, 1, 1), 8 / 2**bits), torch.full((1, 1, 1), 2.0 ** (bits - 1))
-    grid = Grid(bits, signed=False)
-    rounded = fake_quantize(x, step, zero, grid)
-    assert torch.equal(rounded, fake_quantize(x.float(), step, zero, grid).to(dtype))
+    quantizer = Quantizer(step, zero, Grid(bits, signed=False))
+    rounded = fake_quantize(x, quantizer)
+    assert torch.equal(rounded, fake_quantize(x.float(), quantizer).to(dtype))
 
 
 def test_a_device_without_autocast_has_none():
     x, step = torch.ones(1, 2, device="meta"), torch.ones(1, 1, device="meta")
-    quantizer, weight_grid = Quantizer(step, step, Grid(4, signed=False)), Grid(4, signed=True)
-    y = fake_quantized_layer(x, torch.ones(3, 2, device="meta"), None, quantizer, None, weight_grid, None)
+    quantizer = Quantizer(step, step, Grid(4, signed=False))
+    y = fake_quantized_layer(x, torch.ones(3, 2, device="meta"), None, quantizer, None, None)
     assert y.shape == (1, 3)
 
 
 def test_only_input_and_weight_are_kept_for_the_backward_pass():
     kept = []
     x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
-    step, weight_step = torch.ones(1, 1), torch.ones(4)
+    quantizer = Quantizer(torch.ones(1, 1), torch.ones(1, 1), Grid(4, signed=False))
+    weight_quantizer = Quantizer.symmetric(torch.ones(4, 1), Grid(4, signed=True))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        fake_quantized_layer(
-            x, weight, None, Quantizer(step, step, Grid(4, False)), weight_step, Grid(4, True), None
-        )
+        fake_quantized_layer(x, weight, None, quantizer, weight_quantizer, None)
     large = {t.data_ptr() for t in kept if t.numel() > 4}
     assert large == {x.data_ptr(), weight.data_ptr()}
 
 
 def test_a_convolution_that_pads_with_other_than_zeros_is_refused():
-    from sdquant_cli.quant.modules import quantized
+    from sdquant_cli.quant.modules import quantized_layer
 
     with pytest.raises(NotImplementedError, match="reflect"):
-        quantized(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), None, None, weights_on_grid=True)
+        quantized_layer(
+            nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), None, None, weights_on_grid=True
+        )

@@ -1,21 +1,38 @@
-"""The fused rounding kernel, called with addresses; `available()` says whether it can be."""
+"""The fused rounding kernel, called with addresses; `available` tells whether this machine has it."""
 
 import ctypes
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 from .build import load
 
 _POINTER, _INT, _FLOAT, _WORD = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32
-_SHAPE: list[Any] = [_INT, _INT, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _WORD, _WORD]
+
+
+class Arguments(NamedTuple):
+    """What both passes of the kernel are given, in C's order; scale and zero-point are addresses."""
+
+    rows: int
+    inner: int  # values of a row
+    scale: int
+    zero_point: int
+    scale_stride: int  # 1: a row has its own scale; 0: all rows share one
+    zero_point_stride: int
+    low: float  # smallest code
+    high: float
+    seed: int  # of the draw that keeps values unrounded
+    bound: int  # of that draw; 0: every value is rounded
+
+
+_SHARED = (_INT, _INT, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _WORD, _WORD)
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     library = load("fake_quantize")
     if library is not None:
-        library.fake_quantize.argtypes = [_POINTER, _POINTER, *_SHAPE]
-        library.fake_quantize_backward.argtypes = [*[_POINTER] * 4, *_SHAPE]
+        library.fake_quantize.argtypes = [_POINTER, _POINTER, *_SHARED]
+        library.fake_quantize_backward.argtypes = [*[_POINTER] * 4, *_SHARED]
         library.squared_errors.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT]
         for function in (library.fake_quantize, library.fake_quantize_backward, library.squared_errors):
             function.restype = None
@@ -23,26 +40,31 @@ def _library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the kernel was compiled and loaded; the first call compiles it (under a second)."""
+    """Return whether the kernel was compiled and loaded; the first call compiles it (under a second)."""
     return _library() is not None
 
 
-def forward(x: int, y: int, *shape: float) -> None:
-    """y from x; `shape` is rows, inner, step, zero, their strides, low, high, seed and bound of a draw."""
+def forward(x: int, y: int, arguments: Arguments) -> None:
+    """Write x rounded to y."""
     library = _library()
     assert library is not None
-    library.fake_quantize(x, y, *shape)
+    library.fake_quantize(x, y, *arguments)
 
 
-def backward(x: int, up: int, to_x: int, to_step: int | None, *shape: float) -> None:
-    """Gradients to x and, if an address is given, to each row's step size; `shape` as in `forward`."""
+def backward(inputs: tuple[int, int], outputs: tuple[int, int | None], arguments: Arguments) -> None:
+    """Write gradients from inputs (x, dL/dy) to outputs: dL/dx and, unless None, dL/ds of each row."""
     library = _library()
     assert library is not None
-    library.fake_quantize_backward(x, up, to_x, to_step, *shape)
+    library.fake_quantize_backward(*inputs, *outputs, *arguments)
 
 
-def squared_errors(x: int, error: int, rows: int, inner: int, step: int, low: float, high: float) -> None:
-    """Squared error (rows, float64) of rounding x (rows, inner) to a symmetric grid of steps (rows)."""
+def squared_errors(
+    x: int, error: int, shape: tuple[int, int], scale: int, limits: tuple[float, float]
+) -> None:
+    """Write to `error` (rows, float64) the squared error of rounding x (rows, inner) by scales (rows).
+
+    `shape` is (rows, inner), `limits` the smallest and largest code of a symmetric grid.
+    """
     library = _library()
     assert library is not None
-    library.squared_errors(x, error, rows, inner, step, low, high)
+    library.squared_errors(x, error, *shape, scale, *limits)

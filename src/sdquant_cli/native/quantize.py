@@ -1,11 +1,20 @@
-"""The kernel from activations to codes, called with addresses; `available()` says whether it can be."""
+"""The kernel from activations to codes, called with addresses; `available` tells whether it is there."""
 
 import ctypes
 from functools import cache
+from typing import NamedTuple
 
 from .build import load
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class Activations(NamedTuple):
+    """Activations in memory as (n, h, w, c), fp32 or bfloat16."""
+
+    address: int
+    bfloat16: bool
+    shape: tuple[int, int, int, int]
 
 
 @cache
@@ -18,24 +27,22 @@ def _library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the kernel was compiled and loaded; the first call compiles it (under a second)."""
+    """Return whether the kernel was compiled and loaded; the first call compiles it (under a second)."""
     return _library() is not None
 
 
 def quantize(
-    x: tuple[int, bool],
-    low: int,
-    high: int | None,
-    shape: tuple[int, int, int, int],
+    x: Activations,
+    codes: tuple[int, int | None],
     padding: tuple[int, int],
-    step: float,
-    zero: float,
+    scale: float,
+    zero_point: float,
     top: float,
 ) -> None:
-    """Codes of x, an address and whether it is bfloat16, of shape (n,h,w,c), with a border of zero-points.
+    """Write the codes of x, 0 to `top`, with a border of zero-points of height and width `padding`.
 
-    Their low bytes go to `low`, the rest to `high` if given.
+    `codes` are addresses: the low bytes go to the first; the high bytes to the second, unless it is None.
     """
     library = _library()
     assert library is not None
-    library.quantize(*x, low, high, *shape, *padding, step, zero, top)
+    library.quantize(x.address, x.bfloat16, *codes, *x.shape, *padding, scale, zero_point, top)

@@ -12,122 +12,137 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .drop import Draw
-from .grid import Grid, along_first_axis
-from .rounding import round_gradients, round_values
-
-_NO_ZERO = torch.zeros(())  # of symmetric weights
+from .grid import Grid
+from .rounding import Quantizer, round_gradients, round_values
 
 
 class Convolution(NamedTuple):
-    """How a convolution moves over its input."""
+    """How a convolution moves over its input; padding is with zeros."""
 
-    stride: Any
-    padding: Any
-    dilation: Any
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
-
-
-class Quantizer(NamedTuple):
-    """Step sizes and zero-points of an input, broadcastable to it, and their grid; what is left unrounded."""
-
-    step: Tensor
-    zero: Tensor
-    grid: Grid
-    draw: Draw | None = None
 
 
 def fake_quantized_layer(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    steps: Quantizer,
-    weight_step: Tensor | None,
-    weight_grid: Grid,
+    quantizer: Quantizer,
+    weight_quantizer: Quantizer | None,
     convolution: Convolution | None,
 ) -> Tensor:
-    """y = layer(round(x), round(weight)) + bias, differentiable in all of them and in both step sizes.
+    """Return layer(round(x), round(weight)) + bias, differentiable in all of them and in both scales.
 
-    `weight_step` (C_out); None: the weight is on its grid already. `convolution` None: a linear layer.
-    x and weight are rounded in the format of their step sizes and cast; products, forward and backward, are
-    of x's format, within torch.autocast of its.
+    `weight_quantizer` None: the weight is on its grid already. `convolution` None: a linear layer.
+    x and weight are rounded in the dtype of their scales and cast; products, forward and backward, are of
+    x's dtype, within torch.autocast of its.
     """
-    if weight_step is not None:
-        weight_step = along_first_axis(weight_step, weight)
-    how = ((steps.grid, weight_grid), steps.draw, autocast_dtype(x) or x.dtype, convolution)
-    result: Tensor = _RoundedLayer.apply(x, weight, bias, steps.step, weight_step, steps.zero, *how)
+    context = _LayerContext(
+        quantizer.zero_point,
+        quantizer.grid,
+        quantizer.draw,
+        None if weight_quantizer is None else weight_quantizer.grid,
+        autocast_dtype(x) or x.dtype,
+        convolution,
+        None if bias is None else list(bias.shape),
+    )
+    weight_scale = None if weight_quantizer is None else weight_quantizer.scale
+    result: Tensor = _FakeQuantizedLayer.apply(context, bias, x, weight, quantizer.scale, weight_scale)
     return result
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The format of products within torch.autocast on x's device; None outside of it."""
+    """Return the dtype of products within torch.autocast on x's device; None outside of it."""
     kind = x.device.type
     within = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if within else None
 
 
-def _operands(
-    ctx: Any, x: Tensor, weight: Tensor, step: Tensor, weight_step: Tensor | None, zero: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rounded input and weight in the format of products."""
-    grid, weight_grid = ctx.grids
-    x = round_values(x.to(step.dtype), step, zero, grid, ctx.draw)
-    if weight_step is not None:
-        no_zero = _NO_ZERO.to(weight.device)
-        weight = round_values(weight.to(weight_step.dtype), weight_step, no_zero, weight_grid)
-    return x.to(ctx.product), weight.to(ctx.product)
+class _LayerContext(NamedTuple):
+    """What both passes need besides the tensors that get gradients."""
+
+    zero_point: Tensor
+    grid: Grid
+    draw: Draw | None
+    weight_grid: Grid | None  # None: the weight is not rounded
+    product_dtype: torch.dtype
+    convolution: Convolution | None  # None: a linear layer
+    bias_shape: list[int] | None
+
+    def input_quantizer(self, scale: Tensor) -> Quantizer:
+        return Quantizer(scale, self.zero_point, self.grid, self.draw)
+
+    def weight_quantizer(self, scale: Tensor | None) -> Quantizer | None:
+        if scale is None or self.weight_grid is None:
+            return None
+        return Quantizer.symmetric(scale, self.weight_grid)
 
 
-class _RoundedLayer(torch.autograd.Function):
+class _Operands(NamedTuple):
+    """The layer's input and weight as floating point holds them, with their scales."""
+
+    x: Tensor
+    weight: Tensor
+    scale: Tensor
+    weight_scale: Tensor | None
+
+    def rounded(self, context: _LayerContext) -> tuple[Tensor, Tensor]:
+        """Return rounded input and weight in the dtype of products."""
+        x = round_values(self.x.to(self.scale.dtype), context.input_quantizer(self.scale))
+        weight = self.weight
+        if quantizer := context.weight_quantizer(self.weight_scale):
+            weight = round_values(weight.to(quantizer.scale.dtype), quantizer)
+        return x.to(context.product_dtype), weight.to(context.product_dtype)
+
+
+class _FakeQuantizedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, weight, bias, step, weight_step, zero, *how = inputs
-        ctx.grids, ctx.draw, ctx.product, ctx.convolution = how
-        ctx.save_for_backward(x, weight, step, weight_step, zero)
-        ctx.bias_shape = None if bias is None else list(bias.shape)
-        rounded, weight = _operands(ctx, x, weight, step, weight_step, zero)
-        if ctx.convolution is None:
-            return F.linear(rounded, weight, bias)
-        return F.conv2d(rounded, weight, bias, *ctx.convolution)
+    def forward(ctx: Any, context: _LayerContext, bias: Tensor | None, *operands: Any) -> Tensor:
+        ctx.save_for_backward(*operands)
+        ctx.layer = context
+        x, weight = _Operands(*operands).rounded(context)
+        if context.convolution is None:
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, *context.convolution)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, weight, step, weight_step, zero = ctx.saved_tensors
-        grid, weight_grid = ctx.grids
-        need_x, need_weight, need_bias, need_step, need_weight_step, *_ = ctx.needs_input_grad
-        wanted = (need_x or need_step, need_weight or need_weight_step, need_bias)
-        operands = _operands(ctx, x, weight, step, weight_step, zero)
-        by_input, by_weight, by_bias = _layer_gradients(ctx, gradients[0], *operands, wanted)
-        del operands
-        by_step = by_weight_step = None
-        if by_input is not None:
-            by_input, by_step = round_gradients(
-                x.to(step.dtype), by_input.to(step.dtype), step, zero, grid, ctx.draw, to_step=need_step
+    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
+        context: _LayerContext = ctx.layer
+        operands = _Operands(*ctx.saved_tensors)
+        x, weight, scale, weight_scale = operands
+        _, need_bias, need_x, need_weight, need_scale, need_weight_scale = ctx.needs_input_grad
+        mask = (need_x or need_scale, need_weight or need_weight_scale, need_bias)
+        to_x, to_weight, to_bias = _layer_gradients(up, *operands.rounded(context), mask, context)
+        to_scale = to_weight_scale = None
+        if to_x is not None:
+            quantizer = context.input_quantizer(scale)
+            to_x, to_scale = round_gradients(
+                x.to(scale.dtype), to_x.to(scale.dtype), quantizer, to_scale=need_scale
             )
-        if by_weight is not None and weight_step is not None:
-            by_weight, by_weight_step = round_gradients(
-                weight.to(weight_step.dtype),
-                by_weight.to(weight_step.dtype),
-                weight_step,
-                _NO_ZERO.to(weight.device),
-                weight_grid,
-                to_step=need_weight_step,
+        weight_quantizer = context.weight_quantizer(weight_scale)
+        if to_weight is not None and weight_quantizer is not None:
+            dtype = weight_quantizer.scale.dtype
+            to_weight, to_weight_scale = round_gradients(
+                weight.to(dtype), to_weight.to(dtype), weight_quantizer, to_scale=need_weight_scale
             )
-        return by_input, by_weight, by_bias, by_step, by_weight_step, None, None, None, None, None
+        return None, to_bias, to_x, to_weight, to_scale, to_weight_scale
 
 
 def _layer_gradients(
-    ctx: Any, up: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    up: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool], context: _LayerContext
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the floating-point layer to its input, weight and bias, those that are wanted."""
-    if ctx.convolution is not None:
-        stride, padding, dilation, groups = ctx.convolution
-        found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-            up, x, weight, ctx.bias_shape, stride, padding, dilation, False, [0, 0], groups, list(wanted)
+    """Return the floating-point layer's gradients to input, weight and bias, None where the mask is false."""
+    if context.convolution is not None:
+        stride, padding, dilation, groups = context.convolution
+        gradients: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+            up, x, weight, context.bias_shape, stride, padding, dilation, False, [0, 0], groups, list(mask)
         )
-        return found
+        return gradients
     flat = up.reshape(-1, up.shape[-1])
     return (
-        (flat @ weight).view(x.shape) if wanted[0] else None,
-        flat.t() @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
-        flat.sum(0) if wanted[2] else None,
+        (flat @ weight).view(x.shape) if mask[0] else None,
+        flat.t() @ x.reshape(-1, x.shape[-1]) if mask[1] else None,
+        flat.sum(0) if mask[2] else None,
     )

@@ -1,14 +1,14 @@
-"""Rounding that lets gradients through: straight-through for values, LSQ for step sizes.
+"""Rounding that lets gradients through: straight-through for values, LSQ for scales.
 
 Gradients of y = (clip(round(x / s) + z, low, high) - z) * s, with zero-points fixed:
 dy/dx = 1 inside the range, else 0;  dy/ds = round(x / s) - x / s inside, else clipped code - z
-(Esser et al. 2020, "Learned Step Size Quantization", eq. 3). Values that a draw leaves are y = x.
+(Esser et al. 2020, "Learned Step Size Quantization", eq. 3). Values that a draw keeps are y = x.
 
 `round_values` and `round_gradients` are one pass each where the native kernel takes the tensors, and
 plain torch elsewhere; the plain functions are the kernel's specification.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,35 +17,132 @@ from ..native import fake_quantize as native
 from .drop import Draw
 from .grid import Grid
 
+_ZERO = torch.zeros(())
 
-def plain_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
-    """y; step and zero-point broadcast against x."""
-    y = (torch.round(x / step).add_(zero)).clamp_(grid.low, grid.high).sub_(zero).mul_(step)
+
+class Quantizer(NamedTuple):
+    """How a tensor is rounded: scale and zero-point broadcast against it; a draw keeps part as it is."""
+
+    scale: Tensor
+    zero_point: Tensor
+    grid: Grid
+    draw: Draw | None = None
+
+    @classmethod
+    def symmetric(cls, scale: Tensor, grid: Grid) -> "Quantizer":
+        """Return a quantizer with zero-point 0, as weights have."""
+        return cls(scale, _ZERO.to(scale.device), grid)
+
+
+def plain_values(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return y, x rounded, by plain torch operations."""
+    scale, zero_point, grid, draw = quantizer
+    codes = torch.round(x / scale).add_(zero_point).clamp_(grid.low, grid.high)
+    y = codes.sub_(zero_point).mul_(scale)
     return y if draw is None else torch.where(draw.keep_mask(x), x, y)
 
 
 def plain_gradients(
-    x: Tensor,
-    up: Tensor,
-    step: Tensor,
-    zero: Tensor,
-    grid: Grid,
-    draw: Draw | None = None,
-    *,
-    to_step: bool,
+    x: Tensor, up: Tensor, quantizer: Quantizer, *, to_scale: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """dL/dx (x's shape) and dL/ds (step's shape) from up = dL/dy."""
-    scaled = x / step
+    """Return dL/dx (x's shape) and, if asked for, dL/ds (the scale's shape) from up = dL/dy."""
+    scale, zero_point, grid, draw = quantizer
+    scaled = x / scale
     rounded = torch.round(scaled)
-    codes = (rounded + zero).clamp_(grid.low, grid.high).sub_(zero)
-    inside, by_step = codes == rounded, None
-    left = None if draw is None else draw.keep_mask(x)
-    if to_step:
+    codes = (rounded + zero_point).clamp_(grid.low, grid.high).sub_(zero_point)
+    inside = codes == rounded
+    kept = None if draw is None else draw.keep_mask(x)
+    by_scale = None
+    if to_scale:
         slope = torch.where(inside, rounded.sub_(scaled), codes)
-        if left is not None:
-            slope.masked_fill_(left, 0)
-        by_step = slope.mul_(up).sum_to_size(step.shape)
-    return torch.where(inside if left is None else inside | left, up, 0), by_step
+        if kept is not None:
+            slope.masked_fill_(kept, 0)
+        by_scale = slope.mul_(up).sum_to_size(scale.shape)
+    passed = inside if kept is None else inside | kept
+    return torch.where(passed, up, 0), by_scale
+
+
+def round_values(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return what `plain_values` returns, without a graph."""
+    if not _kernel_takes(x, quantizer):
+        return plain_values(x, quantizer)
+    quantizer, y = _contiguous(quantizer), torch.empty_like(x)
+    native.forward(x.data_ptr(), y.data_ptr(), _kernel_arguments(x, quantizer))
+    return y
+
+
+def round_gradients(
+    x: Tensor, up: Tensor, quantizer: Quantizer, *, to_scale: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return what `plain_gradients` returns, without a graph."""
+    if not _kernel_takes(x, quantizer) or up.dtype != x.dtype:
+        return plain_gradients(x, up, quantizer, to_scale=to_scale)
+    quantizer, to_x = _contiguous(quantizer), torch.empty_like(x)
+    if up.stride() != x.stride():
+        up = torch.empty_like(x).copy_(up)
+    by_row = x.new_empty(len(x)) if to_scale else None
+    row_address = None if by_row is None else by_row.data_ptr()
+    arguments = _kernel_arguments(x, quantizer)
+    native.backward((x.data_ptr(), up.data_ptr()), (to_x.data_ptr(), row_address), arguments)
+    if by_row is None:
+        return to_x, None
+    by_scale = by_row if quantizer.scale.numel() > 1 else by_row.sum()
+    return to_x, by_scale.view(quantizer.scale.shape)
+
+
+def row_rounding_errors(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Return the squared error (rows, float64) of rounding x (rows, inner) symmetrically by scales (rows)."""
+    quantizer = Quantizer.symmetric(scale[:, None], grid)
+    if not (_kernel_takes(x, quantizer) and x.is_contiguous()):
+        return (plain_values(x, quantizer) - x).double().square().sum(dim=1)
+    scale, error = scale.contiguous(), x.new_empty(len(x), dtype=torch.float64)
+    rows, inner = x.shape
+    native.squared_errors(
+        x.data_ptr(), error.data_ptr(), (rows, inner), scale.data_ptr(), (grid.low, grid.high)
+    )
+    return error
+
+
+def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Round x, differentiable in x and in the scale.
+
+    The arithmetic is that of the scale's dtype; the result is cast to x's.
+    """
+    result: Tensor = _FakeQuantize.apply(x.to(quantizer.scale.dtype), *quantizer)
+    return result.to(x.dtype)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, draw: Draw | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.grid, ctx.draw = grid, draw
+        return round_values(x, Quantizer(scale, zero_point, grid, draw))
+
+    @staticmethod
+    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point = ctx.saved_tensors
+        quantizer = Quantizer(scale, zero_point, ctx.grid, ctx.draw)
+        need_x, need_scale, *_ = ctx.needs_input_grad
+        to_x, to_scale = round_gradients(x, up, quantizer, to_scale=need_scale)
+        return to_x if need_x else None, to_scale, None, None, None
+
+
+def _kernel_takes(x: Tensor, quantizer: Quantizer) -> bool:
+    """Return whether the native kernel takes these tensors."""
+    scale, zero_point, _, draw = quantizer
+    return (
+        x.device.type == scale.device.type == zero_point.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.dim() > 0
+        and x.numel() > 0
+        and (_dense(x) if draw is None else x.is_contiguous())
+        and _by_row(scale, x)
+        and _by_row(zero_point, x)
+        and native.available()
+    )
 
 
 def _dense(x: Tensor) -> bool:
@@ -53,103 +150,22 @@ def _dense(x: Tensor) -> bool:
 
 
 def _by_row(parameter: Tensor, x: Tensor) -> bool:
-    """Whether x's first axis alone tells which value of the parameter applies."""
+    """Return whether x's first axis alone decides which value of the parameter applies."""
     rows = x.shape[0] if x.dim() else 1
     alone = parameter.numel() == 1 or (parameter.dim() == x.dim() and parameter.numel() == parameter.shape[0])
     return alone and parameter.numel() in (1, rows) and parameter.dtype == torch.float32
 
 
-def _fits(x: Tensor, step: Tensor, zero: Tensor, draw: Draw | None = None) -> bool:
-    """Whether the native kernel takes these tensors."""
-    return (
-        x.device.type == step.device.type == zero.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.dim() > 0
-        and x.numel() > 0
-        and (_dense(x) if draw is None else x.is_contiguous())
-        and _by_row(step, x)
-        and _by_row(zero, x)
-        and native.available()
-    )
+def _contiguous(quantizer: Quantizer) -> Quantizer:
+    scale, zero_point, grid, draw = quantizer
+    return Quantizer(scale.contiguous(), zero_point.contiguous(), grid, draw)
 
 
-def _shape(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None) -> tuple[float, ...]:
+def _kernel_arguments(x: Tensor, quantizer: Quantizer) -> native.Arguments:
+    scale, zero_point, grid, draw = quantizer
     rows = len(x)
-    strides = (int(step.numel() > 1), int(zero.numel() > 1))
-    memory = (rows, x.numel() // rows, step.data_ptr(), zero.data_ptr(), *strides)
-    return (*memory, grid.low, grid.high, *(draw or (0, 0)))
-
-
-def round_values(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
-    """As `plain_values`, without a graph."""
-    if not _fits(x, step, zero, draw):
-        return plain_values(x, step, zero, grid, draw)
-    step, zero, y = step.contiguous(), zero.contiguous(), torch.empty_like(x)
-    native.forward(x.data_ptr(), y.data_ptr(), *_shape(x, step, zero, grid, draw))
-    return y
-
-
-def round_gradients(
-    x: Tensor,
-    up: Tensor,
-    step: Tensor,
-    zero: Tensor,
-    grid: Grid,
-    draw: Draw | None = None,
-    *,
-    to_step: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """As `plain_gradients`, without a graph."""
-    if not _fits(x, step, zero, draw) or up.dtype != x.dtype:
-        return plain_gradients(x, up, step, zero, grid, draw, to_step=to_step)
-    step, zero, to_x = step.contiguous(), zero.contiguous(), torch.empty_like(x)
-    if up.stride() != x.stride():
-        up = torch.empty_like(x).copy_(up)
-    by_row = x.new_empty(len(x)) if to_step else None
-    native.backward(
-        x.data_ptr(),
-        up.data_ptr(),
-        to_x.data_ptr(),
-        None if by_row is None else by_row.data_ptr(),
-        *_shape(x, step, zero, grid, draw),
+    strides = (int(scale.numel() > 1), int(zero_point.numel() > 1))
+    addresses = (scale.data_ptr(), zero_point.data_ptr())
+    return native.Arguments(
+        rows, x.numel() // rows, *addresses, *strides, grid.low, grid.high, *(draw or (0, 0))
     )
-    if by_row is None:
-        return to_x, None
-    return to_x, by_row.view(step.shape) if step.numel() > 1 else by_row.sum().view(step.shape)
-
-
-def row_rounding_errors(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
-    """Squared error (rows, float64) of rounding x (rows, inner) to symmetric grids of steps (rows)."""
-    zero = torch.zeros((), device=x.device)
-    if not (_fits(x, step[:, None], zero) and x.is_contiguous()):
-        return (plain_values(x, step[:, None], zero, grid) - x).double().square().sum(dim=1)
-    step, error = step.contiguous(), x.new_empty(len(x), dtype=torch.float64)
-    rows, inner = x.shape
-    native.squared_errors(x.data_ptr(), error.data_ptr(), rows, inner, step.data_ptr(), grid.low, grid.high)
-    return error
-
-
-class _FakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None) -> Tensor:
-        ctx.save_for_backward(x, step, zero)
-        ctx.how = grid, draw
-        return round_values(x, step, zero, grid, draw)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, step, zero = ctx.saved_tensors
-        to_x, to_step = round_gradients(
-            x, gradients[0], step, zero, *ctx.how, to_step=ctx.needs_input_grad[1]
-        )
-        return to_x if ctx.needs_input_grad[0] else None, to_step, None, None, None
-
-
-def fake_quantize(x: Tensor, step: Tensor, zero: Tensor, grid: Grid, draw: Draw | None = None) -> Tensor:
-    """Round x to the grid of step `step` and zero-point `zero` (both broadcast), differentiable.
-
-    The arithmetic is that of the step size's format; the result is cast to x's. A draw leaves some values of
-    x as they are.
-    """
-    result: Tensor = _FakeQuantize.apply(x.to(step.dtype), step, zero, grid, draw)
-    return result.to(x.dtype)

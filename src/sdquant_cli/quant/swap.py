@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
-from .modules import LayerState, quantized
+from .modules import LayerState, quantized_layer
 from .rows import Rows
 
 
@@ -14,17 +13,19 @@ def swap(network: nn.Module, states: dict[str, LayerState], rows: Rows, *, weigh
     """Replace the named layers of `network` by quantized ones, in place. An empty map changes nothing.
 
     `weights_on_grid`: the weights are rounded already, so the forward pass need not do it again.
+    Raises TypeError for a named module that is no linear layer, convolution or identity.
     """
     for name, state in states.items():
-        parent_name, _, child = name.rpartition(".")
-        parent = network.get_submodule(parent_name)
-        layer: Any = parent.get_submodule(child)
-        setattr(parent, child, quantized(layer, state, rows, weights_on_grid=weights_on_grid))
+        layer = network.get_submodule(name)
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Identity):
+            raise TypeError(f"{name} is {type(layer).__name__}, not a layer that can be quantized")
+        twin = quantized_layer(layer, state, rows, weights_on_grid=weights_on_grid)
+        network.set_submodule(name, twin)
 
 
 @contextmanager
 def swapped(network: nn.Module, states: dict[str, LayerState], rows: Rows) -> Iterator[None]:
-    """Within: the named layers are quantized. Afterwards they are the floating-point ones they were."""
+    """Quantize the named layers within the context; afterwards they are the floating-point ones again."""
     originals = {name: network.get_submodule(name) for name in states}
     swap(network, states, rows, weights_on_grid=False)
     try:

@@ -79,14 +79,7 @@ def _by_kernel(x: Tensor, step: float, zero: int, bits: int, padding: tuple[int,
         n, h, w, c = 1, x.numel() // x.shape[-1], 1, x.shape[-1]
         planes = [torch.empty(x.shape, dtype=torch.uint8) for _ in range(1 + (bits > 8))]
     addresses = [plane.data_ptr() for plane in planes]
-    native.quantize(
-        (x.data_ptr(), x.dtype is torch.bfloat16),
-        addresses[0],
-        addresses[1] if bits > 8 else None,
-        (n, h, w, c),
-        padding,
-        step,
-        float(zero),
-        float(2**bits - 1),
-    )
+    activations = native.Activations(x.data_ptr(), x.dtype is torch.bfloat16, (n, h, w, c))
+    codes = (addresses[0], addresses[1] if bits > 8 else None)
+    native.quantize(activations, codes, padding, step, float(zero), float(2**bits - 1))
     return planes

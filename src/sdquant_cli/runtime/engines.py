@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import EnvironmentProblem
+from ..quant import rounding
 from ..quant.grid import Grid
-from ..quant.rounding import round_values
 from ..types import Execution
 from .codes import quantize
 from .layers import LayerKernel, Packed, PackedConv2d, Quantizer, Run
@@ -45,8 +45,10 @@ def dequantized(layer: Packed) -> Run:
 
     def run(x: Tensor, own: Quantizer) -> Tensor:
         weight = (layer.codes() * layer.weight_step.view(step_shape)).to(x.dtype)
-        grid = Grid(own.bits, signed=False)
-        rounded = round_values(x.float(), _filled(x, own.step), _filled(x, own.zero), grid)
+        quantizer = rounding.Quantizer(
+            _filled(x, own.step), _filled(x, own.zero), Grid(own.bits, signed=False)
+        )
+        rounded = rounding.round_values(x.float(), quantizer)
         return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
 
     return run
