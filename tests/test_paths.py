@@ -228,3 +228,27 @@ def test_appending_is_whole_or_not_at_all(tmp_path, monkeypatch):
         atomic_append(file, "three\n")
     monkeypatch.undo()
     assert file.read_text() == "one\ntwo\n"
+
+
+def test_a_partial_file_becomes_the_file(tmp_path):
+    path = tmp_path / "x.pt"
+    with paths.partial_file(path) as partial:
+        partial.write_text("whole")
+        assert partial.parent == tmp_path
+        assert not path.exists()
+    assert path.read_text() == "whole"
+
+
+def test_a_partial_file_is_removed_when_writing_is_interrupted(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_text("whole")
+
+    def interrupted():
+        with paths.partial_file(path) as partial:
+            partial.write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]

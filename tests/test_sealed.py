@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdquant_cli.sealed import is_sealed, not_finite, parse, seal
+from sdquant_cli.sealed import (
+    is_intact,
+    is_sealed,
+    not_finite,
+    parse,
+    read_json,
+    remove_file,
+    seal,
+    write_file,
+    write_json,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -37,10 +47,30 @@ def test_another_value_anywhere_breaks_the_seal(data):
     "data", [b"NaN", b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b"[" * 100_000, b"1"]
 )
 def test_what_is_no_plain_object_is_refused(data):
-    with pytest.raises(ValueError, match=r"not a finite number|too deep|no JSON object"):
+    with pytest.raises(ValueError, match=r"not a finite number|too deep|not a JSON object"):
         parse(data)
 
 
 def test_the_first_number_that_is_not_finite_is_named():
     assert not_finite({"a": [1.0, {"b": (0.5, float("nan"))}], "c": float("inf")}) == "a.1.b.1"
     assert not_finite(json.loads('{"a": [1.0, true, "nan", null]}')) is None
+
+
+def test_a_json_file_is_read_back_unless_it_is_damaged(tmp_path):
+    path = tmp_path / "cost.json"
+    assert read_json(path) is None
+    write_json(path, {"seconds": 1.5})
+    assert read_json(path)["seconds"] == 1.5
+    path.write_bytes(path.read_bytes().replace(b"1.5", b"1.6"))
+    assert read_json(path) is None
+
+
+def test_a_file_is_intact_until_a_byte_changes(tmp_path):
+    path = tmp_path / "a.pt"
+    write_file(path, lambda partial: partial.write_bytes(b"abc"))
+    assert is_intact(path)
+    path.write_bytes(b"abd")
+    assert not is_intact(path)
+    remove_file(path)
+    assert list(tmp_path.iterdir()) == []
+    assert not is_intact(path)

@@ -1,22 +1,26 @@
-"""sdquant: a Stable Diffusion model made small and fast while its pictures stay the same pictures.
+"""Quantization of Stable Diffusion models that keeps their images the same.
 
-After `import sdquant_cli`, diffusers loads what `sdquant export` wrote.
+After `import sdquant_cli`, diffusers loads the folders that `sdquant export` writes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .runtime.hook import register_with_diffusers
 from .version import __version__
 
 __all__ = ["__version__", "generator", "load"]
 
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
 register_with_diffusers()
 
 
-def load(folder: str, **options: Any) -> Any:
-    """The pipeline of an exported directory; `options` are those of diffusers' `from_pretrained`.
+def load(folder: str, **options: object) -> "DiffusionPipeline":
+    """Load the pipeline of an exported folder; `options` are those of diffusers' `from_pretrained`.
 
-    What is not quantized computes in fp32 unless `dtype` says otherwise.
+    Layers that are not quantized compute in fp32 unless `dtype` is given.
     """
     import torch
     from diffusers import DiffusionPipeline
@@ -24,8 +28,8 @@ def load(folder: str, **options: Any) -> Any:
     return DiffusionPipeline.from_pretrained(folder, **{"dtype": torch.float32, **options})
 
 
-def generator(seed: int = 0, picture: int = 0) -> Any:
-    """The noise that `sdquant generate --seed` draws a picture from, for a pipeline's `generator`."""
+def generator(seed: int = 0, picture: int = 0) -> "torch.Generator":
+    """Return the generator of an image's noise in `sdquant generate --seed`, to pass to a pipeline."""
     from .models.noise import generator as stream
 
     return stream("noise", seed, picture)

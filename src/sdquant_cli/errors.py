@@ -1,10 +1,10 @@
-"""What can go wrong, as a tree; the command line prints one line for each and exits with its code.
+"""Errors with a message for the user; the command line prints it on one line and exits with the code.
 
 SdquantError                     1
-├── UsageProblem                 2   a flag or an input file that makes no sense
-├── MissingArtifact              3   an input artifact is not there: names the command that makes it
-├── DamagedArtifact              3   stored bytes are not those that were published
-├── GateFailed                   4   a metric is outside of the bound that --gate sets
+├── UsageProblem                 2   an invalid flag or input file
+├── MissingArtifact              3   an input artifact is missing: names the command that makes it
+├── DamagedArtifact              3   stored bytes differ from those that were published
+├── GateFailed                   4   a metric is outside the bound that --gate sets
 ├── EnvironmentProblem           5   a missing file, device or permission; a full disk
 └── NewerFormat                  6   written by a newer sdquant
 
@@ -19,7 +19,7 @@ class SdquantError(Exception):
 
 
 class UsageProblem(SdquantError):
-    """A flag or an input file that makes no sense."""
+    """A flag or an input file is invalid."""
 
     exit_code = 2
 
@@ -37,13 +37,13 @@ class DamagedArtifact(SdquantError):
 
 
 class GateFailed(SdquantError):
-    """A metric is outside of its bound."""
+    """A metric is outside its bound."""
 
     exit_code = 4
 
 
 class EnvironmentProblem(SdquantError):
-    """Something outside sdquant is missing or refuses: a file, a device, a permission, disk space."""
+    """Something outside sdquant is missing or fails: a file, a device, a permission, disk space."""
 
     exit_code = 5
 
@@ -55,6 +55,6 @@ class NewerFormat(SdquantError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, the name of its class where it has none."""
+    """Return the first line of an error's text, or its class's name if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a stage tells whoever runs it. The library reports here and never prints.
+"""Progress, notes and warnings of a stage: the library reports them here and never prints.
 
 Standard library only.
 """
@@ -9,23 +9,23 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """A piece of work in progress."""
+    """A task in progress."""
 
     def advance(self, steps: int = 1) -> None:
-        """Say that `steps` more steps are done."""
+        """Report `steps` more steps as done."""
 
 
 class Events(Protocol):
-    """The listener of a run."""
+    """The receiver of a run's progress and messages."""
 
     def task(self, name: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Task]:
-        """Open a task of `total` steps, each one `unit`, `done` of them before; use as a context manager."""
+        """Open a task of `total` steps, each one `unit`, of which `done` were done before."""
 
     def note(self, message: str) -> None:
-        """Tell something worth knowing."""
+        """Report information."""
 
     def warn(self, message: str) -> None:
-        """Tell something that may be wrong."""
+        """Report a possible problem."""
 
 
 class _Silence:

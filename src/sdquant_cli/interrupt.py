@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first ends a command in order, later ones without a word. Standard library only."""
+"""Handling of Ctrl-C and SIGTERM: the first signal ends a command cleanly, a later one at once.
+
+Standard library only.
+"""
 
 import os
 import signal
@@ -9,22 +12,22 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-PATIENCE = 1.0  # seconds in which more presses of Ctrl-C count as one
+PATIENCE = 1.0  # seconds during which repeated signals count as one
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does: temporary folders are removed on the way out."""
+    """SIGTERM was received; raised like Ctrl-C, so that temporary folders are removed."""
 
 
 def last_words(error: KeyboardInterrupt) -> tuple[str, int]:
-    """The line and the exit code that an interrupted command ends with."""
+    """Return the last line and the exit code of an interrupted command."""
     if isinstance(error, Terminated):
         return "terminated; nothing is lost, the same command resumes", TERMINATED
     return "interrupted; nothing is lost, the same command resumes", INTERRUPTED
 
 
 class _Handler:
-    """Raises once; what comes soon after is ignored, what comes later or too late ends the process."""
+    """A signal handler that raises once, ignores signals soon after, and exits at once on later ones."""
 
     def __init__(self) -> None:
         self.first: float | None = None
@@ -40,7 +43,7 @@ class _Handler:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Run a command to its end or to the first of these signals; the process must end afterwards.
+    """Run a command until it ends or a signal arrives; the process must end afterwards.
 
     A signal that the process was started to ignore, as in a background job, stays ignored.
     """

@@ -1,4 +1,4 @@
-"""Paths of files that are read and written: cache folders, and checks of what a user names.
+"""Files named by the user or kept in caches: checks before work begins, and atomic writes.
 
 Standard library only.
 """
@@ -15,16 +15,16 @@ from typing import TypeVar
 from .errors import UsageProblem, first_line
 
 STORE_HEADER = "sdquant-store.json"  # the file in the root of every store
-HTML, PNG = b"<!doctype html>", b"\x89PNG"  # what such files begin with
+HTML, PNG = b"<!doctype html>", b"\x89PNG"  # first bytes of such files
 Name = TypeVar("Name", str, Path)
 
 # ------------------------------------------------------------------------------------- input
 
 
 def plain(name: Name) -> Name:
-    """The same text or path, with the home folder in place of a `~` that the shell left.
+    """Return the same text or path, with a leading `~` replaced by the home folder.
 
-    Raises ValueError for what no file can be named and no artifact can hold.
+    Raises ValueError for text that cannot name a file or be stored in an artifact.
     """
     text = str(name)
     if "\0" in text:
@@ -56,10 +56,10 @@ def check_regular(path: Path, flag: str) -> None:
 
 
 def cache_folder(name: str) -> Path:
-    """`sdquant/<name>` in $XDG_CACHE_HOME, else in ~/.cache, else in the temporary folder; not created.
+    """Return `sdquant/<name>` in $XDG_CACHE_HOME, else in ~/.cache; the folder is not created.
 
-    The temporary folder serves where the others cannot: no home, a home that cannot be written, a variable
-    that names a file.
+    The temporary folder is used where neither can be written: without a home, or with a variable that names
+    a file.
     """
     folder = _usual_cache() / "sdquant" / name
     return folder if _can_hold(folder) else _temporary_cache() / name
@@ -76,7 +76,7 @@ def _usual_cache() -> Path:
 
 
 def _can_hold(folder: Path) -> bool:
-    """Tell if a folder is there, or can be created."""
+    """Tell if a folder exists or can be created."""
     try:
         if folder.is_dir():
             return True
@@ -88,7 +88,7 @@ def _can_hold(folder: Path) -> bool:
 
 @functools.cache
 def _temporary_cache() -> Path:
-    """A folder of this user alone: libraries are loaded from it."""
+    """Return a folder that only this user can write to, since libraries are loaded from it."""
     import tempfile  # seldom needed, and slow to import
 
     folder = Path(tempfile.gettempdir()) / f"sdquant-{os.getuid()}"
@@ -99,7 +99,7 @@ def _temporary_cache() -> Path:
     if not private or status.st_uid != os.getuid():
         folder = Path(tempfile.mkdtemp(prefix="sdquant-"))
     logging.getLogger(__name__).warning(
-        "no cache folder can be written; using %s (set XDG_CACHE_HOME to keep what is cached)", folder
+        "no cache folder can be written; using %s (set XDG_CACHE_HOME to keep cached files)", folder
     )
     return folder
 
@@ -108,7 +108,7 @@ def _temporary_cache() -> Path:
 
 
 def check_output(path: Path, flag: str, store: str) -> None:
-    """Raise UsageProblem, before any work, if a file cannot be written at `path` or must not be."""
+    """Raise UsageProblem if a file cannot or must not be written at `path`; call it before any work."""
     with _usage(path, flag):
         _refuse_store(path, flag, store)
         if path.is_dir():
@@ -116,75 +116,82 @@ def check_output(path: Path, flag: str, store: str) -> None:
         if not path.parent.is_dir():
             raise UsageProblem(f"{flag} {path}: there is no folder {path.parent}")
         if path.exists() and not os.access(path, os.W_OK):
-            raise UsageProblem(f"{flag} {path}: cannot be written; name another file")
+            raise UsageProblem(f"{flag} {path}: cannot be written; pass another file")
         in_place = path.exists() and not path.is_file()  # a device is not replaced
         if not in_place and not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UsageProblem(f"{flag} {path}: {path.parent} cannot be written; name another folder")
+            raise UsageProblem(f"{flag} {path}: {path.parent} cannot be written; pass another folder")
 
 
 def check_output_folder(path: Path, flag: str, store: str) -> None:
-    """Raise UsageProblem, before any work, if `path` cannot become a folder of files or must not be one."""
+    """Raise UsageProblem if `path` cannot or must not be an output folder; call it before any work."""
     with _usage(path, flag):
         _refuse_store(path, flag, store)
         nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
         if not nearest.is_dir():
             raise UsageProblem(f"{flag} {path}: {nearest} is a file, expected a folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UsageProblem(f"{flag} {path}: {nearest} cannot be written; name another folder")
+            raise UsageProblem(f"{flag} {path}: {nearest} cannot be written; pass another folder")
 
 
 @contextlib.contextmanager
 def _usage(path: Path, flag: str) -> Iterator[None]:
-    """Turn what the system says to a path, such as a loop of links, into a UsageProblem."""
+    """Turn an error of the system about a path, such as a loop of links, into a UsageProblem."""
     try:
         yield
     except OSError as error:
         raise UsageProblem(f"{flag} {path}: {error.strerror or first_line(error)}") from None
-    except RuntimeError as error:  # of a loop of links, before Python 3.13
+    except RuntimeError as error:  # for a loop of links, before Python 3.13
         raise UsageProblem(f"{flag} {path}: {first_line(error)}") from None
 
 
 def _refuse_store(path: Path, flag: str, store: str) -> None:
-    """Raise UsageProblem for a path within a store: this one or another."""
+    """Raise UsageProblem for a path inside this store or another one."""
     current = None if "://" in store else Path(store).resolve()
     resolved = path.resolve()
     for folder in (resolved, *resolved.parents):
         if folder == current or (folder / STORE_HEADER).is_file():
-            raise UsageProblem(f"{flag} {path}: {folder} is a store, which holds artifacts alone")
+            raise UsageProblem(f"{flag} {path}: {folder} is a store, which holds only artifacts")
 
 
 def check_overwrites(path: Path, flag: str, beginning: bytes, kind: str) -> None:
-    """Raise UsageProblem if a file is there that does not begin as those of its kind do."""
+    """Raise UsageProblem if `path` is a file that does not begin as files of this kind do."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         head = file.read(1000).lstrip()
     if head and not head.lower().startswith(beginning.lower()):
-        raise UsageProblem(f"{flag} {path}: exists and is not {kind}; remove it, or name another file")
+        raise UsageProblem(f"{flag} {path}: exists and is not {kind}; remove it, or pass another file")
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, in the same folder; it is renamed to `path` at the end, or removed."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:
-    """Write a file so that it is there whole or as it was before; a device is written to as it is."""
+    """Write a file completely or leave it as it was; a device is written to directly."""
     content = data.encode() if isinstance(data, str) else data
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
     target = path.resolve()  # a link stays a link
-    partial = target.with_name(f".sdquant-{os.getpid()}.partial")
-    try:
+    with partial_file(target) as partial:
         with partial.open("wb") as file:  # in the mode that the umask gives
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
             partial.chmod(stat.S_IMODE(target.stat().st_mode))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, outlast a power cut."""
+    """Flush a file's bytes, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -193,7 +200,7 @@ def sync(path: Path) -> None:
 
 
 def atomic_append(path: Path, text: str) -> None:
-    """Append to a file, whole or not at all."""
+    """Append the whole text to a file, or nothing."""
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:

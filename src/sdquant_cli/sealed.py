@@ -1,26 +1,28 @@
-"""JSON that carries its own checksum, and files with their sha256 beside them. Standard library only."""
+"""JSON documents that contain their checksum, and files with a .sha256 file. Standard library only."""
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from .paths import partial_file
 
 CHECKSUM = "checksum"
 
 
 def canonical(document: object) -> str:
-    """Return the one JSON text of a document; raises ValueError for a number that is not finite."""
+    """Return the canonical JSON of a document; raises ValueError for a number that is not finite."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def seal(document: dict[str, Any]) -> bytes:
-    """Return the JSON of a document with the sha256 of all the rest in its field `checksum`."""
+def seal(document: Mapping[str, object]) -> bytes:
+    """Return the JSON of a document whose field `checksum` is the sha256 of the other fields."""
     return json.dumps({**document, CHECKSUM: _checksum(document)}, indent=1).encode()
 
 
-def _checksum(document: dict[str, Any]) -> str:
+def _checksum(document: Mapping[str, object]) -> str:
     rest = {name: value for name, value in document.items() if name != CHECKSUM}
     return hashlib.sha256(canonical(rest).encode()).hexdigest()
 
@@ -30,18 +32,18 @@ def parse(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(document, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return document
 
 
-def is_sealed(document: dict[str, Any]) -> bool:
-    """Tell if a document has a checksum; raises ValueError if that does not match the rest."""
+def is_sealed(document: Mapping[str, object]) -> bool:
+    """Tell if a document has a checksum; raises ValueError if it does not match the other fields."""
     if CHECKSUM not in document:
         return False
     if document[CHECKSUM] != _checksum(document):
-        raise ValueError("its checksum does not match the rest")
+        raise ValueError("its checksum does not match its other fields")
     return True
 
 
@@ -55,7 +57,7 @@ def _finite(text: str) -> float:
 
 
 def not_finite(document: object, name: str = "") -> str | None:
-    """Return the name of the first number in a document that is not finite, as in facts.losses.3."""
+    """Return the first field that is not a finite number, such as facts.losses.3, or None."""
     if isinstance(document, float) and not math.isfinite(document):
         return name
     parts: Iterable[tuple[object, object]] = ()
@@ -64,23 +66,23 @@ def not_finite(document: object, name: str = "") -> str | None:
     elif isinstance(document, list | tuple):
         parts = enumerate(document)
     for key, value in parts:
-        if bad := not_finite(value, f"{name}.{key}" if name else str(key)):
-            return bad
+        field = not_finite(value, f"{name}.{key}" if name else str(key))
+        if field is not None:
+            return field
     return None
 
 
-# ----------------------------------------------------------------------------- files in scratch
+# ---------------------------------------------------------------------------- files in scratch folders
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a sealed document as a whole: it is there with all its bytes, or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(seal(document))
-    partial.replace(path)
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Write a sealed document; the file has all its bytes, or does not exist."""
+    with partial_file(path) as partial:
+        partial.write_bytes(seal(document))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a document that `write_json` wrote; None where it is absent or damaged."""
+    """Return a document written by `write_json`; None if it is missing or damaged."""
     try:
         document = parse(path.read_bytes())
         return document if is_sealed(document) else None
@@ -89,15 +91,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a new file, as a whole, with its sha256 in a file beside it."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    _digest_file(path).write_text(_sha256(partial))
-    partial.replace(path)
+    """Have `write` make a file, and store its sha256 next to it; the file is complete, or does not exist."""
+    with partial_file(path) as partial:
+        write(partial)
+        _digest_file(path).write_text(_sha256(partial))
 
 
 def is_intact(path: Path) -> bool:
-    """Tell if a file has the bytes that `write_file` left."""
+    """Tell if a file has the bytes that `write_file` wrote."""
     try:
         return _digest_file(path).read_text() == _sha256(path)
     except (OSError, ValueError):
@@ -105,7 +106,7 @@ def is_intact(path: Path) -> bool:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file that `write_file` made."""
+    """Remove a file written by `write_file`, and its sha256."""
     path.unlink()
     _digest_file(path).unlink(missing_ok=True)
 

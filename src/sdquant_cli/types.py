@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-_DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # as people write it: no underscores
+_DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # without the underscores that float() takes
 
 
 class Kind(StrEnum):
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 
 class Scheduler(StrEnum):
-    """Samplers by their usual short names."""
+    """Schedulers by their usual short names."""
 
     PNDM = "pndm"
     DDIM = "ddim"
@@ -39,12 +39,12 @@ class Scheduler(StrEnum):
 
     @property
     def class_name(self) -> str:
-        """The class of diffusers that it stands for."""
+        """The diffusers class that the name stands for."""
         return _SCHEDULER_CLASSES[self]
 
     @classmethod
     def parse(cls, text: str) -> str:
-        """Read a short name or the name of a class of diffusers, which gives its short name if it has one.
+        """Parse a short name or a diffusers class name, and return the short name if there is one.
 
         Raises ValueError for anything else.
         """
@@ -52,7 +52,7 @@ class Scheduler(StrEnum):
             return cls(text).value
         if not re.fullmatch(r"[A-Z][A-Za-z0-9]*Scheduler", text, re.ASCII):
             raise ValueError(
-                f"expected one of {', '.join(cls)}, or a class of diffusers such as HeunDiscreteScheduler, "
+                f"expected one of {', '.join(cls)}, or a diffusers class such as HeunDiscreteScheduler, "
                 f"found {text!r}"
             )
         short_names = {class_name: name.value for name, class_name in _SCHEDULER_CLASSES.items()}
@@ -72,7 +72,7 @@ _SCHEDULER_CLASSES = {
 
 
 class Select(StrEnum):
-    """At which steps of a trajectory calibration latents are taken."""
+    """The rule that chooses the steps of calibration latents."""
 
     RANDOM = "random"
     STRIDE = "stride"
@@ -89,40 +89,40 @@ class Preset(StrEnum):
 
 
 class Execution(StrEnum):
-    """How a network computes."""
+    """How a network computes its layers."""
 
     FP = "fp"
-    SIMULATED = "simulated"  # rounded values in floating-point weights
-    DEQUANTIZED = "dequantized"  # packed weights, turned into floats layer by layer
+    SIMULATED = "simulated"  # fake quantization: rounded values in floating-point weights
+    DEQUANTIZED = "dequantized"  # packed weights, converted to floating point layer by layer
     INTEGER = "integer"
 
 
 class Engine(StrEnum):
-    """What a quantized network is to be computed with."""
+    """The engine requested for a quantized network."""
 
     SIMULATED = "simulated"
-    AUTO = "auto"  # integer where the machine can, else dequantized
+    AUTO = "auto"  # integer where the machine supports it, else dequantized
     DEQUANTIZED = "dequantized"
     INTEGER = "integer"
 
 
 class ExportFormat(StrEnum):
-    """What the weights of an exported network are."""
+    """The format of an exported network's weights."""
 
-    PACKED = "packed"  # integer codes: small, and computed in integers
-    DEQUANT = "dequant"  # on their grids, as fp16: loads anywhere, without sdquant
+    PACKED = "packed"  # integer codes: small, and computed with integers
+    DEQUANT = "dequant"  # quantized values as fp16: loads without sdquant
 
 
 class Relax(StrEnum):
-    """Which steps have wider activation grids."""
+    """The timesteps with 10-bit activations."""
 
     NONE = "none"
     FIRST = "first"  # near the noise
-    LAST = "last"  # near the picture
+    LAST = "last"  # near the clean image
 
 
 class StepMatch(StrEnum):
-    """Which activation quantizers a timestep that was not calibrated takes."""
+    """The activation quantizers that a timestep without calibration uses."""
 
     NEAREST = "nearest"
 
@@ -136,23 +136,23 @@ class Dtype(StrEnum):
 
 
 class Measure(StrEnum):
-    """How a layer's sensitivity is measured."""
+    """The measure of a layer's sensitivity."""
 
     PRINTED = "printed"  # eq. (10) of the paper, as printed
     FISHER = "fisher"  # with the empirical Fisher matrix
-    SQNR = "sqnr"  # directly: the network with one layer quantized
+    SQNR = "sqnr"  # of the network's output with one layer quantized
 
 
 class Tables(StrEnum):
-    """How many activation quantizers a layer has."""
+    """The activation quantizers of a layer."""
 
     PER_STEP = "per-step"
     SINGLE = "single"
-    PROGRESSIVE = "progressive"  # per step, on inputs that the quantized steps before it give
+    PROGRESSIVE = "progressive"  # per step, on the outputs of the quantized steps before it
 
 
 class Ranges(StrEnum):
-    """How an activation's range is found from data."""
+    """How an activation's range is computed from data."""
 
     MIN_MAX = "min-max"
     MSE = "mse"
@@ -160,12 +160,12 @@ class Ranges(StrEnum):
 
     @property
     def power(self) -> float:
-        """Of the rounding error that the search minimises."""
+        """The exponent of the rounding error that the search minimises."""
         return {Ranges.MSE: 2.0, Ranges.L24: 2.4}[self]
 
 
 class Train(StrEnum):
-    """What a calibration trains."""
+    """The parameters that a calibration trains."""
 
     WEIGHTS_AND_STEPS = "weights+steps"
     STEPS = "steps"
@@ -192,13 +192,14 @@ class Gate:
 
     @classmethod
     def parse(cls, text: str) -> "Gate":
-        """Read `metric<=number` or `metric>=number`; raises ValueError for anything else."""
+        """Parse `metric<=number` or `metric>=number`; raises ValueError for anything else."""
         match = re.fullmatch(rf"\s*([^<>=\s]+)\s*(<=|>=)\s*({_DECIMAL})\s*", text, re.ASCII)
         if match is not None and math.isfinite(bound := float(match[3])):
             return cls(match[1], match[2], bound)
         raise ValueError(f"expected metric<=number or metric>=number such as psnr>=25, found {text!r}")
 
     def passes(self, value: float) -> bool:
+        """Tell if a metric's value keeps the bound."""
         return value <= self.bound if self.operator == "<=" else value >= self.bound
 
 
@@ -213,12 +214,12 @@ class Bits:
         return f"w{self.weights}a{self.activations}"
 
     def at_least(self, other: "Bits") -> "Bits":
-        """The wider of both, for weights and for activations."""
+        """Return the larger of both bit widths, for weights and for activations."""
         return Bits(max(self.weights, other.weights), max(self.activations, other.activations))
 
     @classmethod
     def parse(cls, text: str) -> "Bits":
-        """Read `w4a8`; raises ValueError unless weights are 2..8 and activations 2..16 bits."""
+        """Parse `w4a8`; raises ValueError unless weights are 2..8 and activations 2..16 bits."""
         match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", text.strip().lower(), re.ASCII)
         bits = cls(int(match[1]), int(match[2])) if match else None
         if bits is None or not (2 <= bits.weights <= 8 and 2 <= bits.activations <= 16):
@@ -232,17 +233,17 @@ _BYTES_BY_LOWER = {unit.lower(): unit for unit in _BYTES}
 
 @dataclass(frozen=True)
 class Budget:
-    """Room for all weights' codes: bits per weight on average, written `4.25`, or bytes, written `3MB`."""
+    """A size limit for all weight codes: average bits per weight, written `4.25`, or bytes, written `3MB`."""
 
     amount: Decimal
-    unit: str = ""  # of bytes; empty: bits per weight
+    unit: str = ""  # a unit of bytes; empty for bits per weight
 
     def __str__(self) -> str:
         return f"{self.amount.normalize():f}{self.unit}"
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Read `4.25` or `3MB`; raises ValueError for anything else."""
+        """Parse `4.25` or `3MB`; raises ValueError for anything else."""
         match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-z]*)\s*", text, re.ASCII | re.IGNORECASE)
         unit = _BYTES_BY_LOWER.get(match[2].lower(), match[2]) if match else ""
         if match is None or unit not in ("", *_BYTES) or not Decimal(match[1]):
@@ -252,5 +253,5 @@ class Budget:
         return cls(Decimal(match[1]), unit)
 
     def bits(self, parameters: int) -> int:
-        """Whole bits for the codes of so many weights."""
+        """Return the number of whole bits for the codes of this many weights."""
         return int(self.amount * (8 * _BYTES[self.unit] if self.unit else parameters))

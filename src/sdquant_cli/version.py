@@ -1,3 +1,3 @@
-"""The version, for all who write it into what they make."""
+"""The version of sdquant, which artifacts and exports record."""
 
 __version__ = "0.1.0"

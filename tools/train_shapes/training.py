@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sdquant_cli.paths import partial_file
+
 RUNS = Path("runs/train_shapes")  # git-ignored: data, logs and checkpoints
 
 
@@ -37,9 +39,8 @@ class Average:
 
 def save_atomically(state: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with partial_file(path) as partial:
+        torch.save(state, partial)
 
 
 def join_workers() -> tuple[int, int]:

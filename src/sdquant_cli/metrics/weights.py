@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import EnvironmentProblem, UsageProblem
 from ..events import Events
-from ..paths import cache_folder
+from ..paths import cache_folder, partial_file
 
 _CLIP = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 _BLOCK = 1 << 20
@@ -110,17 +110,13 @@ class Weights:
         """Fetch the missing files; one that arrives with another sha256 is not kept."""
         for name in self.missing(names):
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.path(f"{name}.partial")
-            try:
+            with partial_file(self.path(name)) as partial:
                 found = _fetch(WEIGHT_FILES[name].url, partial, name, events)
                 if found != WEIGHT_FILES[name].sha256:
                     raise EnvironmentProblem(
                         f"{WEIGHT_FILES[name].url}: arrived with sha256 {found}, expected "
                         f"{WEIGHT_FILES[name].sha256}; nothing was kept"
                     )
-                partial.replace(self.path(name))
-            finally:
-                partial.unlink(missing_ok=True)
 
 
 def _fetch(url: str, target: Path, name: str, events: Events) -> str:

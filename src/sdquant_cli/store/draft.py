@@ -57,6 +57,8 @@ class Draft:
         self.name = f"{objects.url}/{self.path}"
         self.scratch = scratch_of(objects, spec.kind, self._key)  # for checkpoints; removed on publishing
         self._lock = claim(self.scratch, self.name)
+        for leftover in self.scratch.glob("*.partial"):  # of a killed run
+            leftover.unlink()
         cost = self.scratch / "cost.json"
         self.meter = Meter(cost)
         if cost.exists() and not self.meter.resumed:
