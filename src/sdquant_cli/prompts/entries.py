@@ -1,4 +1,4 @@
-"""A text with its position in a file, and the error for what cannot be read: shared by all readers."""
+"""A text with its position in a file, and the error for a file that cannot be read, for all readers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,21 +7,21 @@ SHOWN_NAMES, SHOWN_CHARACTERS = 12, 40
 
 
 class Unreadable(Exception):
-    """Something in a file that cannot be read for sure; the message says where, and what helps."""
+    """A part of a file that cannot be read unambiguously; the message names its position and the remedy."""
 
 
 class Entry(NamedTuple):
-    """A text as a file has it, perhaps blank."""
+    """A text as it is in a file; it may be blank."""
 
     position: str  # as in "line 3"
     text: str
 
 
 def listing(names: Sequence[str]) -> str:
-    """Names in one line, however many and long they are."""
-    shown = [_shortened(name) for name in names[:SHOWN_NAMES]]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+    """Return names as one line of bounded length."""
+    shown = ", ".join(map(_shortened, names[:SHOWN_NAMES]))
+    rest = len(names) - SHOWN_NAMES
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _shortened(name: str) -> str:

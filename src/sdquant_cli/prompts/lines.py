@@ -6,13 +6,13 @@ from pathlib import Path
 
 from .entries import Entry, Unreadable
 
-LINE_CHARACTERS = 1 << 24  # a record may have fields other than its prompt
+LINE_CHARACTERS = 1 << 24  # a record may have other fields than its prompt
 DOCUMENT_BYTES = 1 << 29
 _UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # as `surrogateescape` decodes them
 
 
 def read_lines(path: Path, longest: int = LINE_CHARACTERS) -> Iterator[str]:
-    """Yield each line, its `\\n`, `\\r\\n` or `\\r` included; raises Unreadable that names a bad one."""
+    """Yield each line with its `\\n`, `\\r\\n` or `\\r`; raise Unreadable at an invalid one."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         number = 1
         while line := file.readline(longest + 1):
@@ -54,14 +54,15 @@ def read_document(path: Path) -> str:
 
 
 def read_plain(path: Path, column: str | None) -> Iterator[Entry]:
-    """Yield one text a line."""
+    """Yield the text of each line."""
     if column is not None:
-        raise Unreadable(f"--column {column} has no meaning: a .txt file holds one prompt a line")
+        raise Unreadable(f"--column {column} has no meaning: a .txt file holds one prompt per line")
     for number, line in enumerate(read_lines(path), 1):
         yield Entry(f"line {number}", line)
 
 
 def fit_lines(prompts: Sequence[str]) -> bool:
-    """Return whether a .txt file can hold these prompts, one a line, and be read as the same."""
-    marked = prompts[0].startswith("\ufeff") if prompts else False
-    return not marked and not any(re.search(r"[\r\n\0]", prompt) for prompt in prompts)
+    """Return whether a .txt file, one prompt per line, can hold these prompts unchanged."""
+    if prompts and prompts[0].startswith("\ufeff"):
+        return False
+    return not any(re.search(r"[\r\n\0]", prompt) for prompt in prompts)

@@ -1,17 +1,20 @@
-"""Parquet, by batches, and of the prompts' column alone."""
+"""Read parquet files in batches, and only the column of the prompts."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from .columns import choose
 from .entries import Entry, Unreadable
+
+if TYPE_CHECKING:
+    from pyarrow import DataType
 
 BATCH_ROWS = 256  # a prompt may take 400 kB
 
 
 def read_parquet(path: Path, column: str | None) -> Iterator[Entry]:
-    """Yield the texts of each row; a list has several."""
+    """Yield the texts of each row; a list holds several."""
     import pyarrow
 
     with path.open("rb") as opened:
@@ -34,12 +37,12 @@ def _read(opened: BinaryIO, column: str | None) -> Iterator[Entry]:
         for batch in file.iter_batches(BATCH_ROWS, columns=[field.name]):
             for value in batch.column(0).to_pylist():
                 row += 1
-                texts = value if isinstance(value, list) else [value]
-                yield from (Entry(f"row {row}", text or "") for text in texts)
+                for text in value if isinstance(value, list) else [value]:
+                    yield Entry(f"row {row}", text or "")
 
 
-def _element(kind: Any) -> Any:
-    """Return the type of a value, of a list's elements, of a category."""
+def _element(kind: "DataType") -> "DataType":
+    """Return the type of the elements of lists and of categories, else the type itself."""
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -47,7 +50,7 @@ def _element(kind: Any) -> Any:
     return kind.value_type if types.is_dictionary(kind) else kind
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: "DataType") -> bool:
     from pyarrow import types
 
-    return any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_null))
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)

@@ -1,4 +1,4 @@
-"""Reads a prompt file of any format, and takes the first or a random sample of its prompts."""
+"""Read a prompt file of any format: its first prompts, or a random sample of them."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -42,9 +42,9 @@ def read_prompts(
     shuffle: int | None = None,
     flag: str = "--prompts",
 ) -> PromptFile:
-    """Read a prompt file, the first `limit` prompts of it, after a shuffle by a seed if there is one.
+    """Return the first `limit` prompts of a file, shuffled before by the seed `shuffle` if there is one.
 
-    Raises UsageProblem that names the flag, the file, and what of it cannot be read for sure.
+    Raises UsageProblem that names the flag, the file and the part that cannot be read.
     """
     try:
         prompts, blank = _collect(_entries(path, column), limit if shuffle is None else None)
