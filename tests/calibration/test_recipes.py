@@ -1,5 +1,6 @@
 """Where each method's batches come from, on the embedded model's schedule with a UNet of one line."""
 
+import re
 from functools import partial
 
 import pytest
@@ -146,16 +147,19 @@ def test_every_method_cites_its_source():
         ({"method": "magic"}, "--method magic: expected one of serial-to-parallel, serial"),
         (
             {"method": "rtn", "weight_rate": 1e-3},
-            "--weight-rate: has no meaning with --method rtn; taken by serial",
+            "--weight-rate: is not supported by --method rtn (supported by: serial",
         ),
         ({"method": "rtn", "iterations": 5}, "--iterations"),
-        ({"images": "x"}, "--images: has no meaning with --method serial-to-parallel; taken by parallel"),
+        (
+            {"images": "x"},
+            "--images: is not supported by --method serial-to-parallel (supported by: parallel)",
+        ),
         ({"rank": 4}, "--rank: has no meaning with --train weights"),
         ({"train": "steps", "freezing": 0.1}, "--freezing: has no meaning with --train steps"),
     ],
 )
 def test_an_option_without_meaning_is_refused(fields, message):
-    with pytest.raises(UsageProblem, match=message.replace("+", r"\+")):
+    with pytest.raises(UsageProblem, match=re.escape(message)):
         recipe_of(CalibrateRequest(**fields))
 
 

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from sdquant_cli.cli import app
-from sdquant_cli.cli.errors import Command, Group
+from sdquant_cli.cli.errors import Group, PlainCommand
 from sdquant_cli.errors import NewerFormat, first_line
 
 
@@ -65,14 +65,14 @@ def test_an_error_without_text_is_called_by_its_class(error, line):
 
 PRINTS = """
 import typer
-from sdquant_cli.cli.errors import Command, Group
+from sdquant_cli.cli.errors import Group, PlainCommand
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
 
 @app.callback()
 def root(): pass
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def prints():
     from sdquant_cli.cli.render import print_pairs
     for _ in range(10_000):
@@ -122,7 +122,7 @@ def echo():
     @tried.callback()
     def root() -> None: ...
 
-    @tried.command(cls=Command)
+    @tried.command(cls=PlainCommand)
     def command(
         name: str = "",
         number: int = 0,

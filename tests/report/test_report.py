@@ -275,7 +275,7 @@ def test_a_field_that_commands_do_not_know_is_a_loud_error(monkeypatch):
     fields = {"bits": "w4a8", "measure": "fisher", "latents": 4, "micro_batch": 8, "loss": None}
     spec = Extended(**fields, added="this")
     monkeypatch.setitem(FLAGS, Extended, FLAGS[SensitivitySpec])
-    with pytest.raises(TypeError, match=r"Extended\.added has no row"):
+    with pytest.raises(TypeError, match=r"Extended\.added: no option sets it"):
         spec_flags(spec)
     monkeypatch.setitem(FLAGS, Extended, FLAGS[SensitivitySpec] | {"added": Only("that")})
     assert spec_flags(spec)[1] == ["added this, which this version cannot set (it has that)"]

@@ -59,7 +59,9 @@ def test_ptq4dm_is_ranges_alone(sampled):
     assert state["spec"]["reconstruct"] is None
     assert state["facts"]["bits"] == {"conv_in": "w8a8", "conv_out": "w8a8"}
     refused = sampled("calibrate", "--method", "ptq4dm", "--drop", 0.5, code=2).stderr
-    assert "--drop: has no meaning with --method ptq4dm; taken by eda-dm, pqd, q-diffusion, pcr" in refused
+    assert (
+        "--drop: is not supported by --method ptq4dm (supported by: eda-dm, pqd, q-diffusion, pcr)" in refused
+    )
 
 
 def test_rounding_is_learned_within_one_step_of_the_weight(sampled):

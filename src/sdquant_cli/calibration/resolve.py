@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ..errors import UsageProblem
 from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..models.guidance import halves
+from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
 from ..quant.grid import Grid
 from ..types import Bits, Dtype, Relax, Tables, Train
@@ -13,21 +14,12 @@ from .recipes.published import METHODS
 
 RANK = 32
 
-_OF_TRAINED = ("iterations", "forwards", "weight_rate", "step_rate")
-_OF_RECONSTRUCTION = ("layer_weight", "drop")
-_OF_DISTILLATION = (
-    "accumulate",
-    "train",
-    "rank",
-    "sensitive_weight",
-    "block_weight",
-    "guided_weight",
-    "averaging",
-    "freezing",
-    "teacher_dtype",
-    "amp",
-    "checkpointing",
-)
+_SUPPORTS: dict[Needs, Callable[[Recipe], bool]] = {
+    Needs.TRAINING: lambda recipe: recipe.trains,
+    Needs.DISTILLATION: lambda recipe: recipe.source is not None,
+    Needs.RECONSTRUCTION: lambda recipe: recipe.reconstruct is not None,
+    Needs.IMAGES: lambda recipe: recipe.needs_pictures,
+}
 
 
 def recipe_of(request: CalibrateRequest) -> Recipe:
@@ -36,16 +28,10 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
     if recipe is None:
         raise UsageProblem(f"--method {request.method}: expected one of {', '.join(METHODS)}")
     given = {name for name in type(request).model_fields if getattr(request, name) not in (None, False)}
-    for options, takes in (
-        (_OF_TRAINED, lambda other: other.trains),
-        (_OF_DISTILLATION, lambda other: other.source is not None),
-        (_OF_RECONSTRUCTION, lambda other: other.reconstruct is not None),
-    ):
-        for option in options:
-            if option in given and not takes(recipe):
-                _refuse(option, recipe, takes)
-    if request.images is not None and not recipe.needs_pictures:
-        _refuse("images", recipe, lambda other: other.needs_pictures)
+    for flag in flags_of(CalibrateRequest.model_fields):
+        needs = flag.option.needs
+        if needs is not None and flag.name in given and not _SUPPORTS[needs](recipe):
+            _refuse(flag, recipe, _SUPPORTS[needs])
     _check_combinations(request, recipe, given)
     return recipe
 
@@ -65,10 +51,11 @@ def _check_combinations(request: CalibrateRequest, recipe: Recipe, given: set[st
         raise UsageProblem(f"--freezing: has no meaning with --train {train}; only weights+steps takes it")
 
 
-def _refuse(option: str, recipe: Recipe, takes: Callable[[Recipe], bool]) -> None:
-    others = ", ".join(name for name, other in METHODS.items() if takes(other))
-    flag = option.replace("_", "-")
-    raise UsageProblem(f"--{flag}: has no meaning with --method {recipe.name}; taken by {others}")
+def _refuse(flag: Flag, recipe: Recipe, supports: Callable[[Recipe], bool]) -> None:
+    others = ", ".join(name for name, other in METHODS.items() if supports(other))
+    raise UsageProblem(
+        f"{flag.spelling}: is not supported by --method {recipe.name} (supported by: {others})"
+    )
 
 
 def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:

@@ -2,34 +2,52 @@
 
 import os
 import sys
+from typing import Any
 
 import typer
 
 from ..version import __version__
-from . import (
-    bench,
-    calibrate,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    generate,
-    leaderboard,
-    precalc_time,
-    report,
-    run,
-    sample,
-    sensitivity,
-    store,
-)
-from .errors import Command, Group
+from . import bench, demo, doctor, export, report, run, stages, store
+from .command import Body, OptionsCommand, reflowed
+from .errors import Group
 from .execute import quiet_libraries
+
+COMMANDS: dict[str, Body] = {
+    "sample": stages.sample,
+    "precalc-time": stages.precalc_time,
+    "sensitivity": stages.sensitivity,
+    "calibrate": stages.calibrate,
+    "generate": stages.generate,
+    "evaluate": stages.evaluate,
+    "export": export.export,
+    "bench": bench.bench,
+    "report": report.report,
+    "leaderboard": stages.leaderboard,
+    "demo": demo.demo,
+    "doctor": doctor.doctor,
+    "run": run.run,
+    "ls": store.ls,
+    "show": store.show,
+    "verify": store.verify,
+    "rm": store.rm,
+    "tag": store.tag,
+}
+
+
+class Application(Group):
+    """The group of all commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.help = reflowed(self.help or "")
+        self.commands = {name: OptionsCommand(name, body) for name, body in COMMANDS.items()}
+
 
 app = typer.Typer(
     name="sdquant",
-    cls=Group,
+    cls=Application,
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -47,42 +65,19 @@ def sdquant(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    """Make a Stable Diffusion model small and fast while its pictures stay the same pictures.
+    """Quantize Stable Diffusion and keep its images.
 
-    The stages, in order: sample, precalc-time, sensitivity, calibrate, generate, evaluate. Each
-    reads the latest artifacts of the one before from a store and adds its own; run twice, a stage
-    computes nothing the second time; interrupted, the same command resumes. `export` writes the
-    result as a folder that diffusers loads.
+    Stages, in order: sample, precalc-time, sensitivity, calibrate, generate, evaluate. Each reads the
+    latest artifacts of the stages before it from a store and adds its own. A stage whose artifact exists
+    computes nothing; an interrupted command resumes where it stopped. export writes the result as a
+    folder that diffusers loads.
 
-    Exit codes: 0 done, 1 unexpected, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
-    5 environment, 6 newer format, 130 interrupted or 143 terminated and resumable.
+    Exit codes: 0 done, 1 unexpected error, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
+    5 environment, 6 newer format, 130 interrupted or 143 terminated (resumable).
 
     Start with: sdquant demo
     """
     quiet_libraries()
-
-
-for _name, _body in (
-    ("sample", sample.sample),
-    ("precalc-time", precalc_time.precalc_time),
-    ("sensitivity", sensitivity.sensitivity),
-    ("calibrate", calibrate.calibrate),
-    ("generate", generate.generate),
-    ("evaluate", evaluate.evaluate),
-    ("export", export.export),
-    ("bench", bench.bench),
-    ("report", report.report),
-    ("leaderboard", leaderboard.leaderboard),
-    ("demo", demo.demo),
-    ("doctor", doctor.doctor),
-    ("run", run.run),
-    ("ls", store.ls),
-    ("show", store.show),
-    ("verify", store.verify),
-    ("rm", store.rm),
-    ("tag", store.tag),
-):
-    app.command(_name, cls=Command)(_body)
 
 
 def main() -> None:

@@ -1,35 +1,30 @@
 """`sdquant demo`."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from . import options as o
+from .command import Invocation
+
+if TYPE_CHECKING:
+    from ..options.commands import DemoRequest
 
 
-def demo(
-    output: Annotated[Path, typer.Option("--output", help="The picture to write.")] = Path(
-        "sdquant-demo.png"
-    ),
-    store: o.StoreOption = o.DEFAULT_STORE,
-) -> None:
-    """Draw, quantize to w4a8, draw again and compare: all stages, on the embedded model.
+def demo(request: "DemoRequest", call: Invocation) -> None:
+    """Run all stages on the embedded model and show the images.
+
+    It draws, quantizes to w4a8, draws again and compares.
 
     Example: sdquant demo
     """
-    from ..artifacts.workspace import Workspace
     from ..paths import PNG, check_output, check_overwrites
     from ..stages import pipeline
-    from ..store import Store
-    from .execute import show_artifact
-    from .render import Terminal
+    from .execute import open_workspace, show_artifact
 
-    check_output(output, "--output", store)
-    check_overwrites(output, "--output", PNG, "a PNG picture")
-    events = Terminal()
-    opened = Store(store, events)
-    metrics = pipeline.run(pipeline.demo_config(), Workspace(opened, events))
-    pipeline.side_by_side(metrics, opened, output)
+    check_output(request.output, "--output", call.store)
+    check_overwrites(request.output, "--output", PNG, "a PNG picture")
+    workspace = open_workspace(call.store)
+    metrics = pipeline.run(pipeline.demo_config(), workspace)
+    pipeline.side_by_side(metrics, workspace.store, request.output)
     show_artifact(metrics)
-    typer.echo(f"pictures: {output} (above: floating-point; below: w4a8, simulated)")
+    typer.echo(f"images: {request.output} (above: floating-point; below: w4a8, simulated)")

@@ -1,27 +1,26 @@
 """`sdquant doctor`."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from . import options as o
+from .command import Invocation
+
+if TYPE_CHECKING:
+    from ..options.requests import DoctorRequest
 
 
-def doctor(
-    weights_dir: o.WeightsOption = None, download: o.DownloadOption = False, json: o.JsonOption = False
-) -> None:
-    """Say which metric needs which weight file, whether it is there and intact, and where to get it.
+def doctor(request: "DoctorRequest", call: Invocation) -> None:
+    """List the weight files of metrics, and which are missing.
 
     Example: sdquant doctor
     """
-    from ..options.requests import DoctorRequest
     from ..stages.doctor import examine
     from . import render
-    from .errors import request_of
 
-    request = request_of(DoctorRequest, weights_dir=weights_dir, download=download)
     weights, findings = examine(request, render.Terminal())
-    if json:
+    if call.json:
         render.print_json({"folder": str(weights.folder), "files": [asdict(finding) for finding in findings]})
         return
     typer.echo(f"metric weights in {weights.folder}")

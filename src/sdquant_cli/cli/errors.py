@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -15,6 +15,10 @@ from ..errors import EnvironmentProblem, SdquantError, UsageProblem, first_line
 from ..interrupt import last_words
 from ..paths import plain
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Request = TypeVar("Request", bound="BaseModel")
 BROKEN_PIPE = 141  # as a process ends that SIGPIPE kills
 TRACEBACK = "SDQUANT_TRACEBACK"
 OUT_OF_MEMORY = (
@@ -49,7 +53,7 @@ class Group(TyperGroup):
         raise typer.Exit(code)
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
     """A command whose values are plain text and whose numbers are plain digits."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -123,11 +127,11 @@ def _complain(message: str) -> None:
     print(f"sdquant: {line}", file=sys.stderr)  # noqa: T201
 
 
-def request_of(cls: Any, **fields: Any) -> Any:
-    """Build a stage's request; raises UsageProblem that names the flag and what it takes."""
+def request_of(cls: "type[Request]", **fields: object) -> "Request":
+    """Return a command's request; raises UsageProblem that names the flag and what it takes."""
     from pydantic import ValidationError
 
-    from ..options.requests import first_problem
+    from ..options.base import first_problem
 
     try:
         return cls(**fields)

@@ -1,36 +1,24 @@
 """`sdquant report`."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from . import options as o
+from .command import Invocation
+
+if TYPE_CHECKING:
+    from ..options.requests import ReportRequest
 
 
-def report(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Metrics artifacts, side by side; the latest by default."),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", help="The HTML file to write.")] = Path(
-        "sdquant-report.html"
-    ),
-    pictures: Annotated[int, typer.Option("--pictures", help="Prompts whose pictures are shown.")] = 24,
-    store: o.StoreOption = o.DEFAULT_STORE,
-) -> None:
-    """Write one HTML file with numbers, pictures, charts, lineage and the commands to reproduce.
+def report(request: "ReportRequest", call: Invocation) -> None:
+    """Write an HTML report of metrics, with images and charts.
+
+    It also holds the lineage of the artifacts, and the commands that reproduce them.
 
     Example: sdquant report --output report.html
     """
-    from ..artifacts.workspace import Workspace
-    from ..options.requests import ReportRequest
     from ..stages import report as stage
-    from ..store import Store
-    from .errors import request_of
-    from .render import Terminal
+    from .execute import open_workspace
 
-    request = request_of(ReportRequest, names=tuple(names or ()), output=output, pictures=pictures)
-    events = Terminal()
-    path = stage.run(request, Workspace(Store(store, events), events))
+    path = stage.run(request, open_workspace(call.store))
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -1,33 +1,25 @@
 """`sdquant run`."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from .command import Invocation
 
-from . import options as o
+if TYPE_CHECKING:
+    from ..options.commands import RunRequest
 
 
-def run(
-    config: Annotated[Path, typer.Option("--config", help="YAML file with a section per stage.")],
-    store: o.StoreOption = o.DEFAULT_STORE,
-    json: o.JsonOption = False,
-) -> None:
-    """Run all stages from one file, skipping what is up to date.
+def run(request: "RunRequest", call: Invocation) -> None:
+    """Run all stages with the options of a YAML file.
+
+    Stages that are up to date are skipped.
 
     Example: sdquant run --config chain.yaml
     """
-    from ..artifacts.workspace import Workspace
     from ..options.config_file import read_config
     from ..stages import evaluate, pipeline
-    from ..store import Store
-    from .execute import show_artifact
-    from .render import Terminal, print_json
+    from .execute import open_workspace, show_result
 
-    chain, events = read_config(config), Terminal()
-    metrics = pipeline.run(chain, Workspace(Store(store, events), events))
-    if json:
-        print_json(evaluate.document(metrics))
-    else:
-        show_artifact(metrics)
-    evaluate.conclude(metrics, chain.evaluate)
+    config = read_config(request.config)
+    metrics = pipeline.run(config, open_workspace(call.store))
+    show_result(evaluate, metrics, as_json=call.json)
+    evaluate.conclude(metrics, config.evaluate)

@@ -1,47 +1,52 @@
-"""`sdquant ls`, `show`, `verify`, `rm`, `tag`: looking after a store."""
+"""`sdquant ls`, `show`, `verify`, `rm`, `tag`: maintenance of a store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from . import options as o
+from ..errors import DamagedArtifact
+from .command import Invocation
 
-NameArgument = Annotated[str, typer.Argument(help="kind, kind/key, kind/tag, or the beginning of a key.")]
+if TYPE_CHECKING:
+    from ..options.commands import ListRequest, RemoveRequest, ShowRequest, TagRequest, VerifyRequest
+    from ..store import Entry, Store
 
 
-def _opened(url: str) -> Any:
+def _open_store(url: str) -> "Store":
     from ..store import Store
     from . import render
 
     return Store(url, render.Terminal())
 
 
-def ls(store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:
-    """List artifacts, oldest first; unfinished and damaged ones last.
+def ls(request: "ListRequest", call: Invocation) -> None:
+    """List artifacts, oldest first.
+
+    Unfinished and damaged artifacts come last.
 
     Example: sdquant ls
     """
     from . import render
 
-    opened = _opened(store)
-    tags, entries = opened.tags(), opened.entries()
+    store = _open_store(call.store)
+    tags, entries = store.tags(), store.entries()
     for entry in entries:
         if entry.problem:
-            opened.events.warn(str(entry.problem))
+            store.events.warn(str(entry.problem))
     rows = [_row(entry, tags.get(entry.key, [])) for entry in entries]
-    if json:
+    if call.json:
         render.print_json(rows)
     else:
-        cells = [list(map(_cell, row.values())) for row in rows]
+        cells = [[_cell(value) for value in row.values()] for row in rows]
         render.print_table(("artifact", "tags", "created", "bytes", "state"), cells)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return " ".join(value) if isinstance(value, list) else str(value or "")
 
 
-def _row(entry: Any, tags: list[str]) -> dict[str, Any]:
+def _row(entry: "Entry", tags: list[str]) -> dict[str, object]:
     artifact = entry.artifact
     return {
         "artifact": entry.name,
@@ -52,90 +57,97 @@ def _row(entry: Any, tags: list[str]) -> dict[str, Any]:
     }
 
 
-def show(name: NameArgument, store: o.StoreOption = o.DEFAULT_STORE, json: o.JsonOption = False) -> None:
-    """Show what an artifact is, and what it was made from.
+def show(request: "ShowRequest", call: Invocation) -> None:
+    """Show an artifact: its facts, spec, inputs and provenance.
 
     Example: sdquant show quant-state
     """
     from . import render
     from .execute import show_artifact
 
-    artifact = _opened(store).resolve(name)
-    if json:
+    artifact = _open_store(call.store).resolve(request.name)
+    if call.json:
         render.print_json(artifact.manifest.model_dump(mode="json"))
         return
     show_artifact(artifact)
     render.print_pairs("spec", artifact.spec.model_dump(mode="json"))
-    render.print_pairs("inputs", {role: r.name for role, r in artifact.manifest.inputs.items()})
+    render.print_pairs("inputs", {role: ref.name for role, ref in artifact.manifest.inputs.items()})
     render.print_pairs("made by", artifact.manifest.provenance.model_dump(mode="json"))
 
 
-def verify(
-    name: Annotated[
-        str | None, typer.Argument(help="An artifact, or an exported folder; the whole store by default.")
-    ] = None,
-    store: o.StoreOption = o.DEFAULT_STORE,
-) -> None:
-    """Check stored bytes against the sha256 they were published with; of an export, also what it computes.
+def verify(request: "VerifyRequest", call: Invocation) -> None:
+    """Check stored bytes against their sha256.
+
+    Of an exported folder, what it computes is checked too.
 
     Example: sdquant verify
     """
-    if name and Path(name).is_dir():
-        from ..stages.export import verify as verify_export
-        from . import render
-
-        render.print_pairs(f"{name} is intact", verify_export(Path(name), render.Terminal()))
+    if request.name and Path(request.name).is_dir():
+        _verify_export(Path(request.name))
         return
-    from ..errors import DamagedArtifact
-    from ..store import checks
-
-    opened = _opened(store)
-    entries = [opened.locate(name)] if name else opened.entries()
-    if name:
-        entries[0].published()
-    problems = []
-    for entry in entries:
-        of_entry = list(checks.damage(entry))
-        problems += of_entry
-        if entry.artifact and not of_entry:
-            typer.echo(f"{entry.name} is intact")
-    if name is None:
-        problems += checks.tag_damage(opened, entries)
-        for remark in checks.remarks(opened, entries):
-            opened.events.warn(remark)
+    store = _open_store(call.store)
+    problems = _verify_artifact(store, request.name) if request.name else _verify_all(store)
     if len(problems) == 1:
         raise problems[0]
     for problem in problems:
-        opened.events.warn(str(problem))
+        store.events.warn(str(problem))
     if problems:
-        raise DamagedArtifact(f"{store}: {len(problems)} files are damaged, each named above")
+        raise DamagedArtifact(f"{call.store}: {len(problems)} files are damaged, each named above")
 
 
-def rm(
-    name: NameArgument,
-    force: Annotated[bool, typer.Option("--force", help="Also if others were made from it.")] = False,
-    store: o.StoreOption = o.DEFAULT_STORE,
-) -> None:
-    """Remove an artifact that no other depends on, whether it is finished or damaged.
+def _verify_export(folder: Path) -> None:
+    from ..stages.export import verify as verify_export
+    from . import render
+
+    render.print_pairs(f"{folder} is intact", verify_export(folder, render.Terminal()))
+
+
+def _verify_artifact(store: "Store", name: str) -> list[Exception]:
+    entry = store.locate(name)
+    entry.published()
+    return _damage(entry)
+
+
+def _verify_all(store: "Store") -> list[Exception]:
+    from ..store import checks
+
+    entries = store.entries()
+    problems = [problem for entry in entries for problem in _damage(entry)]
+    problems += checks.tag_damage(store, entries)
+    for remark in checks.remarks(store, entries):
+        store.events.warn(remark)
+    return problems
+
+
+def _damage(entry: "Entry") -> list[Exception]:
+    """Return the problems of an artifact; print that it is intact if there are none."""
+    from ..store import checks
+
+    problems: list[Exception] = list(checks.damage(entry))
+    if entry.artifact and not problems:
+        typer.echo(f"{entry.name} is intact")
+    return problems
+
+
+def rm(request: "RemoveRequest", call: Invocation) -> None:
+    """Remove an artifact that no other artifact depends on.
+
+    Unfinished and damaged artifacts are removed too.
 
     Example: sdquant rm images/latest
     """
-    opened = _opened(store)
-    entry = opened.locate(name)
-    opened.remove(entry, force=force)
+    store = _open_store(call.store)
+    entry = store.locate(request.name)
+    store.remove(entry, force=request.force)
     typer.echo(f"removed {entry.name}")
 
 
-def tag(
-    name: NameArgument,
-    tag_name: Annotated[str, typer.Argument(metavar="TAG", help="The name to give it.")],
-    store: o.StoreOption = o.DEFAULT_STORE,
-) -> None:
-    """Give an artifact a name; `latest` decides what the next stage reads.
+def tag(request: "TagRequest", call: Invocation) -> None:
+    """Tag an artifact; the next stage reads the one tagged latest.
 
     Example: sdquant tag quant-state/latest release-1
     """
-    opened = _opened(store)
-    artifact = opened.resolve(name)
-    opened.tag(artifact, tag_name)
-    typer.echo(f"{artifact.kind}/{tag_name} is now {artifact.key}")
+    store = _open_store(call.store)
+    artifact = store.resolve(request.name)
+    store.tag(artifact, request.tag_name)
+    typer.echo(f"{artifact.kind}/{request.tag_name} is now {artifact.key}")

@@ -4,239 +4,298 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
-
-from ..types import (
-    Bits,
-    Budget,
-    Dtype,
-    Engine,
-    ExportFormat,
-    Gate,
-    Measure,
-    Ranges,
-    Relax,
-    Scheduler,
-    Select,
-    StepMatch,
-    Tables,
-    TimePath,
-    Train,
+from ..types import Engine, ExportFormat, Measure, Select, StepMatch
+from .base import MODEL, SCHEDULE, SIZE, Fields, Request, SettingRequest, first_problem
+from .calibration import CalibrateRequest
+from .option import Option, Panel
+from .values import (
+    BitsText,
+    ColumnText,
+    Cost,
+    Count,
+    GateText,
+    NonNegative,
+    Pixels,
+    Positive,
+    Quantile,
+    Seed,
+    Share,
+    Switch,
+    Weight,
+    Whole,
 )
 
-
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, found {str(value).lower()}")
-    return value
-
-
-# Numbers are finite and bounded: what lies beyond is a slip, and would overflow later on.
-LARGEST = 2**31 - 1
-Whole = Annotated[int, Strict(), Field(ge=-LARGEST, le=LARGEST)]
-Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST)]
-NonNegative = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]
-Steps = Annotated[int, Strict(), Field(ge=1, le=100_000)]
-Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
-Pixels = Annotated[int, Strict(), Field(ge=8, le=2**24)]
-BitWidth = Annotated[int, Strict(), Field(ge=2, le=16)]
-Scale = Annotated[float, BeforeValidator(_no_switch), Field(ge=-1000, le=1000)]
-Guidance = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1000)]
-Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1e6)]
-Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e3)]
-Cost = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e15)]
-Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
-Quantile = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1)]
-Decay = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, lt=1)]
-Switch = Annotated[bool, Strict()]
-
-BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
-BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
-ColumnText = Annotated[  # a name, or a number, which YAML may write as such
-    str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
+__all__ = [
+    "BenchRequest",
+    "CalibrateRequest",
+    "DoctorRequest",
+    "EvaluateRequest",
+    "ExportRequest",
+    "Fields",
+    "GenerateRequest",
+    "LeaderboardRequest",
+    "PrecalcTimeRequest",
+    "ReportRequest",
+    "SampleRequest",
+    "SensitivityRequest",
+    "SettingRequest",
+    "first_problem",
 ]
-SchedulerText = Annotated[str, AfterValidator(Scheduler.parse)]  # as in euler, or HeunDiscreteScheduler
-GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
 
-
-class Fields(BaseModel):
-    """Base: strict about unknown fields, and finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Request(Fields):
-    """Base of what computes."""
-
-    device: str = "auto"
-
-
-_MESSAGES = {
-    "extra_forbidden": "there is no such field",
-    "missing": "is required",
-    "model_type": "expected fields and their values",
-}
-
-
-def first_problem(error: ValidationError) -> tuple[list[str], str, str]:
-    """The names of the first field that is refused, the value if it fits a line, and what was expected."""
-    first = error.errors()[0]
-    names = [part for part in first["loc"] if isinstance(part, str)]  # numbers are places within a list
-    message = _MESSAGES.get(first["type"], first["msg"]).removeprefix("Value error, ")
-    value = first.get("input")
-    if isinstance(value, int) and abs(value) > 2**64:
-        return names, f"(of {value.bit_length()} bits)", message  # may have too many digits to print
-    return names, str(value) if isinstance(value, str | int | float | Path) else "", message
-
-
-class SettingRequest(Request):
-    """How to draw."""
-
-    model: str | None = None
-    revision: str | None = None  # of a Hub id
-    variant: str | None = None  # of weight files
-    base: str | None = None  # of a single file
-    lora: Path | None = None
-    lora_scale: Scale | None = None
-    scheduler: SchedulerText | None = None
-    steps: Steps | None = None
-    guidance_scale: Guidance | None = None
-    height: Pixels | None = None
-    width: Pixels | None = None
-    dtype: Dtype | None = None
+Column = Annotated[
+    ColumnText | None,
+    Option(
+        "Column of --prompts: a name, or a number where there is no header. Default: prompt, caption or text."
+    ),
+]
+Shuffle = Annotated[
+    Seed | None, Option("Shuffle the prompts with this seed before --limit is applied.", metavar="SEED")
+]
+PromptsToUse = Annotated[Count | None, Option("Use only the first N prompts.")]
+State = Annotated[str | None, Option("Quantizer state to use. Default: the latest.")]
+WeightsFolder = Annotated[
+    Path | None,
+    Option(
+        "Folder of metric weights. Default: ~/.cache/sdquant/weights.",
+        Panel.RESOURCES,
+        envvar="SDQUANT_WEIGHTS",
+    ),
+]
+Download = Annotated[Switch, Option("Download missing metric weights first.", Panel.RESOURCES)]
+PROMPT_FILE = "Prompt file: .txt, .csv, .tsv, .jsonl, .parquet or COCO captions .json."
+MICRO_BATCH = "Prompts per UNet call."
 
 
 class SampleRequest(SettingRequest):
-    prompts: Path
-    column: ColumnText | None = None  # of `prompts`; None: the one of a known name
-    shuffle: Seed | None = None  # None: in the file's order
-    per_prompt: Whole = 1
-    select: Select = Select.RANDOM
-    select_mean: Share | None = None
-    select_deviation: Positive | None = None
-    select_variety: Weight | None = None
-    select_radius: Quantile | None = None
-    seed: Seed = 0
-    limit: Count | None = None
-    micro_batch: Count = 8
+    """Options of `sample`."""
+
+    prompts: Annotated[Path, Option(PROMPT_FILE)]
+    column: Column = None
+    shuffle: Shuffle = None
+    per_prompt: Annotated[
+        Whole, Option("Latents to keep per prompt, 1 to --steps.", spec="LatentsSpec.per_prompt")
+    ] = 1
+    select: Annotated[
+        Select, Option("Rule that selects the timesteps of latents.", spec="SelectSpec.rule")
+    ] = Select.RANDOM
+    select_mean: Annotated[
+        Share | None,
+        Option(
+            "Mean of the normal timestep distribution (0: clean image, 1: noise). Default: 0.4.",
+            Panel.SELECTION,
+            "SelectSpec.mean",
+        ),
+    ] = None
+    select_deviation: Annotated[
+        Positive | None,
+        Option(
+            "Standard deviation of the normal timestep distribution. Default: 0.4.",
+            Panel.SELECTION,
+            "SelectSpec.deviation",
+        ),
+    ] = None
+    select_variety: Annotated[
+        Weight | None,
+        Option(
+            "Weight of variety beside density (lambda of EDA-DM). Default: 5.",
+            Panel.SELECTION,
+            "SelectSpec.variety",
+        ),
+    ] = None
+    select_radius: Annotated[
+        Quantile | None,
+        Option(
+            "Radius of density, as a quantile of the distances between timesteps. Default: 0.3.",
+            Panel.SELECTION,
+            "SelectSpec.radius",
+        ),
+    ] = None
+    seed: Annotated[Seed, Option("Random seed.", spec="LatentsSpec.seed")] = 0
+    limit: PromptsToUse = None
+    micro_batch: Annotated[Count, Option(MICRO_BATCH, Panel.RESOURCES, "LatentsSpec.micro_batch")] = 8
 
 
 class PrecalcTimeRequest(SettingRequest):
-    pass
+    """Options of `precalc-time`."""
+
+    without_flag = MODEL | SIZE | {"dtype"}
 
 
 class SensitivityRequest(SettingRequest):
-    measure: Measure = Measure.PRINTED
-    bits: BitsText = "w4a8"
-    limit: Count | None = None  # latents; by default all, or 16 for sqnr
-    micro_batch: Count = 8
+    """Options of `sensitivity`."""
 
+    without_flag = MODEL | SCHEDULE | SIZE | {"dtype"}
 
-class CalibrateRequest(SettingRequest):
-    """`None`: as the method has it. An option that is set must have a meaning for the method."""
-
-    method: str = "serial-to-parallel"
-    bits: BitsText = "w4a8"
-    mixed: Switch = False
-    budget: BudgetText | None = None
-    tables: Tables | None = None
-    ranges: Ranges | None = None
-    relax: Relax | None = None
-    split_shortcuts: Switch | None = None
-    attention_bits: BitWidth | None = None
-    softmax_bits: BitWidth | None = None  # None: as attention_bits
-    time_path: TimePath = TimePath.PRECALCULATED
-    iterations: NonNegative | None = None
-    forwards: Cost | None = None  # that updates may take, in place of iterations
-    batch_size: Count | None = None
-    accumulate: Count | None = None
-    train: Train | None = None
-    rank: Count | None = None
-    weight_rate: Positive | None = None
-    step_rate: Positive | None = None
-    sensitive_weight: Weight | None = None
-    block_weight: Weight | None = None
-    guided_weight: Weight | None = None
-    layer_weight: Weight | None = None
-    drop: Share | None = None
-    cache_memory: Weight = 4.0  # GB; what is captured beyond lies on disk
-    averaging: Decay | None = None
-    freezing: Decay | None = None
-    teacher_dtype: Dtype | None = None
-    amp: Switch = False
-    checkpointing: Switch = False
-    images: Path | None = None
-    correction: Switch = False
-    seed: Seed = 0
+    measure: Annotated[
+        Measure,
+        Option(
+            "Sensitivity measure: from gradients (printed, fisher), or of one quantized layer at a time "
+            "(sqnr).",
+            spec="SensitivitySpec.measure",
+        ),
+    ] = Measure.PRINTED
+    bits: Annotated[
+        BitsText, Option("Bits that layers are quantized to, such as w4a8.", spec="SensitivitySpec.bits")
+    ] = "w4a8"
+    limit: Annotated[
+        Count | None,
+        Option("Use only the first N latents. Default: all; 16 for sqnr.", spec="SensitivitySpec.latents"),
+    ] = None
+    micro_batch: Annotated[
+        Count, Option("Latents per UNet call.", Panel.RESOURCES, "SensitivitySpec.micro_batch")
+    ] = 8
 
 
 class GenerateRequest(SettingRequest):
-    state: str | None = None  # which quantizer state; `model` "fp" draws without one
-    engine: Engine = Engine.SIMULATED
-    step_match: StepMatch | None = None  # None: refuse timesteps that were not calibrated
-    prompts: Path | None = None
-    column: ColumnText | None = None
-    shuffle: Seed | None = None
-    seed: Seed = 0
-    limit: Count | None = None
-    micro_batch: Count = 8
-    output: Path | None = None
+    """Options of `generate`."""
+
+    without_flag = MODEL - {"model"}
+
+    model: Annotated[
+        str | None,
+        Option("fp draws with the floating-point model; without the flag, the quantized one draws."),
+    ] = None
+    state: State = None
+    engine: Annotated[
+        Engine,
+        Option(
+            "simulated: fake quantization in floating point; integer, dequantized: packed weights; auto: "
+            "integer where the CPU can.",
+            spec="ImagesSpec.engine",
+        ),
+    ] = Engine.SIMULATED
+    step_match: Annotated[
+        StepMatch | None,
+        Option(
+            "Allow another --scheduler or --steps than calibrated: take the nearest timestep's scales.",
+            Panel.MODEL,
+            "ImagesSpec.step_match",
+        ),
+    ] = None
+    prompts: Annotated[
+        Path | None, Option(f"{PROMPT_FILE} Default: the embedded model's held-out prompts.")
+    ] = None
+    column: Column = None
+    shuffle: Shuffle = None
+    seed: Annotated[Seed, Option("Random seed.", spec="ImagesSpec.seed")] = 0
+    limit: PromptsToUse = None
+    micro_batch: Annotated[Count, Option(MICRO_BATCH, Panel.RESOURCES, "ImagesSpec.micro_batch")] = 8
+    output: Annotated[Path | None, Option("Folder to write PNG files to.", Panel.OUTPUT)] = None
 
 
 class ExportRequest(Request):
-    output: Path
-    state: str | None = None
-    format: ExportFormat = ExportFormat.PACKED
+    """Options of `export`."""
+
+    without_flag = frozenset({"device"})
+
+    output: Annotated[Path, Option("Folder to write.")]
+    state: State = None
+    format: Annotated[
+        ExportFormat,
+        Option("packed: integer codes; dequant: fp16 weights that load without sdquant."),
+    ] = ExportFormat.PACKED
 
 
 class BenchRequest(Request):
-    state: str | None = None
-    height: Pixels | None = None
-    width: Pixels | None = None
-    items: Count = 2
-    repeats: Count = 3
-    pictures: NonNegative = 1
+    """Options of `bench`."""
+
+    without_flag = frozenset({"device"})
+
+    state: State = None
+    height: Annotated[Pixels | None, Option("Height of images in pixels. Default: as calibrated.")] = None
+    width: Annotated[Pixels | None, Option("Width of images in pixels. Default: as calibrated.")] = None
+    items: Annotated[Count, Option("Batch size of a UNet call; guidance takes 2 per image.")] = 2
+    repeats: Annotated[Count, Option("Timed repetitions per configuration.")] = 3
+    pictures: Annotated[
+        NonNegative, Option("Images to draw and compare per configuration; 0 draws none.")
+    ] = 1
 
 
 class DoctorRequest(Fields):
-    weights_dir: Path | None = None
-    download: Switch = False
+    """Options of `doctor`."""
+
+    weights_dir: WeightsFolder = None
+    download: Download = False
 
 
 class EvaluateRequest(Request):
-    against: str = "fp"
-    images: str | None = None
-    gate: tuple[GateText, ...] = ()
-    require: tuple[str, ...] = ()
-    floor: Switch = True
-    drift: Switch = False
-    drift_prompts: Count = 16
-    summary: Path | None = None  # Markdown is appended to it
-    weights_dir: Path | None = None
-    download: Switch = False
+    """Options of `evaluate`."""
+
+    against: Annotated[
+        str, Option("Reference: fp for the floating-point model's images, or an images artifact.")
+    ] = "fp"
+    images: Annotated[
+        str | None, Option("Images artifact to evaluate. Default: the latest quantized one.")
+    ] = None
+    gate: Annotated[
+        tuple[GateText, ...],
+        Option("Bound on a metric, such as 'psnr>=25'; exit with 4 if it is not met. Repeatable."),
+    ] = ()
+    require: Annotated[
+        tuple[str, ...],
+        Option("Metrics that must be computed, such as lpips,fid; exit with 5 if one is not.", commas=True),
+    ] = ()
+    floor: Annotated[
+        Switch, Option("Also score floating-point images from another seed as a baseline.", negative=True)
+    ] = True
+    drift: Annotated[
+        Switch, Option("Measure the divergence from the floating-point trajectory at each timestep.")
+    ] = False
+    drift_prompts: Annotated[Count, Option("Prompts to use for --drift.", spec="DriftSpec.prompts")] = 16
+    summary: Annotated[Path | None, Option("Append the results to this Markdown file.", Panel.OUTPUT)] = None
+    weights_dir: WeightsFolder = None
+    download: Download = False
 
 
 class LeaderboardRequest(SettingRequest):
-    methods: tuple[str, ...] = ("all",)
-    bits: tuple[BitsText, ...] = ("w8a8", "w4a8")
-    prompts: Path  # of the calibration latents
-    column: ColumnText | None = None  # of `prompts`
-    test_prompts: Path | None = None  # of the pictures; None: the model's own
-    test_column: ColumnText | None = None  # of `test_prompts`
-    shuffle: Seed | None = None  # for both files
-    limit: Count = 256  # pictures of each row
-    seed: Seed = 1000  # of the pictures' noise
-    iterations: NonNegative | None = None  # of every method that trains; None: its own
-    forwards: Cost | None = None  # of updates, in place of iterations
-    weights_dir: Path | None = None
-    output: Path = Path("sdquant-leaderboard.html")
-    markdown: Path | None = None
-    pictures: Count = 12  # prompts that the page shows
+    """Options of `leaderboard`."""
+
+    methods: Annotated[
+        tuple[str, ...], Option("Methods of calibrate, separated by commas, or all.", commas=True)
+    ] = ("all",)
+    bits: Annotated[
+        tuple[BitsText, ...], Option("Bits of weights and activations, separated by commas.", commas=True)
+    ] = ("w8a8", "w4a8")
+    prompts: Annotated[Path, Option(f"{PROMPT_FILE} Calibration latents are sampled from these.")]
+    column: Column = None
+    test_prompts: Annotated[
+        Path | None, Option("Prompt file of the images. Default: the embedded model's held-out prompts.")
+    ] = None
+    test_column: Annotated[ColumnText | None, Option("Column of --test-prompts, as with --column.")] = None
+    shuffle: Annotated[Seed | None, Option("Shuffle both prompt files with this seed.", metavar="SEED")] = (
+        None
+    )
+    limit: Annotated[Count, Option("Images to draw per row.")] = 256
+    seed: Annotated[Seed, Option("Random seed of the images; latents have seed 0.")] = 1000
+    iterations: Annotated[
+        NonNegative | None,
+        Option("Training iterations of every method that trains. Default: the method's own.", Panel.TRAINING),
+    ] = None
+    forwards: Annotated[
+        Cost | None,
+        Option(
+            "Training budget of every method that trains, in UNet forward passes of one sample.",
+            Panel.TRAINING,
+        ),
+    ] = None
+    weights_dir: WeightsFolder = None
+    output: Annotated[Path, Option("HTML file to write.", Panel.OUTPUT)] = Path("sdquant-leaderboard.html")
+    markdown: Annotated[Path | None, Option("Also write the table to this Markdown file.", Panel.OUTPUT)] = (
+        None
+    )
+    pictures: Annotated[Count, Option("Prompts to show images of.", Panel.OUTPUT)] = 12
 
 
 class ReportRequest(Fields):
-    names: tuple[str, ...] = ()  # metrics artifacts
-    output: Path = Path("sdquant-report.html")
-    pictures: Count = 24
+    """Options of `report`."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Option(
+            "Metrics artifacts to show side by side. Default: the latest.", argument=True, metavar="[NAME]..."
+        ),
+    ] = ()
+    output: Annotated[Path, Option("HTML file to write.")] = Path("sdquant-report.html")
+    pictures: Annotated[Count, Option("Prompts to show images of.")] = 24

@@ -1,8 +1,7 @@
 """From artifacts to the command lines that make them again in an empty store.
 
-Each field of a spec is a row of `FLAGS`: the flag that sets it, or where else it comes from; rows of a
-spec within a spec are a table of their own. A field without a row raises TypeError, so that a report
-never shows commands that forget a setting.
+The options say which flag sets a field of a spec; `_WITHOUT_FLAG` has the fields that none sets. A field
+in neither raises TypeError, so that a report never shows commands that forget a setting.
 """
 
 import json
@@ -19,7 +18,6 @@ from ..manifests import (
     LatentsSpec,
     LossSpec,
     MetricsSpec,
-    ModelRef,
     QuantStateSpec,
     ReconstructSpec,
     SelectSpec,
@@ -28,9 +26,11 @@ from ..manifests import (
     TimeTableSpec,
     TrainSpec,
 )
+from ..options.commands import flags_by_spec
+from ..options.option import Flag
 from ..prompts import fit_lines
 from ..store import Artifact, Store
-from ..types import Execution, Kind, Relax, TimePath
+from ..types import Execution, Kind, TimePath
 
 
 @dataclass(frozen=True)
@@ -40,113 +40,44 @@ class Only:
     value: object
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """A field whose None is told as `none`: without the flag a method may choose something else."""
+INHERITED = None  # the stage takes it from its input artifact, or the method decides it
+Source = Flag | Only | None
 
-    flag: str
-    none: str
-
-
-INHERITED = None  # the stage takes it from its input artifact
-Source = str | Only | Spoken | None
-
-FLAGS: dict[type[Frozen], dict[str, Source]] = {
-    LatentsSpec: {
-        "setting": INHERITED,  # by SETTING_FLAGS
-        "per_prompt": "--per-prompt",
-        "seed": "--seed",
-        "micro_batch": "--micro-batch",
-        "select": INHERITED,  # by its own table
-    },
-    SelectSpec: {
-        "rule": "--select",
-        "mean": "--select-mean",
-        "deviation": "--select-deviation",
-        "variety": "--select-variety",
-        "radius": "--select-radius",
-    },
-    SensitivitySpec: {
-        "measure": "--measure",
-        "bits": "--bits",
-        "latents": "--limit",
-        "micro_batch": "--micro-batch",
-        "loss": INHERITED,  # the measure's
-        "ranges": INHERITED,
-        "relax": INHERITED,
-    },
+_WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
+    LatentsSpec: {"setting": INHERITED, "select": INHERITED},
+    SelectSpec: {},
+    SensitivitySpec: {"loss": INHERITED, "ranges": INHERITED, "relax": INHERITED},
     QuantStateSpec: {
-        "method": "--method",
-        "bits": "--bits",
-        "mixed": "--mixed",
-        "budget": "--budget",
-        "tables": "--tables",
-        "ranges": "--ranges",
-        "attention_bits": "--attention-bits",
-        "softmax_bits": "--softmax-bits",
-        "iterations": "--iterations",
-        "batch_size": "--batch-size",
-        "seed": "--seed",
-        "loss": INHERITED,  # by its own table
-        "train": INHERITED,  # by its own table
+        "loss": INHERITED,
+        "train": INHERITED,
+        "reconstruct": INHERITED,
+        "edges": INHERITED,
         "pictures": Only(None),
-        "reconstruct": INHERITED,  # by its own table
-        "split_shortcuts": "--split-shortcuts",
-        "relax": Spoken("--relax", Relax.NONE),
-        "edges": INHERITED,  # the method's
-        "correction": "--correction",
     },
-    LossSpec: {"sensitive": "--sensitive-weight", "blocks": "--block-weight", "guided": "--guided-weight"},
-    TrainSpec: {
-        "what": "--train",
-        "rank": "--rank",
-        "weight_rate": "--weight-rate",
-        "step_rate": "--step-rate",
-        "accumulate": "--accumulate",
-        "averaging": "--averaging",
-        "freezing": "--freezing",
-        "teacher": "--teacher-dtype",
-        "amp": "--amp",
-    },
+    LossSpec: {},
+    TrainSpec: {},
     ReconstructSpec: {
-        "layer_weight": "--layer-weight",
-        "drop": "--drop",
-        "weight_rate": "--weight-rate",
-        "step_rate": "--step-rate",
-        **dict.fromkeys(("mixed_inputs", "regulariser", "joint", "second"), INHERITED),  # the method's
+        "mixed_inputs": INHERITED,
+        "regulariser": INHERITED,
+        "joint": INHERITED,
+        "second": INHERITED,
     },
-    ImagesSpec: {
-        "setting": INHERITED,
-        "engine": "--engine",
-        "seed": "--seed",
-        "micro_batch": "--micro-batch",
-        "step_match": "--step-match",
-    },
-    DriftSpec: {
-        "setting": INHERITED,
-        "prompts": "--drift-prompts",
-        "seed": INHERITED,
-        "micro_batch": INHERITED,
-    },
+    ImagesSpec: {"setting": INHERITED},
+    DriftSpec: {"setting": INHERITED, "seed": INHERITED, "micro_batch": INHERITED},
     TimeTableSpec: dict.fromkeys(TimeTableSpec.model_fields, INHERITED),
     MetricsSpec: {"metrics": INHERITED, "weights": INHERITED},
 }
-MODEL_FLAGS: dict[str, str | None] = {
-    "source": "--model",
-    "digest": None,  # follows from the rest
-    "revision": "--revision",
-    "variant": "--variant",
-    "base": "--base",
-    "lora": "--lora",
-    "lora_scale": "--lora-scale",
-}
-SETTING_FLAGS: dict[str, str] = {
-    "scheduler": "--scheduler",
-    "steps": "--steps",
-    "guidance_scale": "--guidance-scale",
-    "height": "--height",
-    "width": "--width",
-    "dtype": "--dtype",
+
+
+def _flags_of_fields(spec: type[Frozen]) -> dict[str, Flag]:
+    """Return the flags that set a spec's fields, as the options describe them."""
+    names = {name: f"{spec.__name__}.{name}" for name in spec.model_fields}
+    return {name: SPEC_FLAGS[field] for name, field in names.items() if field in SPEC_FLAGS}
+
+
+SPEC_FLAGS = flags_by_spec()
+FLAGS: dict[type[Frozen], dict[str, Source]] = {
+    spec: {**others, **_flags_of_fields(spec)} for spec, others in _WITHOUT_FLAG.items()
 }
 
 
@@ -245,38 +176,33 @@ def script(goals: Sequence[ReproductionTarget], store: Store) -> Script:
 
 
 def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:
-    """The words that set a spec's fields, and what no flag of this version can set."""
+    """Return the words that set a spec's fields, and a text for each field that no flag can set."""
     words: list[str] = []
     unset: list[str] = []
     known = FLAGS.get(type(spec), {})
-    for name, about in type(spec).model_fields.items():
+    for name in type(spec).model_fields:
         if name not in known:
-            raise TypeError(f"{type(spec).__name__}.{name} has no row in stages/commands.py")
+            raise TypeError(f"{type(spec).__name__}.{name}: no option sets it, and reproduce.py has no row")
         source, value = known[name], getattr(spec, name)
         if isinstance(source, Only):
             if value != source.value:
                 unset.append(f"{name} {value}, which this version cannot set (it has {source.value})")
-        elif isinstance(source, Spoken):
-            words += [source.flag, value or source.none]
         elif isinstance(value, Frozen) and type(value) in FLAGS:
-            found = spec_flags(value)
-            words, unset = words + found[0], unset + found[1]
-        elif source is not None and value is False and about.default is None:
-            words.append(f"--no-{source.removeprefix('--')}")
-        elif source is not None and value is not None and value is not False:
-            words += [source] if value is True else [source, str(value)]
+            inner_words, inner_unset = spec_flags(value)
+            words += inner_words
+            unset += inner_unset
+        elif source is not None:
+            words += source.words(value)
     return words, unset
 
 
 def setting_flags(setting: Setting) -> list[str]:
-    """The words that make a setting anew."""
-    values = {MODEL_FLAGS[name]: getattr(setting.model, name) for name in ModelRef.model_fields}
-    values |= {
-        SETTING_FLAGS[name]: getattr(setting, name) for name in Setting.model_fields if name != "model"
-    }
-    return [
-        word for flag, value in values.items() if flag and value is not None for word in (flag, str(value))
-    ]
+    """Return the words that make a setting again."""
+    words = []
+    for part in (setting.model, setting):
+        for name, flag in _flags_of_fields(type(part)).items():
+            words += flag.words(getattr(part, name))
+    return words
 
 
 def prompt_file(prompts: Artifact) -> tuple[str, bytes]:

@@ -1,0 +1,144 @@
+"""A command of the application: its flags come from `options`, its values go into a request.
+
+Flags are built when they are first asked for, so that `sdquant --help` imports no request.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from typer.core import TyperCommand
+
+from .errors import PlainCommand, request_of
+
+if TYPE_CHECKING:
+    from ..options.base import Fields
+    from ..options.commands import CommandOptions
+    from ..options.option import Flag
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a command line says beside the request."""
+
+    store: str = ""
+    dry_run: bool = False
+    json: bool = False
+
+
+Body = Callable[[Any, Invocation], None]
+
+
+class OptionsCommand(PlainCommand):
+    """A command that builds its request and hands it to a function."""
+
+    def __init__(self, name: str, body: Body) -> None:
+        super().__init__(name, help=reflowed(inspect.getdoc(body) or ""), rich_markup_mode="rich")
+        self.body = body
+
+    @property
+    def options(self) -> "CommandOptions":
+        """The description of the command's options."""
+        from ..options.commands import COMMANDS
+
+        assert self.name is not None
+        return COMMANDS[self.name]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the command's parameters, built on the first call."""
+        if not self.params:
+            self.params = parameters(self.options.flags)
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command's function with its request."""
+        shared = {flag.name: ctx.params[flag.name] for flag in self.options.shared}
+        preset = shared.pop("preset", None)
+        values = {flag.name: flag.value(ctx.params[flag.name]) for flag in self.options.request_flags}
+        if preset:
+            values |= _preset_values(ctx, preset)
+        request: Fields = request_of(self.options.request, **values)
+        self.body(request, Invocation(**shared))
+
+
+def reflowed(text: str) -> str:
+    """Return a text with its paragraphs in one line each, which help wraps to the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def parameters(flags: "list[Flag]") -> list[Any]:
+    """Return Typer's parameters for flags."""
+
+    def collect() -> None: ...
+
+    required = [_parameter(flag) for flag in flags if flag.required]
+    optional = [_parameter(flag) for flag in flags if not flag.required]
+    collect.__signature__ = inspect.Signature([*required, *optional])  # type: ignore[attr-defined]
+    builder = typer.Typer(add_completion=False)
+    builder.command(cls=TyperCommand)(collect)
+    return typer.main.get_command(builder).params
+
+
+def _parameter(flag: "Flag") -> inspect.Parameter:
+    option = flag.option
+    info = (
+        typer.Argument(help=option.help, metavar=option.metavar)
+        if option.argument
+        else typer.Option(
+            _declaration(flag),
+            help=option.help,
+            metavar=option.metavar,
+            envvar=option.envvar,
+            rich_help_panel=option.panel.value,
+        )
+    )
+    return inspect.Parameter(
+        flag.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[_typed(flag), info],
+        default=inspect.Parameter.empty if flag.required else _default(flag),
+    )
+
+
+def _declaration(flag: "Flag") -> str:
+    if flag.option.negative:
+        return f"{flag.spelling}/--no-{flag.spelling.removeprefix('--')}"
+    return flag.spelling
+
+
+def _typed(flag: "Flag") -> Any:
+    """Return the type that Typer reads a flag's words as."""
+    if isinstance(flag.default, tuple):
+        return str | None if flag.option.commas else list[str] | None
+    members = [_bare(member) for member in get_args(flag.annotation) if member is not NoneType]
+    bare = members[0] if NoneType in get_args(flag.annotation) else flag.annotation
+    return bare if flag.default is not None or flag.required else bare | None
+
+
+def _bare(annotation: Any) -> Any:
+    """Return a type without its bounds."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _default(flag: "Flag") -> Any:
+    if isinstance(flag.default, tuple):
+        return ",".join(flag.default) or None if flag.option.commas else None
+    return flag.default
+
+
+def _preset_values(ctx: Any, preset: str) -> dict[str, Any]:
+    """Return the values of a preset for a command, but for those that the user gave."""
+    from ..options.presets import PRESETS
+    from ..types import Preset
+
+    values = PRESETS[Preset(preset)][ctx.command.name]
+    return {name: value for name, value in values.items() if not _is_typed(ctx, name)}
+
+
+def _is_typed(ctx: Any, name: str) -> bool:
+    """Tell whether the user gave a flag a value, whichever it is."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

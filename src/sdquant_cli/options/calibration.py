@@ -1,0 +1,284 @@
+"""Options of `calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from ..types import Dtype, Ranges, Relax, Tables, TimePath, Train
+from .base import MODEL, SettingRequest
+from .option import Needs, Option, Panel
+from .values import (
+    BitsText,
+    BitWidth,
+    BudgetText,
+    Cost,
+    Count,
+    Decay,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    Switch,
+    Weight,
+)
+
+
+class CalibrateRequest(SettingRequest):
+    """Options of `calibrate`. None: as the method has it; the method must support what is set."""
+
+    without_flag = MODEL | {"dtype"}
+
+    method: Annotated[
+        str,
+        Option(
+            "Calibration method: serial-to-parallel, serial, parallel, eda-dm, pqd, q-diffusion, ptq4dm, pcr "
+            "or rtn.",
+            spec="QuantStateSpec.method",
+        ),
+    ] = "serial-to-parallel"
+    bits: Annotated[
+        BitsText, Option("Bits of weights and activations, such as w4a8.", spec="QuantStateSpec.bits")
+    ] = "w4a8"
+    mixed: Annotated[
+        Switch,
+        Option(
+            "Give more bits to the 5% most sensitive layers and fewer to the 5% least sensitive.",
+            spec="QuantStateSpec.mixed",
+            negative=True,
+        ),
+    ] = False
+    budget: Annotated[
+        BudgetText | None,
+        Option(
+            "Choose each layer's weight bits so that all weights fit: average bits (4.25) or bytes (3MB).",
+            Panel.BITS,
+            "QuantStateSpec.budget",
+        ),
+    ] = None
+    tables: Annotated[
+        Tables | None,
+        Option(
+            "Activation scales of a layer: one per timestep, one for all, or per timestep and found "
+            "progressively.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.tables",
+        ),
+    ] = None
+    ranges: Annotated[
+        Ranges | None,
+        Option(
+            "Activation range: min-max, or the clipping that minimises the MSE or L2.4 error.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.ranges",
+        ),
+    ] = None
+    relax: Annotated[
+        Relax | None,
+        Option(
+            "Use 10-bit activations for 20% of the timesteps: the first, the last, or none. Default: set by "
+            "--method.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.relax",
+            unset=Relax.NONE,
+        ),
+    ] = None
+    split_shortcuts: Annotated[
+        Switch | None,
+        Option(
+            "Quantize the two halves of concatenated skip inputs separately (Q-Diffusion).",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.split_shortcuts",
+            negative=True,
+        ),
+    ] = None
+    attention_bits: Annotated[
+        BitWidth | None,
+        Option(
+            "Bits of q, k and v in attention's matrix products. Default: not quantized.",
+            Panel.ATTENTION,
+            "QuantStateSpec.attention_bits",
+        ),
+    ] = None
+    softmax_bits: Annotated[
+        BitWidth | None,
+        Option(
+            "Bits of attention probabilities. Default: as --attention-bits.",
+            Panel.ATTENTION,
+            "QuantStateSpec.softmax_bits",
+        ),
+    ] = None
+    time_path: Annotated[
+        TimePath,
+        Option("Time embedding: precalculated in floating point, or quantized too.", Panel.BITS),
+    ] = TimePath.PRECALCULATED
+    iterations: Annotated[
+        NonNegative | None,
+        Option(
+            "Training iterations, per block where blocks are reconstructed; 0 trains nothing. Default: set "
+            "by --method.",
+            spec="QuantStateSpec.iterations",
+            needs=Needs.TRAINING,
+        ),
+    ] = None
+    forwards: Annotated[
+        Cost | None,
+        Option(
+            "Training budget in UNet forward passes of one sample; replaces --iterations.",
+            Panel.TRAINING,
+            needs=Needs.TRAINING,
+        ),
+    ] = None
+    batch_size: Annotated[
+        Count | None,
+        Option("Latents per iteration. Default: set by --method.", spec="QuantStateSpec.batch_size"),
+    ] = None
+    accumulate: Annotated[
+        Count | None,
+        Option(
+            "Gradient accumulation steps per batch; more take less memory. Default: 1.",
+            Panel.RESOURCES,
+            "TrainSpec.accumulate",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    train: Annotated[
+        Train | None,
+        Option(
+            "Parameters to train: weights and scales, scales only, or a low-rank update. Default: "
+            "weights+steps.",
+            Panel.TRAINING,
+            "TrainSpec.what",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    rank: Annotated[
+        Count | None,
+        Option(
+            "Rank of --train low-rank. Default: 32.", Panel.TRAINING, "TrainSpec.rank", Needs.DISTILLATION
+        ),
+    ] = None
+    weight_rate: Annotated[
+        Positive | None,
+        Option(
+            "Learning rate of weights. Default: set by --method, lower above 4 bits.",
+            Panel.TRAINING,
+            ("TrainSpec.weight_rate", "ReconstructSpec.weight_rate"),
+            Needs.TRAINING,
+        ),
+    ] = None
+    step_rate: Annotated[
+        Positive | None,
+        Option(
+            "Learning rate of scales: relative, or absolute where blocks are reconstructed. Default: set by "
+            "--method.",
+            Panel.TRAINING,
+            ("TrainSpec.step_rate", "ReconstructSpec.step_rate"),
+            Needs.TRAINING,
+        ),
+    ] = None
+    sensitive_weight: Annotated[
+        Weight | None,
+        Option(
+            "Weight of the loss on the outputs of sensitive layers. Default: set by --method.",
+            Panel.TRAINING,
+            "LossSpec.sensitive",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    block_weight: Annotated[
+        Weight | None,
+        Option(
+            "Weight of the loss on the outputs of blocks. Default: set by --method.",
+            Panel.TRAINING,
+            "LossSpec.blocks",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    guided_weight: Annotated[
+        Weight | None,
+        Option(
+            "Weight of the loss on the guided prediction. Default: 0.",
+            Panel.TRAINING,
+            "LossSpec.guided",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    layer_weight: Annotated[
+        Weight | None,
+        Option(
+            "Weight of the per-layer loss in block reconstruction (gamma). Default: set by --method.",
+            Panel.RECONSTRUCTION,
+            "ReconstructSpec.layer_weight",
+            Needs.RECONSTRUCTION,
+        ),
+    ] = None
+    drop: Annotated[
+        Share | None,
+        Option(
+            "Probability of leaving an input unquantized while rounding is learned (QDrop). Default: set by "
+            "--method.",
+            Panel.RECONSTRUCTION,
+            "ReconstructSpec.drop",
+            Needs.RECONSTRUCTION,
+        ),
+    ] = None
+    cache_memory: Annotated[
+        Weight,
+        Option("Captured inputs to hold in memory, in GB; the rest goes to disk.", Panel.RECONSTRUCTION),
+    ] = 4.0
+    averaging: Annotated[
+        Decay | None,
+        Option(
+            "EMA decay of the trained weights; 0 disables it. Default: 0.",
+            Panel.TRAINING,
+            "TrainSpec.averaging",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    freezing: Annotated[
+        Decay | None,
+        Option(
+            "Freeze weights whose oscillation frequency exceeds this; 0 freezes none. Default: 0.",
+            Panel.TRAINING,
+            "TrainSpec.freezing",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    teacher_dtype: Annotated[
+        Dtype | None,
+        Option(
+            "Number format of the floating-point teacher. Default: fp32.",
+            Panel.RESOURCES,
+            "TrainSpec.teacher",
+            Needs.DISTILLATION,
+        ),
+    ] = None
+    amp: Annotated[
+        Switch,
+        Option(
+            "Mixed precision: matrix products in bf16, weights in fp32.",
+            Panel.RESOURCES,
+            "TrainSpec.amp",
+            Needs.DISTILLATION,
+        ),
+    ] = False
+    checkpointing: Annotated[
+        Switch,
+        Option("Gradient checkpointing: less memory, more time.", Panel.RESOURCES, needs=Needs.DISTILLATION),
+    ] = False
+    images: Annotated[
+        Path | None,
+        Option(
+            "Folder of images with captions to train on, for --method parallel.",
+            Panel.TRAINING,
+            needs=Needs.IMAGES,
+        ),
+    ] = None
+    correction: Annotated[
+        Switch,
+        Option(
+            "Correct the output at each timestep (PTQD); for --engine simulated only.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.correction",
+        ),
+    ] = False
+    seed: Annotated[Seed, Option("Random seed.", spec="QuantStateSpec.seed")] = 0

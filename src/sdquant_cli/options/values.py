@@ -1,0 +1,45 @@
+"""Types of what requests hold: numbers with bounds, and texts with a form.
+
+Numbers are finite and bounded: what lies beyond is a slip, and would overflow later on.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
+
+from ..types import Bits, Budget, Gate, Scheduler
+
+LARGEST = 2**31 - 1
+
+
+def _no_switch(value: Any) -> Any:
+    """Return the value; raises ValueError for true and false, which pydantic takes for numbers."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, found {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, Strict(), Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST)]
+NonNegative = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]
+Steps = Annotated[int, Strict(), Field(ge=1, le=100_000)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
+Pixels = Annotated[int, Strict(), Field(ge=8, le=2**24)]
+BitWidth = Annotated[int, Strict(), Field(ge=2, le=16)]
+Scale = Annotated[float, BeforeValidator(_no_switch), Field(ge=-1000, le=1000)]
+Guidance = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1000)]
+Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1e6)]
+Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e3)]
+Cost = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1e15)]
+Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
+Quantile = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1)]
+Decay = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, lt=1)]
+Switch = Annotated[bool, Strict()]
+
+BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
+BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
+ColumnText = Annotated[  # a name, or a number, which YAML may write as such
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
+]
+SchedulerText = Annotated[str, AfterValidator(Scheduler.parse)]  # as in euler, or HeunDiscreteScheduler
+GateText = Annotated[str, AfterValidator(lambda text: str(Gate.parse(text)))]  # as in psnr>=25
