@@ -4,7 +4,6 @@ import io
 import numpy as np
 from PIL import Image
 
-from sdquant_cli.report import numbers
 from sdquant_cli.report.pictures import LADDER, difference, encode
 
 
@@ -42,18 +41,3 @@ def test_a_difference_is_amplified_and_has_no_sign():
     one = np.array([[[10, 200, 0]]], np.uint8)
     other = np.array([[[13, 100, 0]]], np.uint8)
     assert difference(one, other).tolist() == difference(other, one).tolist() == [[[12, 255, 0]]]
-
-
-def test_numbers_align_and_know_their_good_end():
-    assert numbers.decimals([31.4159, 8.0, None]) == 2
-    assert numbers.decimals([0.01234]) == 5
-    assert numbers.decimals([1234.5]) == 0
-    assert numbers.fixed(-0.5, 2) == "\u22120.50"
-    assert numbers.fixed(-0.0001, 2) == "0.00"
-    assert numbers.fixed(float("inf"), 2) == "identical"
-    assert numbers.distance("psnr", 20) > numbers.distance("psnr", 30)
-    assert numbers.distance("lpips", 0.2) > numbers.distance("lpips", 0.1)
-    assert numbers.distance("clip_score_difference", -0.2) > numbers.distance("clip_score_difference", 0.1)
-    assert numbers.distance("psnr", float("inf")) is None
-    assert numbers.place(0.75, 1.0, 0.5) == 0.5
-    assert numbers.place(0.2, 0.0, None) is None

@@ -10,8 +10,9 @@ import pytest
 
 from sdquant_cli.manifests import SensitivitySpec
 from sdquant_cli.report import pictures
+from sdquant_cli.report.content import make_page
 from sdquant_cli.report.reproduce import FLAGS, Only, prompt_file, spec_flags
-from sdquant_cli.stages.report import make_page
+from sdquant_cli.stages.report import read_material
 from tests.report.conftest import GENERATE, HELDOUT, SAMPLE, SMALL
 
 SECTIONS = [
@@ -90,19 +91,17 @@ def test_models_stand_side_by_side(both):
     page = Parsed(both)
     assert page.count("article") == 6
     assert page.count("img") == 6 * (1 + 2 + 2)
-    assert "w4a8 mixed and w8a8 beside floating point" in page.words
+    assert "w4a8 mixed and w8a8 compared with floating point" in page.words
     assert re.search(r"Skipped:\s+lpips \(needs vgg16-397923af.pth\)", page.words)
     assert "1 identical" in page.words
     assert page.words.count("simulated") >= 2
-    assert "w8a8: not measured; sdquant evaluate --drift does it." in page.words
-    assert "w8a8: rounded from data alone" in page.words
+    assert "w8a8: not measured; run sdquant evaluate --drift." in page.words
+    assert "w8a8: no training; its weights are rounded to nearest." in page.words
 
 
 def test_the_pictures_are_the_stored_ones(measured):
     store = measured.opened()
-    from sdquant_cli.report.comparison import compared
-
-    page = make_page(compared(["metrics/mixed"], store), store, 4)
+    page = make_page(read_material(measured.workspace(), ["metrics/mixed"], 4))
     reference = store.follow(store.resolve("metrics/mixed").manifest.inputs["reference"]).read("image")
     psnr = store.resolve("metrics/mixed").read("psnr")
     worst = sorted(range(6), key=lambda i: psnr[i])[:2]
@@ -110,7 +109,7 @@ def test_the_pictures_are_the_stored_ones(measured):
     for card in page.grid.cards:
         assert card.pictures[0] == pictures.data_uri(reference[card.index], pictures.LADDER[0])
         assert card.distance["psnr"] == (-psnr[card.index] if np.isfinite(psnr[card.index]) else None)
-    assert "the 2 worst by psnr, and the first 2 of the others" in page.grid.sentence
+    assert "the 2 worst by psnr and the first 2 of the others" in page.grid.sentence
 
 
 def test_charts_follow_the_theme_and_are_the_same_twice(measured, both, tmp_path):
@@ -138,7 +137,7 @@ def test_the_frontier_of_a_budget_is_a_line_and_without_one_there_is_none():
     )
     assert frontier([model(())]) == []
     (chart,) = frontier([model(()), model(points)])
-    assert "w4a8 took 2.00 bits" in chart.caption
+    assert "w4a8 uses 2.00 bits" in chart.caption
     assert "predicted SQNR, dB" in chart.svg
 
 
@@ -190,11 +189,11 @@ def test_what_was_removed_is_said(changeable, tmp_path, kind):
     changeable("rm", key, "--force")
     page = Parsed(written(changeable, tmp_path / "r.html", "metrics/mixed"))
     if kind == "drift":
-        assert "not measured; sdquant evaluate --drift does it" in page.words
+        assert "not measured; run sdquant evaluate --drift" in page.words
     else:
-        assert "removed from the store since" in page.words
+        assert "removed from the store" in page.words
     if kind in ("sensitivity", "latents"):
-        assert f"Left out: {kind}/{key} was removed; make it with sdquant sam" in page.words or (
+        assert f"Not available: {kind}/{key} was removed; make it with sdquant sam" in page.words or (
             f"w4a8 mixed: {kind}/{key} was removed; make it with sdquant {kind}" in page.words
         )
 
@@ -241,7 +240,7 @@ def test_metrics_that_differ_are_not_put_side_by_side(changeable, tmp_path, word
     publish_metrics(store, *(store.resolve(f"images/{tag}") for tag in ("latest-quantized", "latest-fp")))
     told = changeable("report", "metrics/mixed", "metrics", code=2).stderr
     assert f": {field} is " in told
-    assert f"only metrics of one {field} stand side by side" in told
+    assert f"metrics with different {field} cannot be compared" in told
 
 
 def test_floating_point_pictures_are_no_quantized_model(changeable):
@@ -250,7 +249,7 @@ def test_floating_point_pictures_are_no_quantized_model(changeable):
     store = changeable.opened()
     fp = [a for a in store.artifacts() if a.manifest.kind == "images" and a.spec.engine == "fp"]
     publish_metrics(store, *fp)
-    assert "measures floating-point pictures" in changeable("report", code=2).stderr
+    assert "measures floating-point images" in changeable("report", code=2).stderr
 
 
 # ------------------------------------------------------------------------------- reproduction
@@ -313,12 +312,12 @@ def test_what_commands_cannot_do_is_said(changeable, tmp_path):
     fp = [a for a in store.artifacts() if a.manifest.kind == "images" and a.spec.engine == "fp"]
     publish_metrics(store, images, next(a for a in fp if a.spec.seed == 1))
     text = written(changeable, tmp_path / "r.html")
-    assert "which --against fp does not draw." in Parsed(text).words
+    assert "which --against fp does not generate." in Parsed(text).words
     assert any("--no-floor" in line for line in commands(text))
 
 
 def test_a_large_prompt_file_is_named_and_not_embedded(measured, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdquant_cli.stages.report.PROMPT_BYTES", 10)
+    monkeypatch.setattr("sdquant_cli.report.content.PROMPT_BYTES", 10)
     page = Parsed(written(measured, tmp_path / "r.html"))
     assert not page.downloads
     assert "too large to embed" in page.words
@@ -335,9 +334,10 @@ def test_prompt_files_hold_prompts_exactly(tmp_path):
     for prompts in (("plain", "b\u2028c"), ("a\nline", "two"), ("\ufeffmarked",)):
         file = PromptFile(Path("odd name.csv"), prompts, 0, 0)
         stored = store_prompts(Workspace(Store(str(tmp_path / "store"))), file)
-        name, data = prompt_file(stored)
-        (tmp_path / name).write_bytes(data)
-        assert read_prompts(tmp_path / name).prompts == prompts
+        saved = prompt_file(stored.facts.source, stored.texts())
+        (tmp_path / saved.name).write_bytes(saved.data)
+        assert read_prompts(tmp_path / saved.name).prompts == prompts
+        assert saved.prompts == len(prompts)
 
 
 # ------------------------------------------------------------------------------- the real chain
@@ -365,12 +365,13 @@ def test_commands_make_the_same_metrics_in_an_empty_store(sdquant, tmp_path, mon
 
 
 def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_asked(monkeypatch):
-    """Where no ranking names them: revision, variant, base and adapter count, as at calibration."""
+    """Without a ranking: revision, variant, base and adapter are those of the calibration."""
     from types import SimpleNamespace
 
+    from sdquant_cli.artifacts.lineage import Lineage
     from sdquant_cli.manifests import ModelRef
     from sdquant_cli.models.source import ModelName
-    from sdquant_cli.report import sections as report_sections
+    from sdquant_cli.report import layers
 
     calls = []
 
@@ -378,14 +379,14 @@ def test_layers_are_those_of_the_model_that_was_quantized_and_no_network_is_aske
         calls.append((name, fetch))
         return SimpleNamespace(layer_shapes={"conv_in": None})
 
-    monkeypatch.setattr(report_sections, "find_model", find_model)
+    monkeypatch.setattr(layers, "find_model", find_model)
     fields = {"source": "m.safetensors", "revision": "r", "variant": "fp16", "base": "b"}
     fields |= {"lora": "l.safetensors", "lora_scale": 0.5}
     setting = SimpleNamespace(model=ModelRef(digest="d", **fields))
     model = SimpleNamespace(
         images=SimpleNamespace(spec=SimpleNamespace(setting=setting)),
-        state=SimpleNamespace(manifest=SimpleNamespace(inputs={})),
+        state=SimpleNamespace(inputs={}),
         label="w4a8",
     )
-    assert report_sections._layer_names([model], None) == ["conv_in"]
+    assert layers.layer_names([model], Lineage({}, {})) == ["conv_in"]
     assert calls == [(ModelName(**fields), False)]

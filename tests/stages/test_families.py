@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from sdquant_cli.artifacts.lineage import read_lineage
 from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.report.reproduce import ReproductionTarget, script
+from sdquant_cli.manifests.kinds import ImagesManifest, QuantStateManifest
+from sdquant_cli.report.reproduce import ReproductionTarget, prompt_file, script
 from tools.random_models.configurations import PIPELINES
 
 
@@ -65,10 +67,13 @@ def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
     assert measured["metrics"]["psnr"]["mean"] > 20
     store = sdquant.opened()
     metrics = store.resolve("metrics")
-    images = store.follow(metrics.manifest.inputs["images"])
-    again = script(
-        [ReproductionTarget(metrics, images, store.follow(images.manifest.inputs["state"]))], store
+    lineage = read_lineage([metrics], store)
+    images = lineage.input(metrics.manifest, "images", ImagesManifest)
+    state = lineage.input(images, "state", QuantStateManifest)
+    files = dict.fromkeys(
+        (ref.key for ref in images.inputs.values() if ref.kind == "prompts"), prompt_file("p.txt", ["a"])
     )
+    again = script([ReproductionTarget(metrics.manifest, images, state)], lineage, files)
     assert "--scheduler unipc --steps 6" in next(line for line in again.lines if " generate " in line)
     # the same schedule, asked for by name, is the calibrated one
     sdquant("generate", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)

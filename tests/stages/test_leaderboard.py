@@ -165,7 +165,7 @@ def test_the_markdown_table_has_a_line_per_row_and_both_ends(made, folder):
     assert {len(line) for line in lines} == {len(heading)}
     assert "PSNR, dB \u2191" in heading
     found = {f"{row[0]} {row[1]}".strip(): row for row in rows}
-    assert set(found) == {*ROWS, "floating point, other noise", "floating point, itself"}
+    assert set(found) == {*ROWS, "floating point, other seed", "floating point, self-baseline"}
     column = heading.index("PSNR, dB \u2191")
     for standing in document["facts"]["standings"]:
         shown = found[f"{standing['method']} {standing['bits']}"][column]

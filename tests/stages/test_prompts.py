@@ -52,7 +52,7 @@ def test_a_leaderboard_passes_on_how_its_files_are_read(file):
         ),
         (
             ("leaderboard", "--prompts", "FILE", "--column", "title", "--test-column", "x"),
-            "--test-column x: has a meaning with --test-prompts alone",
+            "--test-column x: needs --test-prompts",
         ),
     ],
 )

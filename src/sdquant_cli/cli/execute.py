@@ -69,7 +69,7 @@ def show_artifact(artifact: "Artifact") -> None:
         from ..report.leaderboard import table
 
         render.print_pairs(artifact.name, {})
-        render.print_table(*table(artifact).plain())
+        render.print_table(*table(artifact.spec, artifact.facts).plain())
     else:
         render.print_pairs(artifact.name, artifact.manifest.model_dump(mode="json")["facts"])
 

@@ -132,22 +132,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_metrics(facts: Any) -> None:
     """Metric summaries as a table; skipped ones below it."""
-    from ..report.markdown import interval, median, number
+    from ..report.numbers import interval, mean, median
 
     rows = [
         [
             name,
-            number(summary),
+            mean(summary),
             interval(summary),
             median(summary),
-            number(facts.floor.get(name)),
-            number(facts.itself.get(name)),
+            mean(facts.floor.get(name)),
+            mean(facts.itself.get(name)),
             str(summary.n),
         ]
         for name, summary in facts.metrics.items()
         if summary.skipped is None
     ]
-    print_table(["metric", "mean", "95% interval", "median", "other noise", "itself", "N"], rows)
+    print_table(["metric", "mean", "95% interval", "median", "other seed", "self-baseline", "N"], rows)
     for name, summary in facts.metrics.items():
         if summary.skipped:
-            _stdout.print(f"{name}  {number(summary)}", markup=False)
+            _stdout.print(f"{name}  {mean(summary)}", markup=False)

@@ -1,4 +1,4 @@
-"""The leaderboard's pages, as values: one table in Markdown, and in HTML with pictures below it."""
+"""The leaderboard's pages: their content as values, a table in Markdown, and an HTML page with images."""
 
 from dataclasses import dataclass
 
@@ -6,57 +6,63 @@ from .page import Cell, document, package_text
 
 BETTER = {"higher": "\u2191", "lower": "\u2193", "near 0": "\u2192 0"}
 
-TITLE = "# Leaderboard of calibration methods"  # that the Markdown table begins with
+TITLE = "# Leaderboard of calibration methods"  # the first line of the Markdown table
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column of the table: a metric, or a cost."""
+
     title: str
-    better: str = ""  # which end is good: "higher", "lower", "near 0"; empty: a cost
+    better: str = ""  # "higher", "lower", "near 0"; empty for a cost
 
     @property
     def heading(self) -> str:
+        """The title with an arrow to the good end."""
         return f"{self.title} {BETTER[self.better]}" if self.better else self.title
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A method at one number of bits, or an end of the scale."""
+    """A method at one number of bits, or a baseline."""
 
     method: str
     bits: str
-    cells: tuple[Cell, ...]  # one a column
+    cells: tuple[Cell, ...]  # one per column
 
     @property
     def words(self) -> list[str]:
+        """The row as text, without intervals."""
         return [self.method, self.bits, *(cell.text for cell in self.cells)]
 
 
 @dataclass(frozen=True)
 class Table:
+    """The table of all methods."""
+
     columns: tuple[Column, ...]
     lines: tuple[TableRow, ...]
-    failed: dict[str, str]  # row -> why it has no line
-    ends: tuple[TableRow, ...]  # what other noise gives, and the reference itself
+    failed: dict[str, str]  # method and bits -> why there are no numbers
+    baselines: tuple[TableRow, ...]
 
     def plain(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows in words; a row that failed says so in its first number's place."""
-        width = len(self.columns)
-        failed = [
-            [*row.rsplit(" ", 1), f"failed: {why}", *[""] * (width - 1)] for row, why in self.failed.items()
-        ]
-        headings = ["method", "bits", *(column.heading for column in self.columns)]
-        return headings, [*(line.words for line in self.lines), *failed, *(line.words for line in self.ends)]
+        """Return headings and rows as text; a failed row has its reason in the first column of numbers."""
+        rows = [line.words for line in self.lines]
+        for name, reason in self.failed.items():
+            method, bits = name.rsplit(" ", 1)
+            rows.append([method, bits, f"failed: {reason}", *[""] * (len(self.columns) - 1)])
+        rows += [line.words for line in self.baselines]
+        return ["method", "bits", *(column.heading for column in self.columns)], rows
 
 
 @dataclass(frozen=True)
 class PictureStrip:
-    """One prompt: the floating-point picture and every row's, of the same noise."""
+    """The images of one prompt from the same noise: the floating-point model's, and every row's."""
 
     prompt: str
     names: tuple[str, ...]
-    pictures: tuple[str, ...]  # data URIs, one a name
-    scores: tuple[str, ...]  # one a name
+    pictures: tuple[str, ...]  # data URIs, one per name
+    scores: tuple[str, ...]  # one per name
 
 
 @dataclass(frozen=True)
@@ -70,51 +76,53 @@ class Board:
     methods: dict[str, str]  # where each is described
     strips: tuple[PictureStrip, ...]
     encoding: str
-    width: int  # pixels of a picture
+    width: int  # pixels of an image
     height: int
 
     @property
     def captions(self) -> tuple[str, ...]:
+        """What a reader needs to know to read the table."""
         return (
-            f"Means, and medians where named, over {self.images} pictures against the floating-point model's "
-            "own of the same prompts and noise, simulated execution. Ordered by PSNR within what --bits "
-            "asked for; rows use the bits of their own that the last two columns tell, and losses and "
-            "iterations of their method, so a difference is not of the method alone. Beside the first: "
-            "picture by picture, the mean difference and its 95% interval over pictures of one calibration.",
-            "A few pictures that turn out as other ones outweigh the rest in FID and in a mean of distances, "
-            "not in a median. FID depends on the number of pictures.",
-            "Seconds and memory are of the calibration alone, without drawing its latents and pictures or "
-            "ranking layers; an interrupted one counts up to its last checkpoint, and on from there. Memory "
-            "is the largest resident set of the process: libraries, and some of what earlier rows left, "
-            "included. Bits are means: of weights over their number, of activations over layers and steps.",
+            f"Means, or medians if named, over {self.images} images, each compared with the floating-point "
+            "model's image of the same prompt and noise; simulated execution. Rows are ordered by PSNR "
+            "within the bits that --bits asks for. Each method keeps its own losses, its own number of "
+            "iterations unless one was set, and its own bits, averaged in the last two columns: a difference "
+            'between rows is not due to the method alone. "Difference to best" is the mean paired difference '
+            "to the first row at the same bits, image by image, with a 95% interval over the images of one "
+            "calibration.",
+            "A divergent image is one whose composition differs from its reference's. A few of them "
+            "outweigh all other images in FID and in means of distances, but not in medians. FID also "
+            "depends on the number of images.",
+            "Time and memory are the calibration's alone, without sampling latents, generating images or "
+            "ranking layers. An interrupted calibration counts the time up to its last checkpoint and the "
+            "time since it resumed. Memory is the largest resident set of the process, including libraries "
+            "and some of what earlier rows left. Average bits are means: for weights over all weights, for "
+            "activations over layers and timesteps.",
         )
 
 
 def html(board: Board) -> str:
-    """One self-contained HTML document."""
+    """Return the page as one self-contained HTML document."""
     style = package_text("page.css") + package_text("board.css")
     return document("board.html.j2", board=board, style=style)
 
 
 def markdown(board: Board) -> str:
-    """The table, with what it needs to be read; no pictures."""
+    """Return the table in Markdown with what a reader needs to know, without images."""
     headings, rows = board.table.plain()
-    lines = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in (headings, *rows)]
-    lines.insert(1, " | ".join(["---"] * len(headings)))
-    cited = [f"- `{name}`: {cites}" for name, cites in board.methods.items()]
     setting = ", ".join(f"{name} {value}" for name, value in board.setting.items())
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            f"    {board.command}",
-            "",
-            f"{setting[:1].upper()}{setting[1:]}.",
-            "",
-            *(f"| {line} |" for line in lines),
-            "",
-            *(paragraph for caption in board.captions for paragraph in (caption, "")),
-            *cited,
-            "",
-        ]
-    )
+    lines = [TITLE, "", f"    {board.command}", "", f"{setting[:1].upper()}{setting[1:]}.", ""]
+    lines += [_line(headings), _line(["---"] * len(headings))]
+    for row in rows:
+        lines.append(_line(row))
+    lines.append("")
+    for caption in board.captions:
+        lines += [caption, ""]
+    for name, citation in board.methods.items():
+        lines.append(f"- `{name}`: {citation}")
+    return "\n".join([*lines, ""])
+
+
+def _line(cells: list[str]) -> str:
+    escaped = [cell.replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"

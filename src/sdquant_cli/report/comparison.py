@@ -1,104 +1,95 @@
-"""Which quantized models a report shows, and whether their numbers may stand side by side."""
+"""The quantized models of a page as values, and whether their metrics can be compared."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..artifacts.images import Images
+import numpy as np
+
 from ..errors import UsageProblem
-from ..store import Artifact, Store
-from ..types import Kind
+from ..manifests import ImagesFacts, ImagesSpec
+from ..manifests.kinds import DriftManifest, ImagesManifest, MetricsManifest, QuantStateManifest
+
+
+@dataclass(frozen=True)
+class ActivationTables:
+    """The grids of all layers' inputs, as a quantizer state stores them."""
+
+    scales: np.ndarray  # (entries) of all layers, one after the other
+    zero_points: np.ndarray  # (entries)
+    offsets: np.ndarray  # (layers + 1): where each layer's entries begin
+    timesteps: np.ndarray | None  # (rows); None: the time table was removed
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One quantized model: its metrics and what they were measured on."""
+    """A quantized model: the manifests behind its metrics, and the arrays that a page shows."""
 
-    label: str  # unique among those of a report
-    metrics: Artifact
-    images: Artifact
-    reference: Artifact
-    prompts: Artifact
-    state: Artifact
-    drift: Artifact | None  # the newest that was measured on this state
+    metrics: MetricsManifest
+    images: ImagesManifest
+    state: QuantStateManifest
+    drift: DriftManifest | None  # the newest measured on this state
+    shared: Mapping[str, object]  # what other models must share with this one to be compared
+    scores: Mapping[str, np.ndarray]  # metric -> the value of each image (N)
+    activations: ActivationTables
+    label: str = field(default="")  # unique among those of a page
 
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Metrics that have a value for each picture."""
-        arrays = self.metrics.manifest.arrays
-        return tuple(name for name in arrays if arrays[name].shape == (self.images.facts.images,))
+    def scores_of(self, metric: str) -> np.ndarray:
+        """Return a metric's value for each image (N); nan if this model has none."""
+        if metric in self.scores:
+            return self.scores[metric]
+        return np.full(self.images.facts.images, np.nan)
 
 
-def compared(names: Sequence[str], store: Store) -> list[ComparedModel]:
-    """The models behind metrics artifacts; raises UsageProblem where they cannot be compared."""
-    found = [_follow(name, store) for name in names or (Kind.METRICS.value,)]
-    for first, second in itertools.pairwise(found):
+def labelled(models: Sequence[ComparedModel]) -> list[ComparedModel]:
+    """Return the models with their labels; raises UsageProblem if their metrics cannot be compared."""
+    for first, second in itertools.pairwise(models):
         _check_comparable(first, second)
-    keys = [model.metrics.manifest.key for model in found]
-    for i, name in enumerate(names):
-        if keys[i] in keys[:i]:
-            raise UsageProblem(f"{name}: metrics/{keys[i]} is named twice")
-    return _with_labels(found)
-
-
-def _follow(name: str, store: Store) -> ComparedModel:
-    metrics = store.resolve(name)
-    if metrics.manifest.kind is not Kind.METRICS:
-        raise UsageProblem(
-            f"{name}: is {metrics.manifest.kind}, expected metrics; `sdquant evaluate` makes them from images"
-        )
-    images = store.follow(metrics.manifest.inputs["images"])
-    if "state" not in images.manifest.inputs:
-        raise UsageProblem(
-            f"{name}: measures floating-point pictures (images/{images.manifest.key}); "
-            f"a report is of quantized ones"
-        )
-    state = store.follow(images.manifest.inputs["state"])
-    drifts = [a for a in store.dependents(state.manifest) if a.manifest.kind is Kind.DRIFT]
-    return ComparedModel(
-        label="",
-        metrics=metrics,
-        images=images,
-        reference=store.follow(metrics.manifest.inputs["reference"]),
-        prompts=store.follow(images.manifest.inputs["prompts"]),
-        state=state,
-        drift=drifts[-1] if drifts else None,
-    )
+    keys: set[str] = set()
+    for model in models:
+        if model.metrics.key in keys:
+            raise UsageProblem(f"metrics/{model.metrics.key}: is named twice; name each artifact once")
+        keys.add(model.metrics.key)
+    return [
+        replace(model, label=label) for model, label in zip(models, _shortest_labels(models), strict=True)
+    ]
 
 
 def _check_comparable(first: ComparedModel, second: ComparedModel) -> None:
-    ours, theirs = (
-        Images.of(model.images).comparable() | {"reference": model.reference.manifest.key}
-        for model in (first, second)
-    )
-    for field, value in ours.items():
-        if theirs[field] != value:
+    for field_name, value in first.shared.items():
+        other = second.shared[field_name]
+        if other != value:
             raise UsageProblem(
-                f"metrics/{second.metrics.manifest.key}: {field} is {theirs[field]}, but {value} in "
-                f"metrics/{first.metrics.manifest.key}; only metrics of one {field} stand side by side"
+                f"metrics/{second.metrics.key}: {field_name} is {other}, but {value} in "
+                f"metrics/{first.metrics.key}; metrics with different {field_name} cannot be compared"
             )
 
 
-def _with_labels(models: list[ComparedModel]) -> list[ComparedModel]:
-    """Label by bits; by method and key too where less does not tell the models apart."""
-    specs = [model.state.spec for model in models]
-    bits = [f"{spec.bits} mixed" if spec.mixed else spec.bits for spec in specs]
-    methods = [f"{label} {spec.method}" for label, spec in zip(bits, specs, strict=True)]
-    keys = [f"{label} {m.state.manifest.key[:6]}" for label, m in zip(bits, models, strict=True)]
-    labels = next((names for names in (bits, methods) if len(set(names)) == len(names)), keys)
-    return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
+def _shortest_labels(models: Sequence[ComparedModel]) -> list[str]:
+    """Return labels by bits; with the method, or else the key, if bits alone are not unique."""
+    bits, methods, keys = [], [], []
+    for model in models:
+        spec = model.state.spec
+        label = f"{spec.bits} mixed" if spec.mixed else spec.bits
+        bits.append(label)
+        methods.append(f"{label} {spec.method}")
+        keys.append(f"{label} {model.state.key[:6]}")
+    for labels in (bits, methods):
+        if len(set(labels)) == len(labels):
+            return labels
+    return keys
 
 
-def setting_facts(images: Artifact) -> dict[str, str]:
-    """How pictures were drawn, in words."""
-    setting = images.spec.setting
+def setting_facts(spec: ImagesSpec, facts: ImagesFacts) -> dict[str, str]:
+    """Return how images were generated, in words."""
+    setting = spec.setting
     return {
         "model": setting.model.source,
         "scheduler": setting.scheduler,
         "steps": str(setting.steps),
         "guidance scale": f"{setting.guidance_scale:g}",
         "size": f"{setting.width} \u00d7 {setting.height}",
-        "floating point": setting.dtype,
-        "pictures": str(images.facts.images),
-        "noise seed": str(images.spec.seed),
+        "precision": setting.dtype,
+        "images": str(facts.images),
+        "noise seed": str(spec.seed),
     }

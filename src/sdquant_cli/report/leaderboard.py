@@ -1,19 +1,21 @@
-"""A leaderboard artifact as a table, and as the page with its pictures."""
+"""The leaderboard's content: the table of all methods, the images below it, and its command line."""
 
-import math
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from ..artifacts.prompts import Prompts
+import numpy as np
+
+from ..artifacts.leaderboard import ORDERED_BY, distance
 from ..calibration.recipes.published import METHODS
-from ..manifests import LeaderboardFacts, LeaderboardRow, MetricSummary
+from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.catalog import CATALOG
-from ..store import Artifact, Store
-from . import markdown, numbers, pictures
+from ..options.requests import LeaderboardRequest
+from . import numbers, pictures
 from .board import Board, Column, PictureStrip, Table, TableRow
-from .comparison import setting_facts
 from .page import Cell
 
-FORMULAS = {  # those shown, in this order
+FORMULAS = {  # the formulas that are shown, in this order
     "fid": "FID-to-FP",
     "feature_distance": "feature distance",
     "lpips": "LPIPS",
@@ -21,9 +23,8 @@ FORMULAS = {  # those shown, in this order
     "ssim": "SSIM",
     "clip_score_difference": "CLIP score difference",
 }
-MEDIANS = ("feature_distance", "psnr")  # formulas that are shown by their median, too
-ORDERED_BY = "psnr"
-COST = (
+MEDIANS = ("feature_distance", "psnr")  # formulas whose median is shown too
+COSTS = (
     "calibration, s",
     "peak memory, GiB",
     "UNet forwards",
@@ -33,99 +34,133 @@ COST = (
     "activation bits",
 )
 PICTURE_BYTES = 8_000_000  # of data URIs
+FLOATING_POINT = "floating point"
+NOT_IN_COMMAND = ("output", "markdown", "pictures", "device", "weights_dir")  # they change no number
 
 
-def table(artifact: Artifact) -> Table:
-    """All rows: within equal bits the closest first, those that failed last."""
-    facts: LeaderboardFacts = artifact.facts
-    shown = [name for formula in FORMULAS for name in facts.metrics if CATALOG[name].formula == formula]
-
-    def cells(found: Mapping[str, MetricSummary], beside: Mapping[str, MetricSummary]) -> list[Cell]:
-        return [cell for name in shown for cell in _cells(name, found[name], beside.get(name))]
-
-    lines = [TableRow(s.method, s.bits, (*cells(s.metrics, s.beside), *_cost(s))) for s in _ordered(artifact)]
-    blank = [Cell("") for _ in COST]
-    ends = {"floating point, other noise": facts.floor, "floating point, itself": facts.itself}
-    return Table(
-        columns=(*(column for name in shown for column in _columns(name)), *map(Column, COST)),
-        lines=tuple(lines),
-        failed=artifact.spec.failed,
-        ends=tuple(TableRow(name, "", (*cells(found, {}), *blank)) for name, found in ends.items() if found),
-    )
+# ---------------------------------------------------------------------------------- the table
 
 
-def _cells(name: str, summary: MetricSummary, beside: MetricSummary | None) -> list[Cell]:
-    cells = [Cell(markdown.number(summary), markdown.interval(summary))]
-    if numbers.base(name) in MEDIANS:
-        cells.append(Cell(markdown.median(summary)))
-    if name == ORDERED_BY:
-        cells.append(Cell(_difference(beside)))
-    return cells
+def table(spec: LeaderboardSpec, facts: LeaderboardFacts) -> Table:
+    """Return all rows: within equal bits the closest to FP first, those that failed last."""
+    metrics = _shown_metrics(facts.metrics)
+    columns: list[Column] = []
+    for metric in metrics:
+        columns += _columns(metric)
+    columns += [Column(cost) for cost in COSTS]
+    lines = []
+    for row in ordered_rows(spec, facts):
+        cells = _metric_cells(metrics, row.metrics, row.beside) + _cost_cells(row)
+        lines.append(TableRow(row.method, row.bits, tuple(cells)))
+    baselines = []
+    for name, summaries in (("other seed", facts.floor), ("self-baseline", facts.itself)):
+        if summaries:
+            cells = _metric_cells(metrics, summaries, {}) + [Cell("")] * len(COSTS)
+            baselines.append(TableRow(f"{FLOATING_POINT}, {name}", "", tuple(cells)))
+    return Table(tuple(columns), tuple(lines), spec.failed, tuple(baselines))
 
 
-def _difference(summary: MetricSummary | None) -> str:
-    """Mean and 95% interval; nothing for the row that others stand beside."""
-    if summary is None or summary.ci95 is None:
-        return ""
-    mean, low, high = (numbers.fixed(value, 2) for value in (summary.mean, *summary.ci95))
-    return f"{mean} [{low}, {high}]"
+def _shown_metrics(names: Sequence[str]) -> list[str]:
+    """Return the metrics that have a column, in the order of `FORMULAS`."""
+    shown = []
+    for formula in FORMULAS:
+        for name in names:
+            if CATALOG[name].formula == formula:
+                shown.append(name)
+    return shown
 
 
-def _columns(name: str) -> list[Column]:
-    network = name.partition("[")[2].removesuffix("]")
-    title = FORMULAS[numbers.base(name)] + (f" ({network})" if network else "")
-    unit = numbers.unit(name)
-    better, median = numbers.better(name), f"{FORMULAS[numbers.base(name)]}, median"
+def _columns(metric: str) -> list[Column]:
+    formula, network = CATALOG[metric].formula, CATALOG[metric].network
+    title = FORMULAS[formula] + (f" ({network})" if network else "")
+    unit, better = numbers.unit(metric), numbers.better(metric)
     columns = [Column(f"{title}, {unit}" if unit else title, better)]
-    if numbers.base(name) in MEDIANS:
-        columns.append(Column(median, better))
-    if name == ORDERED_BY:
-        columns.append(Column(f"{title} beside the first"))
+    if formula in MEDIANS:
+        columns.append(Column(f"{FORMULAS[formula]}, median", better))
+    if metric == ORDERED_BY:
+        columns.append(Column(f"{title}, difference to best"))
     return columns
 
 
-def _ordered(artifact: Artifact) -> list[LeaderboardRow]:
-    """The bits as they were asked for; within them, the closest pictures first."""
-    widths = list(dict.fromkeys(row.rpartition(" ")[2] for row in artifact.spec.rows))
+def _metric_cells(
+    metrics: Sequence[str], summaries: Mapping[str, MetricSummary], paired: Mapping[str, MetricSummary]
+) -> list[Cell]:
+    """Return a row's cells; `paired` are its differences to the best row, empty for the best one."""
+    cells = []
+    for metric in metrics:
+        summary = summaries[metric]
+        cells.append(Cell(numbers.mean(summary), numbers.interval(summary)))
+        if CATALOG[metric].formula in MEDIANS:
+            cells.append(Cell(numbers.median(summary)))
+        if metric == ORDERED_BY:
+            cells.append(Cell(_paired_difference(paired.get(metric))))
+    return cells
 
-    return sorted(artifact.facts.standings, key=lambda s: (widths.index(s.bits), distance(s)))
+
+def _paired_difference(summary: MetricSummary | None) -> str:
+    if summary is None or summary.mean is None or summary.ci95 is None:
+        return ""
+    low, high = summary.ci95
+    return f"{numbers.fixed(summary.mean, 2)} [{numbers.fixed(low, 2)}, {numbers.fixed(high, 2)}]"
 
 
-def distance(standing: LeaderboardRow) -> float:
-    """How far a row is from the floating-point model; that of identical pictures is the closest."""
-    mean = standing.metrics[ORDERED_BY].mean
-    return -math.inf if mean is None else CATALOG[ORDERED_BY].distance(mean)
-
-
-def _cost(standing: LeaderboardRow) -> list[Cell]:
-    memory = None if standing.peak_memory is None else standing.peak_memory / 2**30
+def _cost_cells(row: LeaderboardRow) -> list[Cell]:
+    """Return what a calibration took, in the order of `COSTS`."""
+    memory = None if row.peak_memory is None else row.peak_memory / 2**30
     return [
-        Cell(numbers.fixed(value, places))
-        for value, places in (
-            (standing.seconds, 0),
-            (memory, 2),
-            (standing.forwards, 0),
-            (standing.iterations, 0),
-            (standing.latents, 0),
-            (standing.average_bits, 2),
-            (standing.activation_bits, 2),
-        )
+        Cell(numbers.fixed(row.seconds, 0)),
+        Cell(numbers.fixed(memory, 2)),
+        Cell(numbers.fixed(row.forwards, 0)),
+        Cell(numbers.fixed(row.iterations, 0)),
+        Cell(numbers.fixed(row.latents, 0)),
+        Cell(numbers.fixed(row.average_bits, 2)),
+        Cell(numbers.fixed(row.activation_bits, 2)),
     ]
 
 
-def make_board(artifact: Artifact, store: Store, count: int, command: str) -> Board:
-    """All that the pages show, with the pictures of the first `count` prompts."""
-    facts: LeaderboardFacts = artifact.facts
-    metrics = {row: store.follow(ref) for row, ref in artifact.manifest.inputs.items()}
-    first = next(iter(metrics.values()))
-    images = store.follow(first.manifest.inputs["images"])
-    strips, encoding = _strips(artifact, metrics, store, min(count, facts.images))
+def ordered_rows(spec: LeaderboardSpec, facts: LeaderboardFacts) -> list[LeaderboardRow]:
+    """Return the rows by bits in the order asked for; within equal bits the closest images first."""
+    widths = []
+    for name in spec.rows:
+        widths.append(name.rpartition(" ")[2])
+    return sorted(facts.standings, key=lambda row: (widths.index(row.bits), distance(row)))
+
+
+# ---------------------------------------------------------------------------------- the board
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """One row's images of the prompts that the page shows."""
+
+    name: str  # method and bits
+    images: np.ndarray  # (count,H,W,3) uint8
+    psnr: np.ndarray  # (count)
+
+
+@dataclass(frozen=True)
+class BoardImages:
+    """All images of the prompts that the page shows."""
+
+    setting: dict[str, str]  # how they were generated, in words
+    prompts: Sequence[str]  # (count)
+    reference: np.ndarray  # (count,H,W,3) uint8: the floating-point model's
+    rows: Sequence[RowImages]  # in the order of the table
+
+
+def make_board(spec: LeaderboardSpec, facts: LeaderboardFacts, shown: BoardImages, command: str) -> Board:
+    """Return all that the pages show."""
+    strips, encoding = _strips(shown)
+    methods = {}
+    for row in facts.standings:
+        if row.method in METHODS:
+            methods[row.method] = METHODS[row.method].cites
     return Board(
         command=command,
-        setting=setting_facts(images),
+        setting=shown.setting,
         images=facts.images,
-        table=table(artifact),
-        methods={s.method: METHODS[s.method].cites for s in facts.standings if s.method in METHODS},
+        table=table(spec, facts),
+        methods=methods,
         strips=strips,
         encoding=str(encoding),
         width=facts.setting.width,
@@ -133,25 +168,33 @@ def make_board(artifact: Artifact, store: Store, count: int, command: str) -> Bo
     )
 
 
-def _strips(
-    artifact: Artifact, metrics: dict[str, Artifact], store: Store, count: int
-) -> tuple[tuple[PictureStrip, ...], pictures.Encoding]:
-    """Of each prompt: the floating-point picture, then each row's in the order of the table."""
-    rows = [f"{standing.method} {standing.bits}" for standing in _ordered(artifact)]
-    drawn = [store.follow(metrics[row].manifest.inputs["images"]) for row in rows]
-    reference = store.follow(metrics[rows[0]].manifest.inputs["reference"])
-    psnr = [metrics[row].read(ORDERED_BY, 0, count) for row in rows]
-    found = [images.read("image", 0, count) for images in (reference, *drawn)]
-    uris, encoding = pictures.encode([one[i] for i in range(count) for one in found], PICTURE_BYTES)
-    prompts = Prompts.of(store.follow(reference.manifest.inputs["prompts"])).texts()
-    each, places = len(found), numbers.decimals(float(v) for values in psnr for v in values)
-    strips = tuple(
-        PictureStrip(
-            prompt=prompts[i],
-            names=("floating point", *rows),
-            pictures=tuple(uris[i * each : (i + 1) * each]),
-            scores=("", *(f"{numbers.fixed(float(values[i]), places)} dB" for values in psnr)),
-        )
-        for i in range(count)
-    )
-    return strips, encoding
+def _strips(shown: BoardImages) -> tuple[tuple[PictureStrip, ...], pictures.Encoding]:
+    """Return the images of each prompt: the floating-point model's, then each row's."""
+    names = [FLOATING_POINT, *(row.name for row in shown.rows)]
+    drawn: list[np.ndarray] = []
+    psnr: list[float] = []
+    for i in range(len(shown.prompts)):
+        drawn.append(shown.reference[i])
+        for row in shown.rows:
+            drawn.append(row.images[i])
+            psnr.append(float(row.psnr[i]))
+    uris, encoding = pictures.encode(drawn, PICTURE_BYTES)
+    places = numbers.decimals(psnr)
+    strips = []
+    for i, prompt in enumerate(shown.prompts):
+        scores = [f"{numbers.fixed(float(row.psnr[i]), places)} dB" for row in shown.rows]
+        own = uris[i * len(names) : (i + 1) * len(names)]
+        strips.append(PictureStrip(prompt, tuple(names), tuple(own), ("", *scores)))
+    return tuple(strips), encoding
+
+
+def command_line(request: LeaderboardRequest) -> str:
+    """Return the command line of a request, without what does not change its numbers."""
+    words = ["sdquant", "leaderboard"]
+    for name, field in LeaderboardRequest.model_fields.items():
+        value = getattr(request, name)
+        if name in NOT_IN_COMMAND or value == field.default:
+            continue
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join(words)

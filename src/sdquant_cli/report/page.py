@@ -1,7 +1,7 @@
-"""What the report's page shows, as values, and the page made of them.
+"""The report's page: its content as values, and the HTML document.
 
-A section is either content or, where its artifact is absent, one sentence that says what to run.
-Text is escaped by the template; `Markup` is only what `charts` drew and the package's own files.
+A section is either content or, if its artifact is missing, one sentence that says what to run.
+The template escapes all text; `Markup` is only what `charts` drew and the package's own files.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A section that cannot be shown: a sentence that says why, commands in backticks."""
+    """A section that cannot be shown: a sentence that says why, with commands in backticks."""
 
     reason: str
 
@@ -27,7 +27,7 @@ class ModelColumn:
 
     label: str  # unique in the page
     execution: str  # simulated, or real
-    facts: dict[str, str]  # what a reader asks first: bits, method, artifact
+    facts: dict[str, str]  # what a reader asks first: bits, method, layers
 
 
 @dataclass(frozen=True)
@@ -36,50 +36,52 @@ class Cell:
 
     text: str
     interval: str = ""
-    note: str = ""  # identical pictures, or why there is no number
-    place: float | None = None  # between the near end (0) and the floor (1)
+    note: str = ""  # the number of identical images, or why there is no number
+    position: float | None = None  # between the self-baseline (0) and the other seed (1)
 
 
 @dataclass(frozen=True)
 class MetricRow:
+    """One metric of the headline table."""
+
     name: str
     better: str  # "higher", "lower" or "near 0"
     unit: str
     n: int | None
-    cells: tuple[Cell, ...]  # one a model, then floor, then itself
+    cells: tuple[Cell, ...]  # one per model, then the other seed, then the reference itself
 
 
 @dataclass(frozen=True)
 class Card:
-    """One prompt: a picture of each model, the amplified differences, and its scores."""
+    """One prompt: each model's image, the amplified differences, and the scores."""
 
     index: int
     prompt: str
-    pictures: tuple[str, ...]  # data URIs: floating-point, then one a model
-    differences: tuple[str, ...]  # one a model
-    scores: tuple[tuple[str, ...], ...]  # for each metric, one text a model
-    distance: dict[str, float | None]  # by metric; the larger, the further from the reference
+    pictures: tuple[str, ...]  # data URIs: floating point, then one per model
+    differences: tuple[str, ...]  # one per model
+    scores: tuple[tuple[str, ...], ...]  # for each metric, one text per model
+    distance: dict[str, float | None]  # by metric; larger is further from the reference
 
 
 @dataclass(frozen=True)
 class PictureGrid:
-    """Which pictures are shown, and how."""
+    """The images that are shown, with what is said of them."""
 
     sentence: str
     metrics: dict[str, str]  # name -> short name
     sort_by: str  # a metric, or "" for the order of the prompts
-    width: int  # pixels of a picture
+    width: int  # pixels of an image
     height: int
     cards: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with what it says in words."""
+    """A chart with its caption."""
 
     caption: str
     svg: Markup
-    wide: bool = False  # scrolls within the page where the page is narrow
+    wide: bool = False  # scrolls sideways on a narrow page
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()  # titled lists, folded away
 
 
@@ -102,7 +104,7 @@ class BitMap:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One artifact of the lineage."""
+    """One artifact behind the page."""
 
     name: str  # kind/key
     digest: str
@@ -114,13 +116,15 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Lineage:
+    """All artifacts behind the page."""
+
     environments: dict[str, str]  # letter -> sdquant and package versions
     artifacts: tuple[Ancestor, ...]
 
 
 @dataclass(frozen=True)
 class PromptDownload:
-    """A prompt file to run the commands with; `href` is None where it is too large to embed."""
+    """A prompt file that the commands read; `href` is None if it is too large to embed."""
 
     name: str
     prompts: int
@@ -130,6 +134,8 @@ class PromptDownload:
 
 @dataclass(frozen=True)
 class Reproduction:
+    """The commands that compute the page's numbers again, and what they need."""
+
     commands: tuple[str, ...]
     prompts: tuple[PromptDownload, ...]
     remarks: tuple[str, ...]
@@ -143,7 +149,7 @@ class Page:
     setting: dict[str, str]
     models: tuple[ModelColumn, ...]
     headline: tuple[MetricRow, ...]
-    skipped: dict[str, list[str]]  # why -> metrics
+    skipped: dict[str, list[str]]  # reason -> metrics
     has_floor: bool
     grid: PictureGrid
     drift: Sequence[Chart | Unavailable]
@@ -157,24 +163,27 @@ class Page:
 
     @property
     def widths(self) -> list[int]:
-        """The bit widths that the bit maps show."""
-        maps = (item for item in self.bits if isinstance(item, BitMap))
-        squares = (square for item in maps for _, block in item.blocks for square in block)
-        return sorted({bits for square in squares for bits in (square.weights, square.activations)})
+        """The bit widths that the bit maps show, in ascending order."""
+        widths = set()
+        for bit_map in self.bits:
+            for _, layers in bit_map.blocks if isinstance(bit_map, BitMap) else ():
+                for layer in layers:
+                    widths |= {layer.weights, layer.activations}
+        return sorted(widths)
 
 
 def render(page: Page) -> str:
-    """The page as one self-contained HTML document."""
+    """Return the page as one self-contained HTML document."""
     return document("page.html.j2", page=page, style=package_text("page.css"), script=package_text("page.js"))
 
 
 def package_text(name: str) -> Markup:
-    """One of the package's own files."""
+    """Return one of the package's own files."""
     return Markup((FOLDER / name).read_text())
 
 
 def document(template: str, **values: object) -> str:
-    """A template of the package with its values; text among them is escaped."""
+    """Fill a template of the package with values; text among them is escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -183,11 +192,13 @@ def document(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    environment.tests["absent"] = lambda section: isinstance(section, Unavailable)
+    environment.tests["unavailable"] = lambda section: isinstance(section, Unavailable)
     return environment.get_template(template).render(**values)
 
 
 def _code(text: str) -> Markup:
-    """Words in backticks as code."""
-    parts = (escape(part) for part in text.split("`"))
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+    """Return text with the words in backticks as code."""
+    result = Markup("")
+    for place, part in enumerate(text.split("`")):
+        result += Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+    return result

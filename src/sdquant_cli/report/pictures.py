@@ -1,4 +1,4 @@
-"""Pictures as data URIs: PNG where they fit, else the best WebP that does."""
+"""Images as data URIs: PNG if they fit, else the best WebP that does."""
 
 import base64
 import io
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-AMPLIFIED = 4  # how much a difference is enlarged to be seen
+AMPLIFIED = 4  # factor by which differences are shown larger
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A way to store pictures; `quality` None is lossless, `shrink` divides both sides."""
+    """An image format; `quality` None is lossless, `shrink` divides both sides."""
 
     format: str
     quality: int | None = None
@@ -36,15 +36,15 @@ LADDER = (
 
 
 def difference(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|picture - reference| x 4, uint8."""
+    """Return |picture - reference| x 4 of two images (H,W,3), uint8."""
     distance = np.abs(picture.astype(np.int16) - reference.astype(np.int16))
     return np.minimum(AMPLIFIED * distance, 255).astype(np.uint8)
 
 
 def encode(pictures: Sequence[np.ndarray], budget: int) -> tuple[list[str], Encoding]:
-    """Data URIs of (H,W,3) uint8 pictures, all in the first encoding whose total is within `budget` bytes.
+    """Return data URIs of images (H,W,3) uint8, in the first encoding that keeps within `budget` bytes.
 
-    The last encoding is used where none fits.
+    The last encoding is used if none fits.
     """
     for encoding in LADDER:
         uris: list[str] = []
@@ -60,6 +60,7 @@ def encode(pictures: Sequence[np.ndarray], budget: int) -> tuple[list[str], Enco
 
 
 def data_uri(picture: np.ndarray, encoding: Encoding) -> str:
+    """Return one image (H,W,3) uint8 as a data URI."""
     image = Image.fromarray(picture)
     if encoding.shrink > 1:
         image = image.reduce(encoding.shrink)

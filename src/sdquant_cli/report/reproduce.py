@@ -6,17 +6,18 @@ in neither raises TypeError, so that a report never shows commands that forget a
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from ..artifacts.prompts import Prompts
+from ..artifacts.lineage import Lineage
 from ..manifests import (
     DriftSpec,
     Frozen,
     ImagesSpec,
     LatentsSpec,
     LossSpec,
+    Manifest,
     MetricsSpec,
     QuantStateSpec,
     ReconstructSpec,
@@ -26,10 +27,19 @@ from ..manifests import (
     TimeTableSpec,
     TrainSpec,
 )
+from ..manifests.kinds import (
+    DriftManifest,
+    ImagesManifest,
+    LatentsManifest,
+    MetricsManifest,
+    PromptsManifest,
+    QuantStateManifest,
+    SensitivityManifest,
+    TimeTableManifest,
+)
 from ..options.commands import flags_by_spec
 from ..options.option import Flag
 from ..prompts import fit_lines
-from ..store import Artifact, Store
 from ..types import Execution, Kind, TimePath
 
 
@@ -82,96 +92,114 @@ FLAGS: dict[type[Frozen], dict[str, Source]] = {
 
 
 @dataclass(frozen=True)
-class ReproductionTarget:
-    """One model's artifacts, to be made again."""
+class PromptFileContent:
+    """A file that holds a prompts artifact's prompts, exactly."""
 
-    metrics: Artifact
-    images: Artifact
-    state: Artifact
-    drift: Artifact | None = None
+    name: str
+    data: bytes
+    prompts: int
+
+
+@dataclass(frozen=True)
+class ReproductionTarget:
+    """The artifacts of one model that the commands make again."""
+
+    metrics: MetricsManifest
+    images: ImagesManifest
+    state: QuantStateManifest
+    drift: DriftManifest | None = None
 
 
 @dataclass
 class Script:
     """Command lines in order, and what they need."""
 
-    store: Store
+    lineage: Lineage
+    prompt_files: Mapping[str, PromptFileContent]  # by the key of their prompts artifact
     lines: list[str] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)  # key of a prompts artifact -> its file
+    files: dict[str, str] = field(default_factory=dict)  # key of a prompts artifact -> name of its file
     remarks: list[str] = field(default_factory=list)
     _latest: dict[Kind, str] = field(default_factory=dict)  # what the next stage would read
 
     def add(self, verb: str, *words: str) -> None:
+        """Add a command line."""
         self.lines.append(shlex.join(["sdquant", verb, *words]))
 
-    def make(self, goal: ReproductionTarget) -> None:
-        """All stages of one model; those whose artifact is the latest already are left out."""
-        inputs = goal.state.manifest.inputs
-        latents = self.store.follow(inputs["latents"])
+    def make(self, target: ReproductionTarget) -> None:
+        """Add all stages of one model; those whose artifact is the latest already are left out."""
+        self._calibrate(target.state)
+        self._generate(target.images)
+        self._evaluate(target)
+
+    def _calibrate(self, state: QuantStateManifest) -> None:
+        latents = self.lineage.input(state, "latents", LatentsManifest)
+        table = self.lineage.input(state, "time-table", TimeTableManifest)
         self._sample(latents)
-        self._tabulate(self.store.follow(inputs["time-table"]))
-        if "sensitivity" in inputs:
-            self._rank(self.store.follow(inputs["sensitivity"]))
+        self._tabulate(table)
+        if "sensitivity" in state.inputs:
+            self._rank(self.lineage.input(state, "sensitivity", SensitivityManifest))
         self._sample(latents)
-        rounded_time = self.store.follow(inputs["time-table"]).spec.bits is not None
-        time_path = ["--time-path", TimePath.QUANTIZED] if rounded_time else []
-        self.add("calibrate", *self._flags(goal.state), *time_path)
-        prompts = self.store.follow(goal.images.manifest.inputs["prompts"])
-        drawn, schedule = goal.images.spec, []
-        if drawn.step_match:  # otherwise the state's own
-            schedule = ["--scheduler", drawn.setting.scheduler, "--steps", str(drawn.setting.steps)]
-        self.add("generate", "--prompts", self._file(prompts), *schedule, *self._flags(goal.images))
-        reference = self.store.follow(goal.metrics.manifest.inputs["reference"])
-        if reference.spec != goal.images.spec.model_copy(update={"engine": Execution.FP}):
+        time_path = [] if table.spec.bits is None else ["--time-path", TimePath.QUANTIZED]
+        self.add("calibrate", *self._flags(state), *time_path)
+
+    def _generate(self, images: ImagesManifest) -> None:
+        setting = images.spec.setting
+        schedule = []
+        if images.spec.step_match:  # otherwise the state's own
+            schedule = ["--scheduler", setting.scheduler, "--steps", str(setting.steps)]
+        self.add("generate", "--prompts", self._file(images), *schedule, *self._flags(images))
+
+    def _evaluate(self, target: ReproductionTarget) -> None:
+        reference = self.lineage.input(target.metrics, "reference", ImagesManifest)
+        if reference.spec != target.images.spec.model_copy(update={"engine": Execution.FP}):
             self.remarks.append(
-                f"The reference was images/{reference.manifest.key}, which `--against fp` does not draw."
+                f"The reference was images/{reference.key}, which `--against fp` does not generate."
             )
-        drift = ["--drift", *self._flags(goal.drift)] if goal.drift else []
-        floor = [] if "floor" in goal.metrics.manifest.inputs else ["--no-floor"]
-        self.add("evaluate", "--against", "fp", *floor, *drift, *self._flags(goal.metrics))
+        drift = ["--drift", *self._flags(target.drift)] if target.drift else []
+        floor = [] if "floor" in target.metrics.inputs else ["--no-floor"]
+        self.add("evaluate", "--against", "fp", *floor, *drift, *self._flags(target.metrics))
 
-    def _sample(self, latents: Artifact) -> None:
-        if self._latest.get(Kind.LATENTS) == latents.manifest.key:
-            return
-        prompts = self.store.follow(latents.manifest.inputs["prompts"])
-        setting = setting_flags(latents.spec.setting)
-        self.add("sample", "--prompts", self._file(prompts), *setting, *self._flags(latents))
-        self._latest[Kind.LATENTS] = latents.manifest.key
+    def _sample(self, latents: LatentsManifest) -> None:
+        if self._latest.get(Kind.LATENTS) != latents.key:
+            setting = setting_flags(latents.spec.setting)
+            self.add("sample", "--prompts", self._file(latents), *setting, *self._flags(latents))
+            self._latest[Kind.LATENTS] = latents.key
 
-    def _tabulate(self, table: Artifact) -> None:
+    def _tabulate(self, table: TimeTableManifest) -> None:
         made_by_calibrate = table.spec.bits is not None
-        if not made_by_calibrate and self._latest.get(Kind.TIME_TABLE) != table.manifest.key:
+        if not made_by_calibrate and self._latest.get(Kind.TIME_TABLE) != table.key:
             self.add("precalc-time", *self._flags(table))
-            self._latest[Kind.TIME_TABLE] = table.manifest.key
+            self._latest[Kind.TIME_TABLE] = table.key
 
-    def _rank(self, ranking: Artifact) -> None:
-        if self._latest.get(Kind.SENSITIVITY) == ranking.manifest.key:
-            return
-        latents = self.store.follow(ranking.manifest.inputs["latents"])
-        self._sample(latents)
-        self.add("sensitivity", *self._flags(ranking))
-        self._latest[Kind.SENSITIVITY] = ranking.manifest.key
+    def _rank(self, ranking: SensitivityManifest) -> None:
+        if self._latest.get(Kind.SENSITIVITY) != ranking.key:
+            self._sample(self.lineage.input(ranking, "latents", LatentsManifest))
+            self.add("sensitivity", *self._flags(ranking))
+            self._latest[Kind.SENSITIVITY] = ranking.key
 
-    def _flags(self, artifact: Artifact) -> Iterator[str]:
-        words, unset = spec_flags(artifact.spec)
-        self.remarks += [f"{artifact.name} has {text}." for text in unset]
-        return iter(words)
+    def _flags(self, manifest: Manifest) -> list[str]:
+        words, unset = spec_flags(manifest.spec)
+        for text in unset:
+            self.remarks.append(f"{manifest.ref.name} has {text}.")
+        return words
 
-    def _file(self, prompts: Artifact) -> str:
-        key = prompts.manifest.key
+    def _file(self, manifest: LatentsManifest | ImagesManifest) -> str:
+        """Return the name of the file that holds an artifact's prompts."""
+        key = self.lineage.input(manifest, "prompts", PromptsManifest).key
         if key not in self.files:
-            name, _ = prompt_file(prompts)
-            taken = name in self.files.values()
-            self.files[key] = f"{key[:6]}-{name}" if taken else name
+            name = self.prompt_files[key].name
+            self.files[key] = f"{key[:6]}-{name}" if name in self.files.values() else name
         return self.files[key]
 
 
-def script(goals: Sequence[ReproductionTarget], store: Store) -> Script:
-    """Commands for an empty store; raises MissingArtifact where an ancestor was removed."""
-    made = Script(store)
-    # `calibrate` reads the latest ranking if there is one: those made without come first
-    for goal in sorted(goals, key=lambda goal: "sensitivity" in goal.state.manifest.inputs):
-        made.make(goal)
+def script(
+    targets: Sequence[ReproductionTarget], lineage: Lineage, prompt_files: Mapping[str, PromptFileContent]
+) -> Script:
+    """Return commands for an empty store; raises MissingArtifact if an ancestor was removed."""
+    made = Script(lineage, prompt_files)
+    # `calibrate` reads the latest ranking if there is one: models without a ranking come first
+    for target in sorted(targets, key=lambda target: "sensitivity" in target.state.inputs):
+        made.make(target)
     return made
 
 
@@ -205,9 +233,10 @@ def setting_flags(setting: Setting) -> list[str]:
     return words
 
 
-def prompt_file(prompts: Artifact) -> tuple[str, bytes]:
-    """Name and bytes of a file that holds a prompts artifact's prompts, exactly."""
-    found, stem = Prompts.of(prompts).texts(), PurePath(prompts.facts.source).stem
-    if fit_lines(found):
-        return f"{stem}.txt", "".join(f"{prompt}\n" for prompt in found).encode()
-    return f"{stem}.jsonl", "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in found).encode()
+def prompt_file(source: str, prompts: Sequence[str]) -> PromptFileContent:
+    """Return a file that holds prompts exactly, named like their source: text, or JSON lines if need be."""
+    lines, suffix = list(prompts), "txt"
+    if not fit_lines(prompts):
+        lines, suffix = [json.dumps({"prompt": prompt}) for prompt in prompts], "jsonl"
+    data = "".join(f"{line}\n" for line in lines).encode()
+    return PromptFileContent(f"{PurePath(source).stem}.{suffix}", data, len(prompts))
