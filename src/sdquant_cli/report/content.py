@@ -32,6 +32,7 @@ class Material:
 def make_page(material: Material) -> page.Page:
     """Return all that the report's page shows."""
     models, lineage = material.models, material.lineage
+    facts = [model.metrics.facts for model in models]
     names = layers.layer_names(models, lineage)
     if isinstance(names, page.Unavailable):
         activations: sections.Charts = [names]
@@ -43,9 +44,9 @@ def make_page(material: Material) -> page.Page:
         title=_title(models),
         setting=setting_facts(models[0].images.spec, models[0].images.facts),
         models=tuple(model_column(model) for model in models),
-        headline=headline(models),
-        skipped=skipped(models),
-        has_floor=any(model.metrics.facts.floor for model in models),
+        headline=headline(facts),
+        skipped=skipped(facts),
+        has_floor=any(one.floor for one in facts),
         grid=picture_grid(models, material.selection, material.images),
         drift=sections.drift(models),
         sensitivity=sections.sensitivity(models, lineage),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from ..manifests import MetricsFacts, MetricSummary
 from ..metrics.catalog import CATALOG, Form
 from . import numbers, page
-from .comparison import ComparedModel
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,8 @@ class Scale:
     far: float | None = None  # floating-point images of another seed
 
 
-def headline(models: Sequence[ComparedModel]) -> tuple[page.MetricRow, ...]:
-    """Return one row per metric that at least one model has a number for."""
-    facts = [model.metrics.facts for model in models]
+def headline(facts: Sequence[MetricsFacts]) -> tuple[page.MetricRow, ...]:
+    """Return one row per metric that at least one model has a number for; `facts` are one per model."""
     rows = []
     for name in _metric_names(facts):
         if not _skip_reason(name, facts):
@@ -28,9 +26,8 @@ def headline(models: Sequence[ComparedModel]) -> tuple[page.MetricRow, ...]:
     return tuple(rows)
 
 
-def skipped(models: Sequence[ComparedModel]) -> dict[str, list[str]]:
+def skipped(facts: Sequence[MetricsFacts]) -> dict[str, list[str]]:
     """Return why metrics were skipped for all models, with the names of these metrics."""
-    facts = [model.metrics.facts for model in models]
     reasons: dict[str, list[str]] = {}
     for name in _metric_names(facts):
         if reason := _skip_reason(name, facts):
@@ -59,8 +56,10 @@ def _skip_reason(name: str, facts: Sequence[MetricsFacts]) -> str:
 
 def _metric_row(name: str, facts: Sequence[MetricsFacts]) -> page.MetricRow:
     """Return each model's number, then those of the other seed and of the reference itself."""
-    floor = _first(name, [one.floor for one in facts])
-    itself = _first(name, [one.itself for one in facts])
+    floor = itself = None
+    for one in facts:
+        floor = floor or one.floor.get(name)
+        itself = itself or one.itself.get(name)
     summaries = [one.metrics.get(name) for one in facts]
     places = numbers.decimals(_means([*summaries, floor, itself]))
     scale = Scale(places)
@@ -76,13 +75,6 @@ def _metric_row(name: str, facts: Sequence[MetricsFacts]) -> page.MetricRow:
         n=_images(summaries),
         cells=tuple(cells),
     )
-
-
-def _first(name: str, summaries: Sequence[dict[str, MetricSummary]]) -> MetricSummary | None:
-    for one in summaries:
-        if name in one:
-            return one[name]
-    return None
 
 
 def _means(summaries: Sequence[MetricSummary | None]) -> list[float | None]:
