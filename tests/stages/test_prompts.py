@@ -3,9 +3,9 @@
 import pytest
 
 from sdquant_cli.artifacts.prompts import Prompts
+from sdquant_cli.calibration.method_requests import method_requests
 from sdquant_cli.options.requests import LeaderboardRequest, SampleRequest
 from sdquant_cli.prompts import read_prompts
-from sdquant_cli.stages.leaderboard import _rows as rows
 
 TITLES = tuple(f"a big red circle, {i}" for i in range(6))
 SHUFFLED = tuple(TITLES[i] for i in (5, 0, 3, 2, 1, 4))  # by seed 0
@@ -33,7 +33,7 @@ def test_a_leaderboard_passes_on_how_its_files_are_read(file):
     request = LeaderboardRequest(
         prompts=file, column="title", test_prompts=file, test_column="id", shuffle=3, methods=("rtn",)
     )
-    for row in rows(request):
+    for row in method_requests(request, steps=4):
         assert (row.sample.prompts, row.sample.column, row.sample.shuffle) == (file, "title", 3)
         assert (row.generate.prompts, row.generate.column, row.generate.shuffle) == (file, "id", 3)
 

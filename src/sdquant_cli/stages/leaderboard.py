@@ -47,7 +47,7 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
     workspace.announce(metrics)
     spec = LeaderboardSpec(rows=tuple(row.name for row in rows), failed=reasons)
     leaderboard = store_leaderboard(workspace, spec, metrics)
-    _write_pages(workspace, leaderboard, metrics, request)
+    _write_pages(request, leaderboard, _read_images(workspace, leaderboard, metrics, request.pictures))
     return leaderboard
 
 
@@ -106,7 +106,7 @@ def _check_files(request: LeaderboardRequest, workspace: Workspace) -> None:
         raise UsageProblem(f"{model.source} has no built-in prompts; pass --test-prompts FILE")
     count = len(read_prompts(test_prompts, column=request.test_column, flag="--test-prompts").prompts)
     if count < request.limit:
-        workspace.events.note(f"--limit {request.limit}: {test_prompts} has only {count} prompts; each row uses all")
+        workspace.events.note(f"--limit {request.limit}: {test_prompts} has {count} prompts; rows use all")
     check_output(request.output, "--output", workspace.store.url)
     check_overwrites(request.output, "--output", HTML, "an HTML page")
     if request.markdown is not None:
@@ -117,13 +117,7 @@ def _check_files(request: LeaderboardRequest, workspace: Workspace) -> None:
 # ---------------------------------------------------------------------------------- the pages
 
 
-def _write_pages(
-    workspace: Workspace,
-    leaderboard: Leaderboard,
-    metrics: Mapping[str, Metrics],
-    request: LeaderboardRequest,
-) -> None:
-    images = _read_images(workspace, leaderboard, metrics, request.pictures)
+def _write_pages(request: LeaderboardRequest, leaderboard: Leaderboard, images: BoardImages) -> None:
     page = make_board(leaderboard.spec, leaderboard.facts, images, command_line(request))
     atomic_write(request.output, board.html(page))
     if request.markdown:

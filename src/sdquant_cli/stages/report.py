@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.lineage import Lineage, read_lineage
 from ..artifacts.drift import Drift
 from ..artifacts.images import Images
+from ..artifacts.lineage import Lineage, read_lineage
 from ..artifacts.metrics import Metrics
 from ..artifacts.prompts import Prompts
 from ..artifacts.quant_state import QuantState
