@@ -73,12 +73,12 @@ class Sources:
 
 def _sources(workspace: Workspace, name: str) -> Sources:
     """Follow a metrics artifact; raises UsageProblem for another kind, or images that are not quantized."""
-    found = workspace.store.resolve(name)
-    if found.kind is not Kind.METRICS:
+    artifact = workspace.store.resolve(name)
+    if artifact.kind is not Kind.METRICS:
         raise UsageProblem(
-            f"{name}: is {found.kind}, expected metrics; run `sdquant evaluate` to compute them from images"
+            f"{name}: is {artifact.kind}, expected metrics; run `sdquant evaluate` on images first"
         )
-    metrics = Metrics.of(found)
+    metrics = Metrics.of(artifact)
     images = workspace.input(Images, metrics, "images")
     if "state" not in images.manifest.inputs:
         raise UsageProblem(
@@ -114,13 +114,13 @@ def _model(workspace: Workspace, source: Sources, lineage: Lineage) -> ComparedM
 
 
 def _activation_tables(workspace: Workspace, state: QuantState) -> ActivationTables:
-    table = state.manifest.inputs["time-table"]
-    found = workspace.store.find(table.kind, table.key)
+    ref = state.manifest.inputs["time-table"]
+    table = workspace.store.find(ref.kind, ref.key)
     return ActivationTables(
         scales=state.read("activation_step"),
         zero_points=state.read("activation_zero"),
         offsets=state.read("activation_step_offset"),
-        timesteps=found.read("timestep") if found else None,
+        timesteps=table.read("timestep") if table else None,
     )
 
 
