@@ -50,7 +50,7 @@ def one_line(result) -> str:
         (("generate",), 3, "sdquant calibrate"),
         (("generate", "--model", "fp", "--state", "x"), 2, "--state"),
         (("evaluate",), 3, "sdquant generate"),
-        (("evaluate", "--require", "vmaf"), 2, "no metric 'vmaf'"),
+        (("evaluate", "--require", "vmaf"), 2, "unknown metric 'vmaf'"),
         (("evaluate", "--drift-prompts", "0"), 2, "--drift-prompts 0"),
         (("report",), 3, "sdquant evaluate"),
         (("leaderboard", "--prompts", TRAIN, "--methods", "x"), 2, "--methods x: expected all or some of"),

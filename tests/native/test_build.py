@@ -13,7 +13,7 @@ needs_kernel = pytest.mark.skipif(not fake_quantize.available(), reason="no C co
 def cache(tmp_path, monkeypatch):
     """A cache folder of its own; what was loaded before is loaded again afterwards."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    functions = (build.load, build._tell)
+    functions = (build.load, build._warn)
     for function in functions:
         function.cache_clear()
     yield tmp_path / "sdquant" / "native"

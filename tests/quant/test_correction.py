@@ -54,7 +54,7 @@ def test_a_row_without_data_takes_the_nearest():
     found = pairs.correction()
     assert found.slope.tolist() == found.slope[torch.tensor([1, 1, 1, 4, 4])].tolist()
     assert found.slope[1] != found.slope[4]
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="no outputs"):
         ErrorMoments(ROWS, CHANNELS).correction()
 
 

@@ -48,6 +48,13 @@ def test_an_empty_map_changes_nothing():
     assert torch.equal(net(x, 1), before)
 
 
+def test_a_module_that_is_no_layer_is_refused_by_name():
+    net = Net()
+    net.linear = nn.GELU()
+    with pytest.raises(TypeError, match=r"^linear is GELU, not a layer that can be quantized"):
+        swap(net, states(), Rows([1, 2, 3]), weights_on_grid=False)
+
+
 def test_quantized_layers_are_still_layers_and_share_their_weights():
     net = Net()
     weight = net.conv.weight

@@ -81,7 +81,7 @@ def test_gates_decide_the_exit_code_and_the_summary_tells_them(compared, tmp_pat
     assert "ssim>=2 (is 0." in failed.stderr
     assert "psnr" not in failed.stderr.splitlines()[-1]
     assert json.loads(failed.stdout)["metrics"]["ssim"]["n"] == 6
-    assert "no metric 'vmaf'" in evaluate(compared, "--gate", "vmaf<=0.1", code=2).stderr
+    assert "unknown metric 'vmaf'" in evaluate(compared, "--gate", "vmaf<=0.1", code=2).stderr
     assert "expected metric<=number" in evaluate(compared, "--gate", "psnr==3", code=2).stderr
     text = summary.read_text()
     assert text.count("| psnr |") == 2
@@ -97,7 +97,7 @@ def test_metrics_without_weights_are_skipped_unless_they_are_required(compared):
         assert "lpips" in told
         assert "alexnet-owt-7be5be79.pth" in told
         assert "--download" in told
-    assert "no metric 'lpipz'" in evaluate(compared, "--require", "lpipz", code=2).stderr
+    assert "unknown metric 'lpipz'" in evaluate(compared, "--require", "lpipz", code=2).stderr
 
 
 @pytest.mark.filterwarnings("ignore")  # the metric libraries'

@@ -1,1 +1,1 @@
-"""Measures of closeness: features from networks in one module, pure formulas in the others."""
+"""Measures of closeness: `features` opens the metric networks, the other modules hold pure formulas."""

@@ -15,13 +15,13 @@ NETWORK_FILES: dict[str, tuple[str, ...]] = {
     INCEPTION: ("inception-2015-12-05.pt",),
     SPATIAL: ("pt_inception-2015-12-05-6726825d.pth",),
 }
-# Features of each network; a Fréchet distance of N pictures is biased upwards by about their number over N.
+# Features per picture of each network; the Fréchet distance of N pictures is biased upwards by about D / N.
 NETWORK_WIDTHS = {EMBEDDED_CLIP: 64, CLIP: 512, INCEPTION: 2048, SPATIAL: 2023}
 LPIPS_FILES = ("alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth")
 
 
 class Form(StrEnum):
-    """What a metric is computed from."""
+    """The inputs of a metric."""
 
     PAIR = "two pictures"
     FEATURE_PAIR = "features of two pictures"
@@ -32,7 +32,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `best` is the end of its scale where the picture is the reference."""
+    """One metric. `best` is the end of its range that a picture equal to the reference reaches."""
 
     name: str
     form: Form
@@ -42,16 +42,16 @@ class Metric:
 
     @property
     def formula(self) -> str:
-        """The name without the brackets that tell whose features it uses."""
+        """The name without the feature network in brackets."""
         return self.name.partition("[")[0]
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Weight files without which it cannot be computed."""
+        """The weight files that it needs."""
         return self.own_files or (NETWORK_FILES[self.network] if self.network else ())
 
     def distance(self, value: float) -> float:
-        """How far from the reference: orders pictures from the closest to the worst."""
+        """Return a number that orders values from the closest to the reference to the worst."""
         return {"high": -value, "low": value, "zero": abs(value)}[self.best]
 
 
@@ -77,7 +77,7 @@ CATALOG: dict[str, Metric] = {
 
 
 def metric_named(name: str, flag: str) -> Metric:
-    """The metric of a name; raises UsageProblem that tells which there are."""
+    """Return the metric of a name; raise UsageProblem with the known names for another one."""
     if name not in CATALOG:
-        raise UsageProblem(f"{flag}: no metric {name!r}; there are {', '.join(CATALOG)}")
+        raise UsageProblem(f"{flag}: unknown metric {name!r}, expected one of {', '.join(CATALOG)}")
     return CATALOG[name]

@@ -1,4 +1,4 @@
-"""Distances between two sets of features, (N,D) each. Both are biased or noisy where N is small."""
+"""Distances between two sets of features (N,D); small N biases Fréchet and makes KID noisy."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ BLOCK = 1024  # rows at a time in sums over all pairs
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to both sets (Heusel et al. 2017, eq. 6).
+    """Return the Fréchet distance between Gaussians fitted to both sets (Heusel et al. 2017, eq. 6).
 
     |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)). With C = A^T A (A: centred features over sqrt(N - 1)), the
     last trace is the sum of singular values of A1 A2^T: no matrix square root, which fails where there
@@ -20,21 +20,21 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _centred(features: np.ndarray) -> np.ndarray:
-    """A with A^T A the covariance."""
+    """Return A (N,D) such that A^T A is the covariance."""
     wide = features.astype(np.float64)
     return (wide - wide.mean(0)) / np.sqrt(len(wide) - 1)
 
 
 def _factor(a: np.ndarray) -> np.ndarray:
-    """The same covariance from at most D rows."""
+    """Return a matrix of at most D rows with the same A^T A."""
     return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a
 
 
 def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """KID: unbiased squared MMD with k(x,y) = (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 3-4).
+    """Return KID: unbiased squared MMD with k(x,y) = (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 3-4).
 
-    Over all pairs instead of random subsets, so that it is the same at each run. Unbiased, so it may be
-    below zero; for a set and itself, or a paired one, it is, since equal pairs enter the cross term only.
+    All pairs are used instead of random subsets, so every run gives the same value. It is unbiased, so it may
+    be below zero; for a set and itself, or a paired one, it is, since equal pairs enter the cross term only.
     """
     n, m = len(features), len(reference)
     within = _kernel_sum(features, features, diagonal=False) / (n * (n - 1))

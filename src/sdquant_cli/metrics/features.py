@@ -1,7 +1,7 @@
 """Features of pictures and prompts: the only door to metric networks.
 
-Every network takes pictures (N,H,W,3) uint8 and answers (N,D) fp32. Weight files are checked by their
-sha256 before they come here (`weights.py`).
+Every network takes pictures (N,H,W,3) uint8 and returns features (N,D) fp32. `weights` checks the sha256 of
+weight files before they are opened here.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,18 +29,18 @@ class FeatureNetwork(Protocol):
     """A source of features."""
 
     def of_images(self, images: np.ndarray) -> np.ndarray:
-        """Features (N,D) fp32 of pictures (N,H,W,3) uint8."""
+        """Return features (N,D) fp32 of pictures (N,H,W,3) uint8."""
 
 
 class TextFeatureNetwork(FeatureNetwork, Protocol):
-    """A source of features that pictures and prompts share: their cosine means something."""
+    """A source of features in a space that pictures and prompts share, so that they have a cosine."""
 
     def of_texts(self, prompts: Sequence[str]) -> np.ndarray:
-        """Features (N,D) fp32 of prompts."""
+        """Return features (N,D) fp32 of prompts."""
 
 
 class _Clip:
-    """A CLIPModel's projected features of pictures and prompts, as they are (not of unit length)."""
+    """The projected features of a CLIPModel, not normalised."""
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class _Clip:
 
     @torch.no_grad()
     def of_images(self, images: np.ndarray) -> np.ndarray:
-        found = self._model.get_image_features(pixel_values=self._to_pixels(images).to(self._device))
-        return found.pooler_output.float().cpu().numpy()
+        output = self._model.get_image_features(pixel_values=self._to_pixels(images).to(self._device))
+        return output.pooler_output.float().cpu().numpy()
 
     @torch.no_grad()
     def of_texts(self, prompts: Sequence[str]) -> np.ndarray:
-        found = self._model.get_text_features(input_ids=self._to_tokens(prompts).to(self._device))
-        return found.pooler_output.float().cpu().numpy()
+        output = self._model.get_text_features(input_ids=self._to_tokens(prompts).to(self._device))
+        return output.pooler_output.float().cpu().numpy()
 
 
 def clip_of_folder(folder: Path, device: torch.device) -> TextFeatureNetwork:
-    """The embedded model's CLIP, a directory in transformers layout; its pictures are in -1..1."""
+    """Open the embedded model's CLIP, a folder in transformers layout; it takes pictures in -1..1."""
     model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
@@ -81,12 +81,12 @@ def clip_of_folder(folder: Path, device: torch.device) -> TextFeatureNetwork:
     return _Clip(model, to_pixels, to_tokens, device)
 
 
-# Mean and deviation of CLIP's training pictures, by channel (Radford et al. 2021, published code).
+# Mean and standard deviation of CLIP's training pictures by channel (Radford et al. 2021, published code).
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def clip_vit_b_32(weights: Weights, device: torch.device) -> TextFeatureNetwork:
-    """OpenAI's CLIP ViT-B/32, in transformers' network; pictures as its own processor makes them."""
+    """Open OpenAI's CLIP ViT-B/32 in transformers' network; pictures are prepared as its processor does."""
     from tokenizers import Tokenizer
 
     weight_file, tokenizer_file = map(weights.path, catalog.NETWORK_FILES[catalog.CLIP])
@@ -110,7 +110,7 @@ def clip_vit_b_32(weights: Weights, device: torch.device) -> TextFeatureNetwork:
 
 
 def _shortest_side(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture (H,W,3) with its shortest side resized to `side`, bicubic, and its centre cut out."""
+    """Resize a picture (H,W,3) so that its shortest side is `side`, bicubic, and crop its centre."""
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     size = (max(side, int(width * scale)), max(side, int(height * scale)))
@@ -120,8 +120,7 @@ def _shortest_side(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 class _CleanInception:
-    """A network on pictures resized as clean-fid does: 299 x 299, bicubic in floating point (Parmar et
-    al. 2022)."""
+    """A network on pictures resized as clean-fid does: 299 x 299, bicubic in fp32 (Parmar et al. 2022)."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device) -> None:
         from cleanfid.resize import build_resizer
@@ -137,24 +136,24 @@ class _CleanInception:
 
 
 def inception(weights: Weights, device: torch.device) -> FeatureNetwork:
-    """Inception's last pooling (D = 2048), by clean-fid."""
+    """Open Inception up to its last pooling (D = 2048), as clean-fid does."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     (name,) = catalog.NETWORK_FILES[catalog.INCEPTION]
-    with _names_the_file(weights.path(name)):
+    with _naming_the_file(weights.path(name)):
         network = InceptionV3W(str(weights.folder), download=False).to(device)
     return _CleanInception(network, device)
 
 
 def spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
-    """Seven channels of Inception's mixed_6a map (D = 2023), by pyiqa: sFID (Nash et al. 2021)."""
+    """Open Inception up to 7 channels of mixed_6a (D = 2023), by pyiqa, for sFID (Nash et al. 2021)."""
     import pyiqa.archs.inception as pyiqa_inception
 
     (name,) = catalog.NETWORK_FILES[catalog.SPATIAL]
     published = pyiqa_inception.FID_WEIGHTS_URL
     try:
         pyiqa_inception.FID_WEIGHTS_URL = str(weights.path(name))  # a path is read, an address is fetched
-        with _names_the_file(weights.path(name)), _silent():
+        with _naming_the_file(weights.path(name)), _silent():
             network = pyiqa_inception.InceptionV3(output_blocks="mixed_6a").eval().to(device)
     finally:
         pyiqa_inception.FID_WEIGHTS_URL = published
@@ -165,8 +164,8 @@ def spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
     return _CleanInception(features, device)
 
 
-def lpips_network(weights: Weights, device: torch.device) -> Any:
-    """LPIPS v0.1 on AlexNet (Zhang et al. 2018), by pyiqa."""
+def lpips_network(weights: Weights, device: torch.device) -> nn.Module:
+    """Open pyiqa's LPIPS v0.1 on AlexNet (Zhang et al. 2018)."""
     import pyiqa
 
     backbone, heads = map(weights.path, catalog.LPIPS_FILES)
@@ -174,12 +173,13 @@ def lpips_network(weights: Weights, device: torch.device) -> Any:
         linked = Path(hub) / "hub" / "checkpoints" / backbone.name  # torchvision finds it here
         linked.parent.mkdir(parents=True)
         linked.symlink_to(backbone.absolute())
-        with _environment("TORCH_HOME", hub), _names_the_file(backbone), _silent():
-            return pyiqa.create_metric("lpips", device=device, pretrained_model_path=str(heads))
+        with _environment("TORCH_HOME", hub), _naming_the_file(backbone), _silent():
+            network: nn.Module = pyiqa.create_metric("lpips", device=device, pretrained_model_path=str(heads))
+    return network
 
 
 def open_network(name: str, weights: Weights, device: torch.device, embedded_clip: Path) -> FeatureNetwork:
-    """The feature network of a catalog name."""
+    """Open the feature network of a name in the catalog."""
     makers: dict[str, Callable[[], FeatureNetwork]] = {
         catalog.EMBEDDED_CLIP: lambda: clip_of_folder(embedded_clip, device),
         catalog.CLIP: lambda: clip_vit_b_32(weights, device),
@@ -190,14 +190,14 @@ def open_network(name: str, weights: Weights, device: torch.device, embedded_cli
 
 
 def _load(model: nn.Module, path: Path, ignore: str) -> None:
-    """All weights of a file into a model, and nothing but those (`ignore`d buffers apart)."""
-    with _names_the_file(path):
+    """Load exactly the weights of a file into a model, except buffers whose names contain `ignore`."""
+    with _naming_the_file(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict({k: v for k, v in state.items() if ignore not in k})
 
 
 @contextlib.contextmanager
-def _names_the_file(path: Path) -> Iterator[None]:
+def _naming_the_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -207,7 +207,7 @@ def _names_the_file(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """These libraries print and warn while they load."""
+    """Hide what the libraries print and warn about while they load."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Scores of features (N,D), one per picture; and from scores to what is reported."""
+"""Scores of features (N,D), one per picture, and their summaries."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,17 @@ WORST = 10
 
 
 def feature_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine distance 1 - cos (N) between the features of picture pairs; rounding never takes it below 0."""
+    """Return the cosine distance 1 - cos (N), at least 0, between the features of picture pairs."""
     return np.clip(1 - feature_cosine(first, second), 0, None)
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """CLIP score (N): 100 max(cos, 0) (Hessel et al. 2021, eq. 1, w = 1)."""
+    """Return the CLIP score (N), 100 max(cos, 0) (Hessel et al. 2021, eq. 1, w = 1)."""
     return 100 * np.clip(feature_cosine(images, texts), 0, None)
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% percentile-bootstrap interval of the mean of values (N)."""
+    """Return the 95% percentile-bootstrap interval of the mean of values (N)."""
     generator = np.random.default_rng(seed)
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, (0.025, 0.975))
@@ -30,9 +30,9 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricSummary:
-    """Mean, median, deviation, interval and the worst of values (N); infinite ones are identical pictures.
+    """Return mean, median, standard deviation, interval and the indices of the worst of values (N).
 
-    Those are counted and left out of the statistics: a mean with them would be infinite.
+    Infinite values are identical pictures: they are counted, and left out of the statistics.
     """
     finite = values[np.isfinite(values)]
     order = np.argsort([-distance(value) for value in values.tolist()], kind="stable")
@@ -47,12 +47,15 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
     )
 
 
-def paired_difference(own: np.ndarray, other: np.ndarray) -> MetricSummary | None:
-    """Of own less other values (N), picture by picture; None where no picture has two finite ones."""
-    finite = np.isfinite(own) & np.isfinite(other)
+def paired_difference(values: np.ndarray, baseline: np.ndarray) -> MetricSummary | None:
+    """Return a summary of values minus baseline (N), picture by picture; None if no pair is finite."""
+    finite = np.isfinite(values) & np.isfinite(baseline)
     if not finite.any():
         return None
-    less = own[finite] - other[finite]
+    differences = values[finite] - baseline[finite]
     return MetricSummary(
-        mean=float(less.mean()), median=float(np.median(less)), ci95=bootstrap_interval(less), n=len(less)
+        mean=float(differences.mean()),
+        median=float(np.median(differences)),
+        ci95=bootstrap_interval(differences),
+        n=len(differences),
     )

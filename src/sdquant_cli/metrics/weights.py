@@ -1,4 +1,4 @@
-"""Weight files of metric networks: one flat folder, each file known by its sha256.
+"""Weight files of metric networks: one flat folder, each file checked by its sha256.
 
 The libraries that read these files accept a wrong one silently, so every file is checked here first.
 Nothing is fetched unless asked for.
@@ -54,7 +54,7 @@ WEIGHT_FILES: dict[str, WeightFile] = {
 
 
 class FileState(StrEnum):
-    """What is found where a weight file should be."""
+    """The state of a weight file on this machine."""
 
     INTACT = "intact"
     MISSING = "missing"
@@ -62,7 +62,7 @@ class FileState(StrEnum):
 
 
 def default_folder() -> Path:
-    """The folder where no other is named: `~/.cache/sdquant/weights` as a rule."""
+    """Return the folder used unless another is named, usually `~/.cache/sdquant/weights`."""
     return cache_folder("weights")
 
 
@@ -76,60 +76,62 @@ class Weights:
         self._digests: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
+        """Return where a file belongs."""
         return self.folder / name
 
     def digest(self, name: str) -> str | None:
-        """sha256 of a file of the folder; None if it is not there."""
+        """Return the sha256 of a file in the folder; None if it is not there."""
         if name not in self._digests and self.path(name).is_file():
             with self.path(name).open("rb") as file:
                 self._digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._digests.get(name)
 
     def state(self, name: str) -> FileState:
-        found = self.digest(name)
-        if found is None:
+        """Return whether a file is intact, missing or wrong."""
+        digest = self.digest(name)
+        if digest is None:
             return FileState.MISSING
-        return FileState.INTACT if found == WEIGHT_FILES[name].sha256 else FileState.WRONG
+        return FileState.INTACT if digest == WEIGHT_FILES[name].sha256 else FileState.WRONG
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """The files that are not there; raises EnvironmentProblem for one that is not what it should be."""
+        """Return the files that are not there; raise EnvironmentProblem for one with another sha256."""
         absent = []
         for name in names:
-            condition = self.state(name)
-            if condition is FileState.WRONG:
+            state = self.state(name)
+            if state is FileState.WRONG:
                 expected = WEIGHT_FILES[name].sha256
                 raise EnvironmentProblem(
                     f"{self.path(name)}: sha256 is {self.digest(name)}, expected {expected}; "
-                    f"remove it, then `sdquant doctor --download` or copy the right one there"
+                    f"remove it and run `sdquant doctor --download`, or copy the right file there"
                 )
-            if condition is FileState.MISSING:
+            if state is FileState.MISSING:
                 absent.append(name)
         return absent
 
     def download(self, names: Iterable[str], events: Events) -> None:
-        """Fetch the missing files; one that arrives with another sha256 is not kept."""
+        """Fetch the missing files; a file that arrives with another sha256 is not kept."""
         for name in self.missing(names):
             self.folder.mkdir(parents=True, exist_ok=True)
             with partial_file(self.path(name)) as partial:
-                found = _fetch(WEIGHT_FILES[name].url, partial, name, events)
-                if found != WEIGHT_FILES[name].sha256:
+                digest = _fetch(WEIGHT_FILES[name].url, partial, name, events)
+                if digest != WEIGHT_FILES[name].sha256:
                     raise EnvironmentProblem(
-                        f"{WEIGHT_FILES[name].url}: arrived with sha256 {found}, expected "
+                        f"{WEIGHT_FILES[name].url}: arrived with sha256 {digest}, expected "
                         f"{WEIGHT_FILES[name].sha256}; nothing was kept"
                     )
 
 
 def _fetch(url: str, target: Path, name: str, events: Events) -> str:
-    """Download a file; its sha256."""
-    found = hashlib.sha256()
+    """Download a file and return its sha256."""
+    digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(url, timeout=60) as source, target.open("wb") as file:
             blocks = -(-int(source.headers.get("Content-Length") or 0) // _BLOCK)
             with events.task(f"fetching {name}", blocks, "MiB") as task:
                 while block := source.read(_BLOCK):
-                    found.update(block)
+                    digest.update(block)
                     file.write(block)
                     task.advance()
     except OSError as error:
         raise EnvironmentProblem(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from None
-    return found.hexdigest()
+    return digest.hexdigest()

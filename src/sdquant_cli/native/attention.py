@@ -1,4 +1,4 @@
-"""The bfloat16 attention kernel, called with addresses; `available()` says whether it can be."""
+"""The bfloat16 attention kernel, called with addresses; `available` tells whether this machine has it."""
 
 import ctypes
 from functools import cache
@@ -20,16 +20,17 @@ def _library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the kernel was compiled, and this CPU multiplies bfloat16; the first call compiles it."""
+    """Return whether the kernel was compiled and this CPU multiplies bfloat16; the first call compiles it."""
     return _library() is not None
 
 
 def attention(
     addresses: tuple[int, int, int, int], shape: tuple[int, int, int, int, int], scale: float
 ) -> None:
-    """Output from q, k, v, in this order of addresses; `shape` is n, l, s, heads, channels of a head.
+    """Write the output of attention; `addresses` are output, q, k, v, in this order.
 
-    Raises MemoryError where keys and values cannot be laid out.
+    `shape` is batch, queries, keys, heads, channels of a head (n, l, s, heads, channels).
+    Raises MemoryError if there is no memory for the kernel's layout of keys and values.
     """
     library = _library()
     assert library is not None

@@ -1,7 +1,7 @@
-"""Finds a C compiler, compiles a kernel once per machine, loads it; None where any of that fails.
+"""Find a C compiler, compile a kernel once per machine and load it; None where any of that fails.
 
 Libraries lie in $XDG_CACHE_HOME/sdquant/native, named by a hash of source, flags, compiler and CPU, and by
-their own sha256: one that is not as it was compiled is compiled again.
+their own sha256: a library that was changed is compiled again.
 """
 
 import ctypes
@@ -20,23 +20,23 @@ from ..paths import cache_folder
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 60  # a compiler that takes longer is broken
 NO_KERNEL = (
-    "sdquant: no C compiler that works (CC, cc, gcc or clang): plain torch computes instead of the kernels, "
-    "slower, and adds in another order, so that a calibration has other last digits than with a compiler"
+    "sdquant: no working C compiler (CC, cc, gcc or clang): plain torch replaces the kernels; it is "
+    "slower and adds in another order, so a calibration differs in its last digits from one with a compiler"
 )
 _DIGITS = 32  # of a library's sha256, in its name
 
 
 @cache
 def load(name: str) -> ctypes.CDLL | None:
-    """Return the library of `native/<name>.c`, or None: no compiler, or it refuses; that is told once."""
+    """Return the library of `native/<name>.c`, or None if it cannot be compiled; warn about that once."""
     library = _load(name)
     if library is None:
-        _tell()
+        _warn()
     return library
 
 
 @cache
-def _tell() -> None:
+def _warn() -> None:
     logging.getLogger(__name__).warning(NO_KERNEL)
 
 
@@ -78,7 +78,7 @@ def _identity(source: Path, compiler: str) -> str:
 
 
 def _intact(folder: Path, stem: str) -> Path | None:
-    """Return a compiled library that has the bytes its name tells, if there is one; others are removed."""
+    """Return a compiled library whose bytes have the sha256 of its name, if there is one; remove others."""
     for path in folder.glob(f"{stem}-*.so"):
         if path.name == _name(stem, path):
             return path
@@ -91,7 +91,7 @@ def _name(stem: str, path: Path) -> str:
 
 
 def _compile(compiler: str, source: Path, folder: Path, stem: str) -> Path:
-    """Compile beside the target and move it there, so that two processes at once do no harm."""
+    """Compile in a folder beside the target and move it there, so that two processes do no harm."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled = Path(scratch) / "library.so"
         command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(compiled), str(source), "-lm"]

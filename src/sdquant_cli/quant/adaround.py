@@ -1,4 +1,4 @@
-"""Rounding up or down as a choice that is learned (Nagel et al. 2020, "Up or Down? AdaRound")."""
+"""AdaRound: whether a weight is rounded up or down is learned (Nagel et al. 2020, "Up or Down?")."""
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,22 @@ WARM_UP = 0.2  # share of the iterations before the regulariser counts
 
 
 def rectified_sigmoid(alpha: Tensor) -> Tensor:
-    """h in [0, 1]: how far a weight is rounded up, from alpha of any shape (AdaRound: rectified sigmoid)."""
+    """Return h in [0, 1] from alpha of any shape: how far a weight is rounded up (AdaRound)."""
     return (torch.sigmoid(alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
 def inverse_rectified_sigmoid(share: Tensor) -> Tensor:
-    """The alpha whose h is `share`, in [0, 1): the inverse of `rectified_sigmoid`."""
+    """Return the alpha whose h is `share`, in [0, 1)."""
     return -torch.log((HIGH - LOW) / (share - LOW) - 1)
 
 
 def rounding_penalty(share: Tensor, beta: float) -> Tensor:
-    """Sum of 1 - |2h - 1|^beta: zero where every weight goes fully up or down (AdaRound: f_reg)."""
+    """Return the sum of 1 - |2h - 1|^beta: zero if every weight goes fully up or down (AdaRound: f_reg)."""
     return (1 - (2 * share - 1).abs().pow(beta)).sum()
 
 
 def beta_at(progress: float) -> float | None:
-    """beta at a share of the iterations, from the first value down to the last; None in the warm-up."""
+    """Return beta at a share of the iterations, from the first value to the last; None in the warm-up."""
     if progress < WARM_UP:
         return None
     first, last = BETA
@@ -34,27 +34,27 @@ def beta_at(progress: float) -> float | None:
 
 
 class SoftRounding(nn.Module):
-    """The weight of a layer between its lower and its upper neighbour on the grid; at first where it was."""
+    """A weight between its lower and its upper neighbour on the grid; it starts where the weight is."""
 
-    def __init__(self, weight: Tensor, step: Tensor, grid: Grid) -> None:
-        """Of a weight (C_out,...) fp32 with step sizes (C_out) and a symmetric grid."""
+    def __init__(self, weight: Tensor, scale: Tensor, grid: Grid) -> None:
+        """Start from a weight (C_out,...) fp32 with scales (C_out) and a symmetric grid."""
         super().__init__()
-        self.step, self.grid = along_first_axis(step.detach(), weight), grid
-        scaled = weight.detach() / self.step
+        self.scale, self.grid = along_first_axis(scale.detach(), weight), grid
+        scaled = weight.detach() / self.scale
         self.floor = scaled.floor()
         self.alpha = nn.Parameter(inverse_rectified_sigmoid(scaled - self.floor))
 
     def forward(self, _weight: Tensor) -> Tensor:
-        """clip(floor(W/s) + h) s (AdaRound: the soft-quantized weight)."""
+        """Return clip(floor(W/s) + h) s (AdaRound: the soft-quantized weight)."""
         codes = (self.floor + rectified_sigmoid(self.alpha)).clamp(self.grid.low, self.grid.high)
-        return codes * self.step
+        return codes * self.scale
 
     def rounding_penalty(self, beta: float) -> Tensor:
-        """The regulariser of this layer."""
+        """Return the regulariser of this layer."""
         return rounding_penalty(rectified_sigmoid(self.alpha), beta)
 
     @torch.no_grad()
     def hard(self) -> Tensor:
-        """The weight on its grid: up where h is at least one half, that is alpha at least zero."""
+        """Return the weight on its grid: up where h is at least one half, that is alpha at least zero."""
         codes = (self.floor + (self.alpha >= 0)).clamp(self.grid.low, self.grid.high)
-        return codes * self.step
+        return codes * self.scale

@@ -1,5 +1,7 @@
-"""Bits per layer: from a sensitivity ranking (Efficiency Meets Fidelity, section 4.2), or the best that
-a budget of weight bits buys (an integer program, as in MixDQ).
+"""Bits per layer, from a sensitivity ranking or within a budget of weight bits.
+
+The ranking decides as in Efficiency Meets Fidelity, section 4.2; the budget by an integer program, as in
+MixDQ.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +13,12 @@ from scipy.sparse import csr_array, kron
 
 from ..types import Bits
 
-SHARE = 0.05  # of the layers, at each end of the ranking
+SHARE = 0.05  # of the layers, at either end of the ranking
 WIDTHS = tuple(range(2, 9))  # bits that a weight may have
 
 
 def extremes(ranking: Sequence[str], share: float = SHARE) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The most and the least sensitive layers: `share` of all, rounded to nearest (13 of 258)."""
+    """Return the most and the least sensitive layers, `share` of all each, rounded to nearest (13 of 258)."""
     count = round(share * len(ranking))
     return tuple(ranking[:count]), tuple(ranking[len(ranking) - count :])
 
@@ -24,8 +26,10 @@ def extremes(ranking: Sequence[str], share: float = SHARE) -> tuple[tuple[str, .
 def mixed_bits(
     layers: Sequence[str], bits: Bits, top: Sequence[str], bottom: Sequence[str]
 ) -> dict[str, Bits]:
-    """Bits of every layer: sensitive ones get W max(W,8) and A 2A (at most 16), insensitive ones
-    A max(A/2, 4), never more than A."""
+    """Return the bits of every layer.
+
+    Sensitive ones get W max(W,8) and A 2A (at most 16), insensitive ones A max(A/2, 4), never more than A.
+    """
     high = Bits(max(bits.weights, 8), min(2 * bits.activations, 16))
     low = Bits(bits.weights, min(max(bits.activations // 2, 4), bits.activations))
     special = {**dict.fromkeys(bottom, low), **dict.fromkeys(top, high)}
@@ -35,9 +39,9 @@ def mixed_bits(
 def average_bits(
     bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float]
 ) -> dict[str, float]:
-    """Mean bits by named weightings: every layer alike, and by its number of weights.
+    """Return mean bits: every layer alike, and weighted by its number of weights.
 
-    `activations`: each layer's mean over steps.
+    `activations` are the bits of each layer, averaged over timesteps.
     """
     total = sum(parameters[name] for name in bits)
     return {
@@ -49,32 +53,31 @@ def average_bits(
 
 @dataclass(frozen=True)
 class Allocation:
-    """Weight bits of every layer within a budget, and the noise-to-signal ratio they promise."""
+    """Weight bits of every layer within a budget, and the predicted noise-to-signal ratio."""
 
     widths: tuple[int, ...]
     noise: float
 
 
 def noise_by_width(noise: np.ndarray, errors: np.ndarray, measured: int) -> np.ndarray:
-    """Output noise of every layer at every width (layers, widths), from one measurement of each layer.
+    """Return the output noise of every layer at every width (layers, widths), from one measurement of each.
 
     `noise` (layers) is the output's noise with that layer's weights at `measured` bits, `errors` (layers,
     widths) is |W - Q_b(W)|^2. To second order the noise of a small change dW is dW^T H dW; rounding errors
     have no preferred direction, so H acts as a number per layer, noise / error, and errors do the rest.
     """
     error = errors[:, WIDTHS.index(measured)]
-    response = np.divide(
-        noise, error, out=np.zeros_like(noise), where=error > 0
-    )  # no error: nothing to round
+    response = np.zeros_like(noise)  # stays 0 where there is no error: nothing to round
+    np.divide(noise, error, out=response, where=error > 0)
     return response[:, None] * errors
 
 
 def allocate(cost: np.ndarray, parameters: np.ndarray, budget: int) -> Allocation:
-    """The widths of least total cost whose weights take at most `budget` bits.
+    """Return the widths of least total cost whose weights take at most `budget` bits.
 
     min sum_lb c_lb cost_lb  over binary c_lb  with  sum_b c_lb = 1  and  sum_lb c_lb b n_l <= budget,
-    solved to optimality. `cost` is (layers, widths), `parameters` (layers). Noises of single layers are
-    taken to add, as independent ones do. Raises ValueError for a budget below two bits a weight.
+    solved to optimality. `cost` is (layers, widths), `parameters` (layers). The noises of single
+    layers are assumed to add, as independent ones do. Raises ValueError for a budget below two bits a weight.
     """
     if budget < smallest_budget(parameters):
         raise ValueError("the budget is smaller than the smallest allocation")
@@ -82,9 +85,9 @@ def allocate(cost: np.ndarray, parameters: np.ndarray, budget: int) -> Allocatio
     unit = int(np.gcd.reduce(parameters))  # whole numbers small enough for the solver's tolerances
     size = np.outer(parameters // unit, WIDTHS)
     uniform = min(budget // int(parameters.sum()), WIDTHS[-1])
-    within_reach = cost[:, WIDTHS.index(uniform)].sum() or 1.0  # the solver stops at an absolute gap of 1e-6
+    uniform_cost = cost[:, WIDTHS.index(uniform)].sum() or 1.0  # the solver stops at an absolute gap of 1e-6
     solved = milp(
-        cost.ravel() * (1e6 / within_reach),
+        cost.ravel() * (1e6 / uniform_cost),
         integrality=np.ones(cost.size),
         bounds=Bounds(0, 1),
         constraints=[
@@ -102,5 +105,5 @@ def allocate(cost: np.ndarray, parameters: np.ndarray, budget: int) -> Allocatio
 
 
 def smallest_budget(parameters: np.ndarray) -> int:
-    """Bits of all weights at the smallest width."""
+    """Return the bits of all weights at the smallest width."""
     return WIDTHS[0] * int(parameters.sum())

@@ -1,7 +1,7 @@
-"""Part of a layer's input left unrounded while rounding is learned (Wei et al. 2022, QDrop).
+"""Part of a layer's input kept unrounded while rounding is learned (Wei et al. 2022, QDrop).
 
-Which values are left follows from a seed and their place: nothing is kept for the backward pass, and all
-devices leave the same ones.
+Which values are kept follows from a seed and their index: nothing is stored for the backward pass, and all
+devices keep the same ones.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ _WORD = 1 << 32
 
 
 class Draw(NamedTuple):
-    """Leaves the values whose place, hashed with `seed`, is below `bound`; both are of 32 bits."""
+    """Keeps the values whose index, hashed with `seed`, is below `bound`; both have 32 bits."""
 
     seed: int
     bound: int
 
     def keep_mask(self, x: Tensor) -> Tensor:
-        """A mask of x's shape: which values are left as they are."""
-        place = torch.arange(x.numel(), device=x.device).view(x.shape)
-        return _hash((place % _WORD) ^ self.seed) < self.bound
+        """Return a mask of x's shape, true for values that stay unrounded."""
+        index = torch.arange(x.numel(), device=x.device).view(x.shape)
+        return _hash((index % _WORD) ^ self.seed) < self.bound
 
 
 def _hash(h: Tensor) -> Tensor:
-    """A 32-bit hash of numbers of 32 bits, held in int64 (Wellons 2018, lowbias32)."""
+    """Hash 32-bit numbers held in int64 to 32 bits (Wellons 2018, lowbias32)."""
     h = ((h ^ h >> 16) * 0x7FEB352D) % _WORD
     h = ((h ^ h >> 15) * (0x846CA68B - _WORD)) % _WORD  # less 2^32, so that the product fits
     return h ^ h >> 16
@@ -34,10 +34,10 @@ def _hash(h: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Drop:
-    """Leaves each value of an input as it is with probability `share`."""
+    """Keeps each value of an input unrounded with probability `share`."""
 
     share: float
-    generator: torch.Generator | None = None  # of the CPU
+    generator: torch.Generator | None = None  # on the CPU
 
     @property
     def all(self) -> bool:
@@ -45,6 +45,6 @@ class Drop:
         return self.share >= 1
 
     def draw(self) -> Draw:
-        """For one input, anew at each call; not where `all` are left."""
+        """Return a new draw for one input; not for use where `all` values stay unrounded."""
         seed = int(torch.randint(_WORD, (), generator=self.generator))
         return Draw(seed, round(self.share * (_WORD - 1)))

@@ -1,4 +1,4 @@
-"""Numbers that are not finite are never stored: a stage says whose they are before it writes."""
+"""Checks before anything is stored: all numbers are finite."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def check_finite(values: Tensor, names: Sequence[str], advice: str) -> None:
 
 
 def check_state(state: State) -> None:
-    """Raise SdquantError that names the first layer whose step sizes have NaN or infinity."""
+    """Raise SdquantError that names the first layer whose scales have NaN or infinity."""
     advice = "the network computes NaN or infinity on the latents; try another --dtype or method"
     for name, layer in state.items():
         for field in ("weight_step", "activation_step"):

@@ -17,10 +17,10 @@ from ..hooks import watching_outputs
 
 @contextmanager
 def collecting_terms(layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[dict[str, Tensor]]:
-    """Within: each backward pass leaves d_m (items) = <dL_m/dW, W> of the named layers in the dictionary.
+    """Collect d_m (items) = <dL_m/dW, W> of the named layers in each backward pass within the context.
 
-    A layer y = W x + b is linear in W, so that d_m = <dL_m/dy_m, y_m - b>: every item's own term from one
-    backward pass over the batch, and no weight gradient. The first axis is the items'.
+    A layer y = W x + b is linear in W, so d_m = <dL_m/dy_m, y_m - b>: one backward pass over the batch gives
+    the term of every item, without weight gradients. Items lie along the first axis.
     """
     terms: dict[str, Tensor] = {}
 
@@ -33,7 +33,7 @@ def collecting_terms(layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[di
 
 
 def term(gradient: Tensor, output: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """<dL_m/dy_m, y_m - b> (items) of one layer's output and its gradient, items first."""
+    """Return <dL_m/dy_m, y_m - b> (items) from one layer's output and its gradient, items first."""
     linear = output
     if layer.bias is not None:
         linear = linear - (layer.bias if isinstance(layer, nn.Linear) else layer.bias[:, None, None])
@@ -41,17 +41,17 @@ def term(gradient: Tensor, output: Tensor, layer: nn.Linear | nn.Conv2d) -> Tens
 
 
 def printed_score(d: Tensor) -> Tensor:
-    """|x - x^2 / 2| (layers) of d (items, layers), x = mean_m d_m (eq. 10)."""
+    """Return |x - x^2 / 2| (layers) of d (items, layers), x = mean_m d_m (eq. 10)."""
     x = d.mean(dim=0)
     return (x - 0.5 * x.square()).abs()
 
 
 def fisher_score(d: Tensor) -> Tensor:
-    """W^T F W = mean_m d_m^2 (layers) of d (items, layers), F the empirical Fisher matrix."""
+    """Return W^T F W = mean_m d_m^2 (layers) of d (items, layers), F the empirical Fisher matrix."""
     return d.square().mean(dim=0)
 
 
 def ranking(names: list[str], values: Tensor) -> list[str]:
-    """Names by value, highest first; equal values by name."""
+    """Return the names by value, highest first; equal values by name."""
     order = sorted(range(len(names)), key=lambda i: (-float(values[i]), names[i]))
     return [names[i] for i in order]

@@ -8,17 +8,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Integers that codes may take: `signed` is symmetric about zero without the lowest code."""
+    """The integers that codes may take; `signed` is symmetric about zero, without the lowest code."""
 
     bits: int
     signed: bool
 
     @property
     def low(self) -> int:
+        """The smallest code."""
         return -(2 ** (self.bits - 1)) + 1 if self.signed else 0
 
     @property
     def high(self) -> int:
+        """The largest code."""
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
 
@@ -30,16 +32,16 @@ def along_first_axis(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def quantize(x: Tensor, step: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
-    """Codes clip(round(x / s) + z, q_min, q_max) as floats; s and z broadcast against x (eq. 4)."""
-    return (torch.round(x / step) + zero).clamp(grid.low, grid.high)
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | float, grid: Grid) -> Tensor:
+    """Return codes clip(round(x / s) + z, q_min, q_max) as floats; s and z broadcast against x (eq. 4)."""
+    return (torch.round(x / scale) + zero_point).clamp(grid.low, grid.high)
 
 
-def dequantize(codes: Tensor, step: Tensor, zero: Tensor | float) -> Tensor:
-    """Values (q - z) * s (eq. 5)."""
-    return (codes - zero) * step
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | float) -> Tensor:
+    """Return values (q - z) * s (eq. 5)."""
+    return (codes - zero_point) * scale
 
 
-def round_to_grid(x: Tensor, step: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
-    """x rounded to its grid: what a quantized network computes with."""
-    return dequantize(quantize(x, step, zero, grid), step, zero)
+def round_to_grid(x: Tensor, scale: Tensor, zero_point: Tensor | float, grid: Grid) -> Tensor:
+    """Return x rounded to its grid: what a quantized network computes with."""
+    return dequantize(quantize(x, scale, zero_point, grid), scale, zero_point)

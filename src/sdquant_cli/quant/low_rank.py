@@ -1,4 +1,4 @@
-"""A weight update of low rank, W + B A (Hu et al. 2021; EfficientDM rounds the sum, as here)."""
+"""A low-rank update of a weight, W + B A (Hu et al. 2021; EfficientDM rounds the sum, as here)."""
 
 import torch
 from torch import Tensor, nn
@@ -19,4 +19,5 @@ class LowRankUpdate(nn.Module):
         self.up = nn.Parameter(torch.zeros(shape[0], rank, device=device))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return W + B A."""
         return weight + (self.up @ self.down).view(self.shape)
