@@ -1,0 +1,192 @@
+"""Run the code blocks of a documentation page, and compare what they print with what the page shows.
+
+In a ```console block, lines that start with `$ ` are commands and the lines below each are its output.
+`sdquant` runs in this process, anything else in a shell; a pipe passes stdout. A ```python block is executed,
+and a block with a title is written to the file of that name. `<!-- not run: REASON -->` before a block leaves
+it out.
+
+The tutorial is the first page; each how-to goes on in a copy of the tutorial's folder.
+`python -m tests.docs.console [PAGE...]` runs the tutorial and the how-tos named, by default all, and writes
+outputs that differ into the pages.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from sdquant_cli.cli import app
+
+ROOT = Path(__file__).parent.parent.parent
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+
+SKIP = re.compile(r"<!-- not run:(.*)-->")
+FENCE = re.compile(r"( *)```(\w*)(?: title=\"([^\"]+)\")?$")
+PROGRESS = re.compile(r"^.*: \d+/\d+, .* left$\n?", re.MULTILINE)  # a terminal shows a bar that goes away
+
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+VARYING = {  # parts of an output that differ from run to run or from machine to machine
+    r"\b[0-9a-f]{20}\b": r"[0-9a-f]{20}",  # keys
+    r"\d{4}-\d\d-\d\dT[\d:]+(?:\+00:00|Z)": r"\S+",  # times
+    r"-?\d+\.\d+(?:e[-+]?\d+)?": _NUMBER,  # measurements; whole numbers are counts and must be equal
+    r"\b\d{6,}\b": r"\d+",  # bytes
+    r"\.\.\.": r".*?",
+    r"\s+": r"\s+",
+}
+_TOKENS = re.compile("|".join(f"({pattern})" for pattern in VARYING))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced code block of a page."""
+
+    language: str
+    title: str | None
+    lines: tuple[str, ...]
+    number: int  # of its first line in the page, from 1
+    reason: str | None  # why it is not run; None: it is
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a console block, with the output that the page shows."""
+
+    text: str
+    output: str
+    first: int  # lines of the page that hold the output, from 1
+    last: int  # exclusive
+
+
+def blocks_of(page: str) -> Iterator[Block]:
+    """Yield the fenced blocks of a page, in order."""
+    lines = page.splitlines()
+    reason, index = None, 0
+    while index < len(lines):
+        if match := SKIP.search(lines[index]):
+            reason = match[1].strip()
+        elif match := FENCE.match(lines[index]):
+            indent, start = match[1], index + 1
+            end = lines.index(f"{indent}```", start)
+            body = tuple(line.removeprefix(indent) for line in lines[start:end])
+            yield Block(match[2], match[3], body, start + 1, reason)
+            reason, index = None, end
+        elif lines[index].strip():
+            reason = None
+        index += 1
+
+
+def commands_of(block: Block) -> Iterator[Command]:
+    """Yield the commands of a console block."""
+    starts = [at for at, line in enumerate(block.lines) if line.startswith("$ ")]
+    for start, end in zip(starts, [*starts[1:], len(block.lines)], strict=True):
+        after = start + 1
+        while block.lines[after - 1].endswith("\\"):
+            after += 1
+        text = " ".join(line.rstrip("\\").strip() for line in block.lines[start:after]).removeprefix("$ ")
+        yield Command(
+            text, "\n".join(block.lines[after:end]).strip(), block.number + after, block.number + end
+        )
+
+
+def matches(expected: str, output: str) -> bool:
+    """Whether an output is the expected one, apart from spacing, `...` and the parts that vary."""
+    pieces, at = [], 0
+    for token in _TOKENS.finditer(expected):
+        pieces += [re.escape(expected[at : token.start()]), list(VARYING.values())[token.lastindex - 1]]
+        at = token.end()
+    pieces.append(re.escape(expected[at:]))
+    return re.fullmatch(rf"\s*{''.join(pieces)}\s*", output, re.DOTALL) is not None
+
+
+class Shell:
+    """Commands run in the current folder, one after the other."""
+
+    def __init__(self) -> None:
+        self.code = 0  # of the command before
+
+    def run(self, command: str) -> str:
+        """Return the output of a command; AssertionError if the one before failed and nobody asked."""
+        if command == "echo $?":
+            code, self.code = self.code, 0
+            return str(code)
+        assert self.code == 0, f"exit code {self.code} before `{command}`"
+        first, _, rest = command.partition(" | ")
+        if first.startswith("sdquant "):
+            result = CliRunner().invoke(app, shlex.split(first)[1:])
+            if not isinstance(result.exception, SystemExit | None):
+                raise result.exception
+            self.code = result.exit_code
+            return _shell(rest, result.stdout)[1] if rest else PROGRESS.sub("", result.output).strip()
+        self.code, output = _shell(command)
+        return output
+
+
+def _shell(command: str, data: str = "") -> tuple[int, str]:
+    """Return the exit code of a command of bash that reads `data`, and what it prints."""
+    done = subprocess.run(["bash", "-c", command], input=data, capture_output=True, text=True, check=False)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def run_page(path: Path) -> Iterator[tuple[Command, str]]:
+    """Run the blocks of a page in the current folder; yields each command with its output."""
+    shell = Shell()
+    for block in blocks_of(path.read_text()):
+        if block.reason is not None:
+            continue
+        if block.title:
+            Path(block.title).write_text("\n".join(block.lines) + "\n")
+        elif block.language == "python":
+            exec(compile("\n" * (block.number - 1) + "\n".join(block.lines), path, "exec"), {})
+        elif block.language == "console":
+            for command in commands_of(block):
+                yield command, shell.run(command.text)
+    assert shell.code == 0, f"{path.name}: the last command ended with {shell.code}"
+
+
+def pages_in_folders(folder: Path, how_tos: list[Path]) -> Iterator[Path]:
+    """Yield the tutorial and how-tos, each while a folder of its own below `folder` is the current one."""
+    first = folder / "tutorial"
+    first.mkdir()
+    (first / "examples").symlink_to(ROOT / "examples")
+    with chdir(first):
+        yield TUTORIAL
+    for page in how_tos:
+        shutil.copytree(first, folder / page.stem, symlinks=True)
+        with chdir(folder / page.stem):
+            yield page
+
+
+def updated(page: str, results: list[tuple[Command, str]]) -> str:
+    """Return a page with the outputs that differ replaced."""
+    lines = page.splitlines()
+    for command, output in reversed(results):
+        if not matches(command.output, output):
+            lines[command.first - 1 : command.last - 1] = output.splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def main(names: list[str]) -> None:
+    """Run pages in temporary folders and update them; stderr tells the CPU seconds of each command."""
+    how_tos = [Path(name).resolve() for name in names] or HOW_TOS
+    with tempfile.TemporaryDirectory() as folder:
+        for page in pages_in_folders(Path(folder), how_tos):
+            results, started = [], time.process_time()
+            for command, output in run_page(page):
+                results.append((command, output))
+                sys.stderr.write(f"{time.process_time() - started:6.1f} s  {command.text}\n")
+                started = time.process_time()
+            page.write_text(updated(page.read_text(), results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""The pages agree with the code and with each other."""
+
+import ast
+import re
+
+import pytest
+import yaml
+
+from tests.docs.console import ROOT
+
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "sdquant_cli"
+
+
+def names_of_equations() -> list[str]:
+    page = (DOCS / "explanation" / "architecture.md").read_text()
+    table = page.partition("## From equations to functions")[2].partition("\n## ")[0]
+    return re.findall(r"`([a-z_.0-9]+\.\w+)`", table)
+
+
+@pytest.mark.parametrize("name", names_of_equations())
+def test_the_functions_that_the_equation_map_names_exist(name):
+    module, _, function = name.rpartition(".")
+    tree = ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "explanation/architecture.md",
+        *(f"explanation/adding-a-{x}.md" for x in ("method", "metric", "family")),
+    ],
+)
+def test_the_files_that_explanations_name_exist(page):
+    names = re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", (DOCS / page).read_text())
+    roots = (ROOT, SOURCE, SOURCE / "calibration", SOURCE / "cli")
+    assert names
+    assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_architecture_names_every_room():
+    page = (DOCS / "explanation" / "architecture.md").read_text()
+    rooms = [path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"| `{room}/` |" not in page] == []
+
+
+def test_the_readme_has_the_commands_that_must_work_as_written():
+    readme = (ROOT / "README.md").read_text()
+    for command in (
+        "uv run pytest",
+        "sdquant sample --prompts coco.txt --per-prompt 1",
+        "sdquant calibrate --bits w4a8 --mixed",
+        "sdquant evaluate --against fp",
+    ):
+        assert command in readme
+
+
+def test_links_of_pages_outside_the_site_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "examples").rglob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())]
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_site_fetches_nothing():
+    config = (ROOT / "mkdocs.yml").read_text()
+    assert re.findall(r"https?://", config) == []
+    assert "  font: false" in config
+    assert [
+        page.name for page in DOCS.rglob("*.md") if re.search(r"!\[[^]]*\]\(https?:", page.read_text())
+    ] == []
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    _, _, nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")
+
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        values = entry.values() if isinstance(entry, dict) else entry
+        return [page for value in values for page in pages(value)]
+
+    assert sorted(pages(yaml.safe_load(nav))) == sorted(
+        str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")
+    )
