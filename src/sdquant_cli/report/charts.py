@@ -4,7 +4,6 @@ import hashlib
 import html
 import io
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def lines(
         figure = Figure(figsize=size)
         axes = figure.add_subplot(title=title, xlabel=x_label)
         for line in series:
-            y = [math.nan if value is None else value for value in line.y]
+            y = np.array(line.y, dtype=float)  # None becomes nan
             marker = "o" if len(y) < 12 else None
             axes.plot(line.x, y, color=SERIES[line.series % len(SERIES)], marker=marker, markersize=3)
         axes.margins(x=0.02)

@@ -43,7 +43,7 @@ def make_page(material: Material) -> page.Page:
     return page.Page(
         title=_title(models),
         setting=setting_facts(models[0].images.spec, models[0].images.facts),
-        models=tuple(model_column(model) for model in models),
+        models=tuple(map(model_column, models)),
         headline=headline(facts),
         skipped=skipped(facts),
         has_floor=any(one.floor for one in facts),

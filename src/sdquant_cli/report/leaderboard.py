@@ -47,7 +47,7 @@ def table(spec: LeaderboardSpec, facts: LeaderboardFacts) -> Table:
     columns: list[Column] = []
     for metric in metrics:
         columns += _columns(metric)
-    columns += [Column(cost) for cost in COSTS]
+    columns += map(Column, COSTS)
     lines = []
     for row in ordered_rows(spec, facts):
         cells = _metric_cells(metrics, row.metrics, row.beside) + _cost_cells(row)

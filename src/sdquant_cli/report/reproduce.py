@@ -81,8 +81,11 @@ _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
 
 def _flags_of_fields(spec: type[Frozen]) -> dict[str, Flag]:
     """Return the flags that set a spec's fields, as the options describe them."""
-    names = {name: f"{spec.__name__}.{name}" for name in spec.model_fields}
-    return {name: SPEC_FLAGS[field] for name, field in names.items() if field in SPEC_FLAGS}
+    flags = {}
+    for name in spec.model_fields:
+        if flag := SPEC_FLAGS.get(f"{spec.__name__}.{name}"):
+            flags[name] = flag
+    return flags
 
 
 SPEC_FLAGS = flags_by_spec()
@@ -238,5 +241,5 @@ def prompt_file(source: str, prompts: Sequence[str]) -> PromptFileContent:
     lines, suffix = list(prompts), "txt"
     if not fit_lines(prompts):
         lines, suffix = [json.dumps({"prompt": prompt}) for prompt in prompts], "jsonl"
-    data = "".join(f"{line}\n" for line in lines).encode()
-    return PromptFileContent(f"{PurePath(source).stem}.{suffix}", data, len(prompts))
+    text = "\n".join([*lines, ""])
+    return PromptFileContent(f"{PurePath(source).stem}.{suffix}", text.encode(), len(prompts))
