@@ -279,14 +279,3 @@ def test_bench_measures_every_way(exported, monkeypatch):
     assert found["ways"][0]["psnr_to_simulated"] > 15
     assert run("bench", "--repeats", 1, "--pictures", 0).stdout.count("\n") >= 7
     assert "--height 9: expected a multiple of 32" in run("bench", "--height", 9, code=2).stderr
-
-
-def hundred_megabytes():
-    kept = np.ones(100_000_000, dtype=np.uint8)
-    return kept.sum
-
-
-def test_memory_is_that_of_loading_and_calling():
-    found = measure.footprint(hundred_megabytes)
-    assert 95e6 < found.peak_bytes < 150e6
-    assert found.load_seconds > 0

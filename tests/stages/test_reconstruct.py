@@ -186,7 +186,7 @@ def test_a_dry_run_tells_what_reconstruction_takes(sampled):
     assert plan["losses"] == "units"
     assert plan["iterations"] == 1000
     assert plan["seconds, roughly"] > 0
-    assert plan["peak memory, bytes, beside the cache"] > 10**8
+    assert plan["peak memory without the cache, bytes"] > 10**8
 
 
 def test_a_dry_run_tells_what_is_captured(sampled, monkeypatch):

@@ -1,1 +1,1 @@
-"""Seconds and memory: measured while a stage runs, and predicted before."""
+"""Time and memory of a stage: measured, or predicted before it runs."""

@@ -1,13 +1,13 @@
-"""What one call of a denoiser costs, from its configuration alone: a run on the meta device."""
+"""The memory and arithmetic of one denoiser call, computed on the meta device from its configuration."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -18,26 +18,32 @@ from ..models.conditioning import Conditioning, predict
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call."""
+    """The cost of one call."""
 
-    bytes: int  # the most that is alive at once beside the weights
-    flops: int  # two for a multiply-accumulate
+    bytes: int  # peak memory, weights not counted
+    flops: int  # a multiply-accumulate counts two
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of all storages made within, and the most that were alive at once."""
+class _LiveBytes(TorchDispatchMode):
+    """A dispatch mode that counts the bytes of live storages and their peak; weights are not counted."""
 
-    def __init__(self, known: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._sizes = {p.untyped_storage()._cdata: 0 for p in known.parameters()}  # weights are not counted
+        self._sizes = {p.untyped_storage()._cdata: 0 for p in network.parameters()}
         self.now = self.peak = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(made):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -52,25 +58,26 @@ class _Live(TorchDispatchMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that keeps what the fused kernels keep; the meta device has only the one that does not."""
+    """Attention that saves what fused kernels save; the meta device has only the unfused computation."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         ctx.save_for_backward(query, key, value, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+    def backward(ctx: FunctionCtx, *_: object) -> tuple[Tensor, ...]:
+        query, key, value, _ = ctx.saved_tensors  # type: ignore[attr-defined]
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 @contextmanager
 def _fused_attention() -> Iterator[list[int]]:
-    """Within: attention as the fused kernels do it; its operations are appended to the list."""
+    """Replace attention by a stand-in for the fused kernels, and yield the list of its flops per call."""
     original, flops = F.scaled_dot_product_attention, []
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> Tensor:
         flops.append(2 * key.shape[-2] * (query.numel() + query.numel() // query.shape[-1] * value.shape[-1]))
         attended: Tensor = _Attention.apply(query, key, value)
         return attended
@@ -85,12 +92,13 @@ def _fused_attention() -> Iterator[list[int]]:
 def cost_of_call(
     network: nn.Module, x: Tensor, conditioning: Conditioning, *, training: bool = False
 ) -> Cost:
-    """Of a network, latents (N,C,h,w) and conditioning on the meta device.
+    """Return the cost of a call with latents (N,C,h,w), all of it on the meta device.
 
-    `training`: with the backward pass to the activations; gradients of weights are not counted.
+    With `training` it includes the backward pass to the activations, without gradients of weights; the
+    flops of attention are those of its forward pass.
     """
     timestep = torch.ones(1, device="meta")
-    live, counter = _Live(network), FlopCounterMode(display=False)
+    live, counter = _LiveBytes(network), FlopCounterMode(display=False)
     with _fused_attention() as attention, torch.set_grad_enabled(training), counter, live:
         predicted = predict(network, x.requires_grad_(training), timestep, conditioning)
         if training:

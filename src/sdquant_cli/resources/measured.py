@@ -1,4 +1,4 @@
-"""What a network costs: seconds of a call, and memory of loading it and calling it once."""
+"""Measured time of a network's calls, and memory of loading it and calling it once."""
 
 import multiprocessing
 import signal
@@ -12,30 +12,30 @@ import torch
 
 from ..meter import memory
 
-Load = Callable[[], Callable[[], object]]  # -> a call without arguments
+Load = Callable[[], Callable[[], object]]  # returns a call without arguments
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a process of its own, above what imports take."""
+    """Time and memory of loading and one call in a fresh process, imports not counted."""
 
     load_seconds: float  # CPU
-    first_seconds: float  # CPU, of the first call, in which an engine prepares weights
-    peak_bytes: int  # anonymous: pages of a mapped file can be dropped at any time
+    first_seconds: float  # CPU, of the first call, which prepares an engine's weights
+    peak_bytes: int  # anonymous memory, since pages of a mapped file can be dropped
 
 
 def footprint(load: Load) -> Footprint:
-    """Measure in a fresh process; `load` must be importable there."""
+    """Return the footprint measured in a fresh process, which must be able to import `load`."""
     with _fresh_process() as pool:
         return pool.apply(_measure, (load, torch.get_num_threads()))
 
 
 def _fresh_process() -> Pool:
-    """One that Ctrl-C does not reach: it ends with ours, without a word of its own."""
+    """Return a process that ignores Ctrl-C: it ends with this one, without a traceback of its own."""
     context = multiprocessing.get_context("spawn")
     if threading.current_thread() is not threading.main_thread():
         return context.Pool(1)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is passed on
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this
     try:
         return context.Pool(1)
     finally:
@@ -50,11 +50,12 @@ def _measure(load: Load, threads: int) -> Footprint:
     torch.set_num_threads(threads)
     torch.randn(64, 64) @ torch.randn(64, 64)
     before = _anonymous()
-    peak, done = [before], threading.Event()
+    peak, done = before, threading.Event()
 
     def watch() -> None:
+        nonlocal peak
         while not done.wait(0.002):
-            peak.append(max(peak.pop(), _anonymous()))
+            peak = max(peak, _anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -67,31 +68,31 @@ def _measure(load: Load, threads: int) -> Footprint:
     finally:
         done.set()
         watcher.join()
-    return Footprint(loaded - began, ended - loaded, peak[0] - before)
+    return Footprint(loaded - began, ended - loaded, peak - before)
 
 
 def _anonymous() -> int:
-    """Bytes of this process that no file stands behind."""
-    found = memory("RssAnon")
-    if found is None:
+    """Return the bytes of this process's memory that is not backed by files."""
+    size = memory("RssAnon")
+    if size is None:
         raise RuntimeError("memory is measured on Linux only")
-    return found
+    return size
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call."""
+    """The seconds that one call took."""
 
-    cpu: float  # over all threads
+    cpu: float  # of all threads
     wall: float
 
 
 def interleaved(
     calls: Sequence[Callable[[], object]], repeats: int, tick: Callable[[], object]
 ) -> list[list[Timing]]:
-    """What each call takes, in each repeat: all of them run once, in turn."""
+    """Return the timings of each call; a repeat runs every call once, so that all meet the same load."""
     for call in calls:
-        call()  # an engine prepares weights in the first
+        call()  # the first call prepares an engine's weights
     timings: list[list[Timing]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, times in zip(calls, timings, strict=True):

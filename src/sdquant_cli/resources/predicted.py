@@ -1,8 +1,8 @@
-"""What a stage will need, told by `--dry-run`: memory, time and disk.
+"""Predicted memory, time and disk space of a stage, for `--dry-run`.
 
-Memory is what this process holds already, libraries included, and what the stage adds: weights by count
-and format, one call's activations from a run without numbers. Time is the calls' arithmetic at the rate of
-a matrix product here, which networks reach in part: right within a factor of two.
+Memory is the current size of this process, libraries included, plus what the stage adds: weights by count
+and format, and one call's activations, computed on the meta device. Time is the calls' flops at a share of
+this machine's rate for matrix products; it is right within a factor of two.
 """
 
 import copy
@@ -11,11 +11,10 @@ import resource
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..calibration.checkpoints import EVERY, KEPT
 from ..manifests import QuantStateSpec, Setting
@@ -33,7 +32,7 @@ from ..store import ArraySpec
 from ..types import Bits, Dtype, Train
 from .footprint import Cost, cost_of_call
 
-EFFICIENCY = 0.5  # of a large matrix product's rate
+EFFICIENCY = 0.5  # a network's share of a large matrix product's rate
 _BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
 
 Numbers = dict[str, int | float | str]
@@ -48,7 +47,7 @@ def drawing(
     quantized: bool = False,
     attention: int | None = None,
 ) -> Numbers:
-    """Predict running `items` through the denoiser, `batch` prompts at once, after encoding prompts."""
+    """Predict a run of `items` through the denoiser, `batch` prompts at once, after encoding the prompts."""
     together = halves(setting.guidance_scale) * batch
     dtype = Dtype(setting.dtype)
     cost = _cost(model, setting, together, dtype, attention)
@@ -63,32 +62,31 @@ def drawing(
 def calibrating(
     model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int, *, checkpointing: bool
 ) -> Numbers:
-    """Predict a calibration on so many latents that captures into `cache` bytes of memory."""
+    """Predict a calibration on `latents` latents with an activation cache of `cache` bytes of memory."""
     together = -(-spec.batch_size // (spec.train.accumulate if spec.train else 1))
     items = halves(setting.guidance_scale) * together
-    # each layer's codes, all of them in one array, and what the heap keeps of temporary copies
+    # the codes of each layer, the array of all codes, and temporary copies that the heap keeps
     codes = int(2.5 * _quantizable(model))
     if spec.reconstruct is not None:
         return _reconstructing(model, setting, spec, latents, cache)
     if spec.train is None:
         dtype = Dtype(setting.dtype)
-        held = _parameters(model) * _BYTES[dtype] + codes
-        return {"peak memory, bytes": _resident() + held}
+        return {"peak memory, bytes": _resident() + _parameters(model) * _BYTES[dtype] + codes}
     call = partial(_cost, model, setting, items, Dtype.FP32, spec.attention_bits)
     forward = call()
-    # recomputed block by block, a call keeps little
+    # with checkpointing, blocks are recomputed and a call keeps few activations
     backward = forward if checkpointing else call(training=True)
     weights = 4 * _quantizable(model) if spec.train.what is Train.WEIGHTS_AND_STEPS else 0
     trained = 3 * weights  # gradients, and two moments of Adam
-    shared = spec.train.teacher is Dtype.FP32  # all but the weights that are trained
+    shared = spec.train.teacher is Dtype.FP32  # with the student, except for trained weights
     teacher = weights if shared else _parameters(model) * _BYTES[spec.train.teacher]
-    held = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
-    # teacher, student and its gradients: four forward passes
-    updates = 4 * _seconds(forward, Dtype.FP32) * (spec.train.accumulate) * spec.iterations
-    numbers: Numbers = {"peak memory, bytes": _resident() + held, "seconds, roughly": updates}
+    added = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
+    # the teacher, the student and its backward pass cost four forward passes
+    updates = 4 * _seconds(forward, Dtype.FP32) * spec.train.accumulate * spec.iterations
+    numbers: Numbers = {"peak memory, bytes": _resident() + added, "seconds, roughly": updates}
     if weights and spec.iterations > EVERY:
-        copies = 4 if spec.train.averaging else 3  # the weights, two moments of Adam, their mean
-        # of checkpoints, one of them while it is written
+        copies = 4 if spec.train.averaging else 3  # weights, two moments of Adam, averaged weights
+        # the kept checkpoints, and one that is being written
         numbers["scratch, bytes, roughly"] = (KEPT + 1) * copies * weights
     return numbers
 
@@ -96,19 +94,19 @@ def calibrating(
 def _reconstructing(
     model: Model, setting: Setting, spec: QuantStateSpec, latents: int, cache: int
 ) -> Numbers:
-    """Predict a reconstruction block after block; what is captured comes on top, on disk beyond `cache`."""
+    """Predict a block reconstruction; captured activations beyond `cache` bytes go to disk."""
     assert spec.reconstruct is not None
     items = halves(setting.guidance_scale) * spec.batch_size
     forward = _cost(model, setting, items, Dtype.FP32, spec.attention_bits)
-    weights = _parameters(model) * 4 + 4 * _quantizable(model)  # as they were, and rounded
-    learned = 4 * 8 * largest_block(model.skeleton)  # alpha, its gradient and moments, and what makes weights
+    weights = _parameters(model) * 4 + 4 * _quantizable(model)  # original and rounded
+    learned = 4 * 8 * largest_block(model.skeleton)  # alpha, its gradient and moments, temporaries
     updates = 4 * _seconds(forward, Dtype.FP32) * spec.iterations
     networks = 1 if spec.reconstruct.mixed_inputs >= 1 else 2
     network, x, conditioning = _call(model, setting, 1, Dtype.FP32)
     call = partial(predict, network, x, torch.ones(1, device="meta"), conditioning)
     captured = halves(setting.guidance_scale) * latents * captured_bytes(network, call, networks)
     return {
-        "peak memory, bytes, beside the cache": _resident() + weights + learned + forward.bytes,
+        "peak memory without the cache, bytes": _resident() + weights + learned + forward.bytes,
         "cache, bytes": min(captured, cache),
         "scratch, bytes, roughly": max(0, captured - cache),
         "seconds, roughly": updates,
@@ -116,14 +114,14 @@ def _reconstructing(
 
 
 def disk(arrays: Mapping[str, ArraySpec]) -> int:
-    """Bytes of an artifact's arrays before compression."""
+    """Return the bytes of an artifact's arrays before compression."""
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays.values())
 
 
 def _cost(
     model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
 ) -> Cost:
-    """Of one call; with `attention` bits its products are rounded, which keeps the fused call out."""
+    """Return the cost of one call; rounded attention (`attention` bits) cannot use the fused kernel."""
     network, x, conditioning = _call(model, setting, items, dtype)
     if attention is not None:
         one = torch.ones(1, device="meta")
@@ -133,8 +131,8 @@ def _cost(
     return cost_of_call(network, x, conditioning, training=training)
 
 
-def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[Any, Tensor, Conditioning]:
-    """Return a network without numbers, and latents and conditioning to call it on."""
+def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[nn.Module, Tensor, Conditioning]:
+    """Return a network, latents and conditioning on the meta device."""
     tokens, channels = model.text_shape
     with torch.device("meta"):
         pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
@@ -153,24 +151,23 @@ def _quantizable(model: Model) -> int:
 
 
 def _text_bytes(model: Model) -> int:
-    """Of the text encoders in the format they run in."""
+    """Return the bytes of the text encoders in the dtypes they run in."""
     counts = model.text_parameters
     return sum(count * (2 if part == "text_encoder_3" else 4) for part, count in counts.items())
 
 
 def _resident() -> int:
-    """Bytes of this process in memory now."""
-    # not Linux: the most there was so far
+    """Return the bytes of this process in memory; on systems other than Linux, its peak so far."""
     return memory("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _seconds(cost: Cost, dtype: Dtype) -> float:
-    """Of one call at the rate that a matrix product reaches here."""
+    """Return the seconds of one call, from this machine's rate for a matrix product."""
     side = 1024
     a = torch.randn(side, side).to(TORCH_DTYPES[dtype])
-    took = []
+    seconds = []
     for _ in range(3):
         began = time.perf_counter()
         a @ a
-        took.append(time.perf_counter() - began)
-    return cost.flops * min(took) / (2 * side**3 * EFFICIENCY)
+        seconds.append(time.perf_counter() - began)
+    return cost.flops * min(seconds) / (2 * side**3 * EFFICIENCY)
