@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
+from ..types import Preset
 from .errors import PlainCommand, request_of
 
 if TYPE_CHECKING:
+    from typer._click.core import Context, Parameter  # Typer's own copy of click
+
     from ..options.base import Fields
     from ..options.commands import CommandOptions
     from ..options.option import Flag
@@ -47,13 +50,13 @@ class OptionsCommand(PlainCommand):
         assert self.name is not None
         return COMMANDS[self.name]
 
-    def get_params(self, ctx: Any) -> list[Any]:
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
         """Return the command's parameters, built on the first call."""
         if not self.params:
             self.params = parameters(self.options.flags)
         return super().get_params(ctx)
 
-    def invoke(self, ctx: Any) -> None:
+    def invoke(self, ctx: "Context") -> None:
         """Run the command's function with its request."""
         shared = {flag.name: ctx.params[flag.name] for flag in self.options.shared}
         preset = shared.pop("preset", None)
@@ -69,14 +72,12 @@ def reflowed(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def parameters(flags: "list[Flag]") -> list[Any]:
+def parameters(flags: "list[Flag]") -> "list[Parameter]":
     """Return Typer's parameters for flags."""
 
     def collect() -> None: ...
 
-    required = [_parameter(flag) for flag in flags if flag.required]
-    optional = [_parameter(flag) for flag in flags if not flag.required]
-    collect.__signature__ = inspect.Signature([*required, *optional])  # type: ignore[attr-defined]
+    collect.__signature__ = inspect.Signature([_parameter(flag) for flag in flags])  # type: ignore[attr-defined]
     builder = typer.Typer(add_completion=False)
     builder.command(cls=TyperCommand)(collect)
     return typer.main.get_command(builder).params
@@ -123,22 +124,21 @@ def _bare(annotation: Any) -> Any:
     return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
 
 
-def _default(flag: "Flag") -> Any:
+def _default(flag: "Flag") -> object:
     if isinstance(flag.default, tuple):
         return ",".join(flag.default) or None if flag.option.commas else None
     return flag.default
 
 
-def _preset_values(ctx: Any, preset: str) -> dict[str, Any]:
+def _preset_values(ctx: "Context", preset: Preset) -> dict[str, object]:
     """Return the values of a preset for a command, but for those that the user gave."""
     from ..options.presets import PRESETS
-    from ..types import Preset
 
-    values = PRESETS[Preset(preset)][ctx.command.name]
+    values = PRESETS[preset][ctx.command.name or ""]
     return {name: value for name, value in values.items() if not _is_typed(ctx, name)}
 
 
-def _is_typed(ctx: Any, name: str) -> bool:
+def _is_typed(ctx: "Context", name: str) -> bool:
     """Tell whether the user gave a flag a value, whichever it is."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"

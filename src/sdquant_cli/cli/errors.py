@@ -1,4 +1,4 @@
-"""From errors to one line on stderr and an exit code."""
+"""Errors become one line on stderr and an exit code."""
 
 import contextlib
 import os
@@ -17,23 +17,25 @@ from ..paths import plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from typer._click.core import Context, Parameter  # Typer's own copy of click
 
 Request = TypeVar("Request", bound="BaseModel")
 BROKEN_PIPE = 141  # as a process ends that SIGPIPE kills
 TRACEBACK = "SDQUANT_TRACEBACK"
 OUT_OF_MEMORY = (
-    "out of memory; try a smaller --micro-batch or size of picture and, in calibrate, a smaller --batch-size "
-    "with --accumulate, --checkpointing, --teacher-dtype bf16 or --train steps; --dry-run tells how much"
+    "out of memory; try a smaller --micro-batch or image size and, for calibrate, a smaller --batch-size, "
+    "--accumulate, --checkpointing, --teacher-dtype bf16 or --train steps; --dry-run shows the memory needed"
 )
-_Usage: Any = typer.BadParameter.__base__  # an unknown flag or one that lacks: typer shows how to call it
+_Usage: Any = typer.BadParameter.__base__  # an unknown or missing flag: typer shows the usage
 _NUMBER = re.compile(r"[-+.\w]{1,40}", re.ASCII)
 _LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{20})")
 
 
 class Group(TyperGroup):
-    """A command group that ends in one line where a command fails, whatever the error."""
+    """A command group that turns any error of a command into one line and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: "Context") -> object:
+        """Run the command named on the command line; raises typer.Exit with the code of an error."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -54,9 +56,10 @@ class Group(TyperGroup):
 
 
 class PlainCommand(TyperCommand):
-    """A command whose values are plain text and whose numbers are plain digits."""
+    """A command that takes plain text and numbers in plain digits only."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        """Parse words into `ctx.params`; raises UsageProblem that names the flag and its value."""
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         try:
             rest = super().parse_args(ctx, args)
@@ -74,13 +77,13 @@ class PlainCommand(TyperCommand):
         return rest
 
 
-def _flag(param: Any) -> str:
-    """Return the name that the user knows a parameter by."""
+def _flag(param: "Parameter") -> str:
+    """Return a parameter's name as it is typed."""
     return param.opts[0] if param.opts[0].startswith("-") else param.name.upper()
 
 
-def _plain(value: Any, typed: Any) -> Any:
-    """A flag's value as the command takes it; raises ValueError for what is read as something else."""
+def _plain(value: object, typed: object) -> object:
+    """Return a parsed value; raises ValueError for text that is not plain, or digits that are not ASCII."""
     if isinstance(value, list):
         return [_plain(item, None) for item in value]
     if isinstance(value, Path):
@@ -94,10 +97,10 @@ def _plain(value: Any, typed: Any) -> Any:
 
 
 def _ending(error: Exception) -> tuple[str, int]:
-    """The line and the exit code of an error."""
+    """Return the line and the exit code of an error."""
     if isinstance(error, SdquantError):
         return str(error) or type(error).__name__, error.exit_code
-    if _is_of_memory(error):
+    if _is_out_of_memory(error):
         return OUT_OF_MEMORY, EnvironmentProblem.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'system'}: {error.strerror or first_line(error)}", (
@@ -108,14 +111,14 @@ def _ending(error: Exception) -> tuple[str, int]:
     return f"unexpected {what}; run again with {TRACEBACK}=1 for the traceback and report it", 1
 
 
-def _is_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch has no type for that on a CPU, and is not imported here."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; torch has no type for that on a CPU, and is not imported here."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return of_torch or isinstance(error, MemoryError)
 
 
 def _drop_output() -> None:
-    """Let what is still to be written go nowhere: whoever read it is gone."""
+    """Discard what is still to be written: the reader of stdout is gone."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):

@@ -1,11 +1,11 @@
-"""What the user sees: the only door to rich. Data on stdout, everything else on stderr."""
+"""Terminal output, the only door to rich: data on stdout, everything else on stderr."""
 
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -16,15 +16,20 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Task as BarState
 from rich.text import Text
 
 from ..events import Task
 
+if TYPE_CHECKING:
+    from ..manifests import MetricsFacts
+
 
 class _Console(Console):
-    """A console that leaves a broken pipe to whoever runs the command."""
+    """A console that leaves a broken pipe to its caller."""
 
     def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled, where rich would exit."""
         raise
 
 
@@ -33,9 +38,10 @@ _stdout = _Console(highlight=False, soft_wrap=True)
 
 
 class _Rate(ProgressColumn):
-    """Steps per second."""
+    """A column of steps per second, or of seconds per step."""
 
-    def render(self, task: Any) -> Text:
+    def render(self, task: BarState) -> Text:
+        """Return the column's text."""
         speed = task.finished_speed or task.speed
         return Text(_pace(speed, task.fields["unit"]) if speed else "")
 
@@ -45,38 +51,43 @@ def _pace(rate: float, unit: str) -> str:
 
 
 class _BarTask:
+    """Progress as a bar on a terminal."""
+
     def __init__(self, progress: Progress, name: str, total: int, unit: str, done: int) -> None:
         self._progress = progress
         self._id = progress.add_task(name, total=total, completed=done, unit=unit)
 
     def advance(self, steps: int = 1) -> None:
+        """Move the progress on."""
         self._progress.advance(self._id, steps)
 
 
 class _LineTask:
-    """Progress where stderr is a file: one line for each tenth, with the pace since the last."""
+    """Progress where stderr is not a terminal: a line for each tenth, with the pace since the last line."""
 
     def __init__(self, name: str, total: int, unit: str, done: int) -> None:
         self._name, self._total, self._unit = name, max(1, total), unit
-        self._done = self._told = done
+        self._done = self._printed = done
         self._then = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
+        """Move the progress on."""
         self._done += steps
-        if 10 * self._done // self._total > 10 * self._told // self._total:
+        if 10 * self._done // self._total > 10 * self._printed // self._total:
             now = time.monotonic()
-            rate = (self._done - self._told) / max(1e-9, now - self._then)
-            self._told, self._then = self._done, now
+            rate = (self._done - self._printed) / max(1e-9, now - self._then)
+            self._printed, self._then = self._done, now
             left = (self._total - self._done) / rate
             pace = _pace(rate, self._unit)
             _stderr.print(f"{self._name}: {self._done}/{self._total}, {pace}, {left:.0f} s left")
 
 
 class Terminal:
-    """Events for a person at a terminal, or for a log."""
+    """Events on stderr: bars on a terminal, lines in a log."""
 
     @contextmanager
     def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Show the progress of a task of `total` steps while the context is open."""
         if not _stderr.is_terminal:
             yield _LineTask(name, total, unit, done)
             return
@@ -91,26 +102,28 @@ class Terminal:
             yield _BarTask(progress, name, total, unit, done)
 
     def note(self, message: str) -> None:
+        """Print a remark."""
         _stderr.print(message, style="dim", markup=False)
 
     def warn(self, message: str) -> None:
+        """Print a warning."""
         _stderr.print(f"warning: {message}", style="yellow", markup=False)
 
 
-def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
+def print_json(document: object) -> None:
+    """Print a JSON document to stdout."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
-def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
-    """A title and named values, one a line."""
+def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
+    """Print a title and named values, one a line, to stdout."""
     _stdout.print(title, markup=False)
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
         _stdout.print(f"  {name:<{width}}  {_plain(value)}", markup=False)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
@@ -123,15 +136,15 @@ def _plain(value: Any) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned columns, never cut off."""
+    """Print left-aligned columns to stdout, never cut off."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         _stdout.print(line.rstrip(), markup=False)
 
 
-def print_metrics(facts: Any) -> None:
-    """Metric summaries as a table; skipped ones below it."""
+def print_metrics(facts: "MetricsFacts") -> None:
+    """Print metric summaries as a table to stdout, and skipped ones below it."""
     from ..report.numbers import interval, mean, median
 
     rows = [

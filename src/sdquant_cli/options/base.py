@@ -94,7 +94,7 @@ class SettingRequest(Request):
 
 
 _MESSAGES = {
-    "extra_forbidden": "there is no such field",
+    "extra_forbidden": "unknown field",
     "missing": "is required",
     "model_type": "expected fields and their values",
 }

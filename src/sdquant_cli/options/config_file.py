@@ -1,12 +1,12 @@
-"""A configuration file of `sdquant run`: YAML with a section per stage.
+"""The configuration file of `sdquant run`: YAML with a section per stage.
 
-What such a file has no use for is refused before anything is built from it: depth, tags, aliases of
-anything but single values, two fields of one name.
+Deep nesting, tags, aliases of anything but single values and repeated fields are refused before anything
+is built from them.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import ConfigDict, ValidationError
@@ -29,8 +29,10 @@ DEEPEST = 10  # sections, fields, lists
 
 
 class PipelineConfig(Fields):
-    """A section per stage, with the fields of its request. A stage without a section runs with its
-    defaults."""
+    """A section per stage, with the fields of its request.
+
+    A stage without a section runs with its defaults.
+    """
 
     model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
     sample: SampleRequest
@@ -45,26 +47,28 @@ SECTIONS = tuple(name.replace("_", "-") for name in PipelineConfig.model_fields)
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses what a configuration file has no use for."""
+    """A YAML loader that refuses repeated fields and malformed values."""
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Return a node's value; raises yaml.MarkedYAMLError for a malformed one."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:  # no such date, too many digits
             _refuse(first_line(error), node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return a mapping; raises yaml.MarkedYAMLError for a repeated field."""
         names = set()
         for key, _ in node.value:
             name = str(key.value).replace("-", "_")
             if name in names:
-                _refuse(f"{key.value}: is there twice", key)
+                _refuse(f"{key.value}: is given twice", key)
             names.add(name)
         return super().construct_mapping(node, deep)
 
 
 def read_config(path: Path) -> PipelineConfig:
-    """Read a chain from a file; raises UsageProblem naming file and field."""
+    """Read a configuration file; raises UsageProblem that names file and field."""
     flag = f"--config {path}"
     document = _document(path, flag)
     if not isinstance(document, Mapping):
@@ -78,7 +82,8 @@ def read_config(path: Path) -> PipelineConfig:
         raise UsageProblem(f"{flag}: {field}: {message}") from None
 
 
-def _document(path: Path, flag: str) -> Any:
+def _document(path: Path, flag: str) -> object:
+    """Return the values of a file; raises UsageProblem for one that is not plain YAML."""
     check_regular(path, "--config")
     if path.stat().st_size > LARGEST:
         raise UsageProblem(f"{flag}: is larger than {LARGEST:,} bytes, expected one section per stage")
@@ -112,16 +117,16 @@ def _check_structure(text: str) -> None:
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """The pieces of a document one by one; nothing is built from them."""
+    """Yield the events of a document one by one; nothing is built from them."""
     yield from yaml.parse(text, yaml.SafeLoader)
 
 
-def _refuse(problem: str, where: Any) -> None:
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
+def _refuse(problem: str, where: yaml.Node | yaml.Event) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)  # type: ignore[arg-type]
 
 
-def _plain(value: Any, name: str) -> Any:
-    """The same values with plain texts; raises ValueError that names the field for any other."""
+def _plain(value: object, name: str) -> object:
+    """Return the values with plain texts; raises ValueError that names the field of any other text."""
     if isinstance(value, Mapping):
         return {field: _plain(item, f"{name}.{field}".lstrip(".")) for field, item in value.items()}
     if isinstance(value, list):
@@ -132,8 +137,8 @@ def _plain(value: Any, name: str) -> Any:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _with_underscores(section: Any) -> Any:
-    """Fields may be spelled as flags are, with hyphens; an empty section is one of defaults."""
+def _with_underscores(section: object) -> object:
+    """Return a section with underscores in the names of its fields; an empty one becomes {}."""
     if section is None:
         return {}
     if not isinstance(section, Mapping):

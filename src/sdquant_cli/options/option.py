@@ -83,13 +83,18 @@ class Flag:
             return [f"--no-{self.spelling.removeprefix('--')}"]
         return [] if value is None or value is False else [self.spelling, str(value)]
 
-    def value(self, parsed: Any) -> Any:
+    def value(self, parsed: object) -> object:
         """Return what a request takes, from what the command line holds."""
         if isinstance(self.default, tuple):
-            if not self.option.commas:
-                return tuple(parsed or ())
-            return () if not parsed and not self.default else tuple(map(str.strip, (parsed or "").split(",")))
+            return self._values(parsed)
         return parsed
+
+    def _values(self, parsed: object) -> tuple[str, ...]:
+        if isinstance(parsed, list | tuple):
+            return tuple(parsed)
+        if not parsed and not self.default:
+            return ()
+        return tuple(part.strip() for part in str(parsed or "").split(","))
 
 
 def flags_of(fields: Mapping[str, "FieldInfo"], without: frozenset[str] = frozenset()) -> list[Flag]:
@@ -104,6 +109,6 @@ def flags_of(fields: Mapping[str, "FieldInfo"], without: frozenset[str] = frozen
 
 
 def by_panel(flags: Iterable[Flag]) -> list[Flag]:
-    """Return flags in the order of their panels."""
+    """Return flags in the order of their panels, required ones first."""
     panels = list(Panel)
-    return sorted(flags, key=lambda flag: panels.index(flag.option.panel))
+    return sorted(flags, key=lambda flag: (panels.index(flag.option.panel), not flag.required))

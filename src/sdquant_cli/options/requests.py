@@ -155,14 +155,14 @@ class GenerateRequest(SettingRequest):
 
     model: Annotated[
         str | None,
-        Option("fp draws with the floating-point model; without the flag, the quantized one draws."),
+        Option("Draw with the floating-point model: fp. Default: the quantized model."),
     ] = None
     state: State = None
     engine: Annotated[
         Engine,
         Option(
-            "simulated: fake quantization in floating point; integer, dequantized: packed weights; auto: "
-            "integer where the CPU can.",
+            "Arithmetic: simulated (fake quantization in floating point), integer or dequantized (packed "
+            "weights), auto (integer where the CPU can).",
             spec="ImagesSpec.engine",
         ),
     ] = Engine.SIMULATED
@@ -194,7 +194,7 @@ class ExportRequest(Request):
     state: State = None
     format: Annotated[
         ExportFormat,
-        Option("packed: integer codes; dequant: fp16 weights that load without sdquant."),
+        Option("Weights: packed integer codes, or dequant for fp16 weights that load without sdquant."),
     ] = ExportFormat.PACKED
 
 

@@ -3,7 +3,7 @@
 Numbers are finite and bounded: what lies beyond is a slip, and would overflow later on.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
@@ -12,7 +12,7 @@ from ..types import Bits, Budget, Gate, Scheduler
 LARGEST = 2**31 - 1
 
 
-def _no_switch(value: Any) -> Any:
+def _no_switch(value: object) -> object:
     """Return the value; raises ValueError for true and false, which pydantic takes for numbers."""
     if isinstance(value, bool):
         raise ValueError(f"expected a number, found {str(value).lower()}")
