@@ -17,6 +17,15 @@ from sdquant_cli.store import Store
 settings.register_profile("default", deadline=None)  # the first example pays for imports
 settings.load_profile("default")
 
+SMALLER = {  # folder -> options, by name
+    "sd-v1-4/two-blocks": {
+        "unet": {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "block_out_channels": (8, 16),
+        },
+    }
+}
 ROOT = Path(__file__).parent.parent
 PROMPTS = ROOT / "examples" / "prompts"
 
@@ -69,4 +78,4 @@ def tiny(tmp_path_factory):
     from tools.random_models.make import make
 
     root = tmp_path_factory.mktemp("tiny")
-    return cache(lambda name: make(name, root / name, tiny=True))
+    return cache(lambda name: make(name.partition("/")[0], root / name, tiny=True, changes=SMALLER.get(name)))

@@ -53,14 +53,14 @@ def test_rows_are_taken_to_the_device_once_for_all_layers():
 
 def test_latents_are_those_of_the_cpu(chain, tiny, tmp_path):
     here = Sdquant(tmp_path / "here")
-    here(*SAMPLE, tiny("sd-v1-4"))
-    there = chain("sd-v1-4")
+    here(*SAMPLE, tiny("sd-v1-4/two-blocks"))
+    there = chain("sd-v1-4/two-blocks")
     drawn = [store.opened().resolve("latents").read("x") for store in (here, there)]
     np.testing.assert_allclose(*drawn, atol=2e-3, rtol=2e-3)  # stored in fp16
 
 
 def test_the_chain(chain):
-    sdquant = chain("sd-v1-4")
+    sdquant = chain("sd-v1-4/two-blocks")
     sdquant("precalc-time", *ON)
     sdquant("sensitivity", *ON)
     sdquant("calibrate", "--mixed", "--iterations", 1, *ON)
@@ -79,13 +79,13 @@ def test_the_chain(chain):
     ],
 )
 def test_other_ways_to_calibrate(chain, how):
-    sdquant = chain("sd-v1-4")
+    sdquant = chain("sd-v1-4/two-blocks")
     sdquant("calibrate", "--iterations", 1, *how, *ON)
     sdquant(*DRAW)
 
 
 def test_an_exported_pipeline(chain, tmp_path):
-    sdquant = chain("sd-v1-4")
+    sdquant = chain("sd-v1-4/two-blocks")
     sdquant("calibrate", "--method", "rtn", *ON)
     sdquant("export", "--output", tmp_path / "packed")
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "packed").to(DEVICE)

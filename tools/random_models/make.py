@@ -23,13 +23,23 @@ from .configurations import PIPELINES, TINY
 TOKENS = 77
 SHARD = "2GB"
 
+Parts = dict[str, dict[str, Any]]
 
-def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, tiny: bool = False) -> Path:
-    """Write the pipeline `name` into `folder`, its weights from seed 0."""
+
+def make(
+    name: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tiny: bool = False,
+    changes: Parts | None = None,
+) -> Path:
+    """Write the pipeline `name` into `folder`, its weights from seed 0; `changes` by folder and option."""
     cls, parts = PIPELINES[name]
+    overrides, changes = TINY[name] if tiny else {}, changes or {}
     index: dict[str, Any] = {"_class_name": cls, "_diffusers_version": diffusers.__version__}
     for part, (kind, config) in parts.items():
-        config = {**config, **(TINY[name].get(part, {}) if tiny else {})}
+        config = {**config, **overrides.get(part, {}), **changes.get(part, {})}
         library = transformers if kind.startswith("CLIP") else diffusers
         _save(getattr(library, kind), config, folder / part, dtype)
         index[part] = [library.__name__, kind]
