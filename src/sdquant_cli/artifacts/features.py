@@ -130,13 +130,12 @@ class Measures:
         )
 
     def _extract(self, images: Images, network: str, draft: Draft) -> FeaturesFacts:
-        missing = draft.missing()
-        ranges = [draft.rows(unit, "feature") for unit in missing]
-        total = sum(stop - start for start, stop in ranges)
+        missing = draft.missing_rows("feature")
+        total = sum(map(len, missing.values()))
         with self._workspace.events.task(f"features ({network})", total, "image") as task:
-            for unit, (first, last) in zip(missing, ranges, strict=True):
+            for unit, rows in missing.items():
                 parts = []
-                for start, stop in batches(images, first, last):
+                for start, stop in batches(images, rows.start, rows.stop):
                     parts.append(self._network(network).of_images(images.read("image", start, stop)))
                     task.advance(stop - start)
                 draft.write(unit, {"feature": np.concatenate(parts)})

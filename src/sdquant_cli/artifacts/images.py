@@ -80,15 +80,14 @@ def draw(workspace: Workspace, drawing: Drawing, tags: Sequence[str] = LATEST) -
 
 def _draw_units(workspace: Workspace, drawing: Drawing, draft: Draft) -> ImagesFacts:
     painter = _Painter.of(workspace, drawing)
-    missing = draft.missing()
-    ranges = [draft.rows(unit, "image") for unit in missing]
-    total = sum(stop - start for start, stop in ranges)
+    missing = draft.missing_rows("image")
+    total = sum(map(len, missing.values()))
     size = drawing.spec.micro_batch
     with workspace.events.task(f"drawing ({drawing.spec.engine})", total, "image") as task:
-        for unit, (start, stop) in zip(missing, ranges, strict=True):
+        for unit, rows in missing.items():
             parts = []
-            for first in range(start, stop, size):
-                batch = range(first, min(first + size, stop))
+            for first in range(0, len(rows), size):
+                batch = rows[first : first + size]
                 parts.append(painter.draw(batch))
                 task.advance(len(batch))
             draft.write(unit, {"image": np.concatenate(parts)})

@@ -38,12 +38,12 @@ def layout(
 
 def columns(latents: Mapping[tuple[int, int], Tensor], schedule: Schedule) -> dict[str, np.ndarray]:
     """Return the arrays of latents by (prompt, call), in that order."""
-    order = sorted(latents)
+    prompts, calls = np.array(sorted(latents)).T
     return {
-        "x": torch.stack([latents[key] for key in order]).numpy(),
-        "prompt_index": np.array([prompt for prompt, _ in order]),
-        "call": np.array([call for _, call in order]),
-        "row": np.array([schedule.rows[call] for _, call in order]),
+        "x": torch.stack([latents[key] for key in sorted(latents)]).numpy(),
+        "prompt_index": prompts,
+        "call": calls,
+        "row": np.array(schedule.rows)[calls],
     }
 
 

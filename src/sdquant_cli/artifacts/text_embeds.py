@@ -1,10 +1,11 @@
 """Text embeddings: each distinct prompt once in fp16, the empty prompt first."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..events import Task
 from ..manifests import Setting, TextEmbedsFacts, TextEmbedsSpec
@@ -57,12 +58,11 @@ def store_embeddings(workspace: Workspace, model: Model, prompts: Prompts) -> Te
 
     def fill(draft: Draft) -> TextEmbedsFacts:
         truncated = _warn_of_truncation(workspace, model, distinct.texts)
-        pipeline = model.text_pipeline(str(workspace.device))
+        embeddings = partial(encode, model.text_pipeline(str(workspace.device)), device=workspace.device)
         with workspace.events.task("encoding prompts", count, "prompt") as task:
-            for unit in draft.missing():
-                start, stop = draft.rows(unit, "embedding")
-                texts = distinct.texts[start:stop]
-                arrays = _encoded(pipeline, texts, workspace.device, task)
+            for unit, rows in draft.missing_rows("embedding").items():
+                texts = distinct.texts[rows.start : rows.stop]
+                arrays = _encoded(embeddings(texts), texts, task)
                 if unit == 0:
                     arrays["index"] = np.array(distinct.index, dtype=np.int64)
                 draft.write(unit, arrays)
@@ -94,17 +94,18 @@ def _warn_of_truncation(workspace: Workspace, model: Model, texts: Sequence[str]
     return truncated
 
 
-def _encoded(pipeline: Any, texts: Sequence[str], device: torch.device, task: Task) -> dict[str, np.ndarray]:
+def _encoded(embeddings: Iterable[Conditioning], texts: Sequence[str], task: Task) -> dict[str, np.ndarray]:
     """Return the embeddings of one unit; raises SdquantError for one that is not finite."""
-    parts = []
-    for part in encode(pipeline, texts, device):
-        parts.append(part)
+    parts: dict[str, list[Tensor]] = {"embedding": []}
+    for part in embeddings:
+        parts["embedding"].append(part.tokens)
+        if part.pooled is not None:
+            parts.setdefault("pooled", []).append(part.pooled)
         task.advance(len(part))
-    tensors = {"embedding": torch.cat([part.tokens for part in parts]).half()}
-    pooled = [part.pooled for part in parts if part.pooled is not None]
-    if pooled:
-        tensors["pooled"] = torch.cat(pooled).half()
     names = [f"the text embedding of {text!r}" for text in texts]
-    for tensor in tensors.values():
-        check_finite(tensor, names, NOT_FINITE)
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = {}
+    for array, tensors in parts.items():
+        joined = torch.cat(tensors).half()
+        check_finite(joined, names, NOT_FINITE)
+        arrays[array] = joined.numpy()
+    return arrays

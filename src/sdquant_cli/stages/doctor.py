@@ -10,7 +10,7 @@ from ..options.requests import DoctorRequest
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one weight file."""
+    """The condition of one weight file, and the metrics that need it."""
 
     file: str
     condition: str
@@ -19,16 +19,12 @@ class Finding:
 
 
 def examine(request: DoctorRequest, events: Events = SILENT) -> tuple[Weights, list[Finding]]:
-    """The weights folder, and a finding for each known file; fetches missing ones if asked to."""
+    """Return the weights folder and a finding for each known file; fetch missing ones if asked to."""
     weights = Weights(request.weights_dir)
     if request.download:
         weights.download(WEIGHT_FILES, events)
-    return weights, [
-        Finding(
-            file=name,
-            condition=weights.state(name),
-            needed_by=tuple(metric.name for metric in CATALOG.values() if name in metric.files),
-            url=file.url,
-        )
-        for name, file in WEIGHT_FILES.items()
-    ]
+    findings = []
+    for name, file in WEIGHT_FILES.items():
+        needed_by = tuple(metric.name for metric in CATALOG.values() if name in metric.files)
+        findings.append(Finding(name, weights.state(name), needed_by, file.url))
+    return weights, findings

@@ -107,10 +107,9 @@ def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> DriftF
     texts, index = embeds.texts(model, setting), embeds.index()
     scale = setting.guidance_scale
     calls = schedule_of(model.sampler(setting)).calls
-    missing = draft.missing()
+    missing = draft.missing_rows(COLUMNS[0])
     with workspace.events.task("drift", 4 * len(calls) * len(missing), "UNet call") as task:
-        for unit in missing:
-            prompts = range(*draft.rows(unit, COLUMNS[0]))
+        for unit, prompts in missing.items():
             path = partial(_path, model, setting, seed, prompts, device)
             conditioning = batch_conditioning(texts, index[prompts.start : prompts.stop], scale).to(device)
             batch = _Batch(prompts, path, conditioning, scale, task)

@@ -122,6 +122,10 @@ class Draft:
         done = self.receipts()
         return [unit for unit in range(self.units) if unit not in done]
 
+    def missing_rows(self, array: str) -> dict[int, range]:
+        """Return the rows of `array` in each unit that is still to be written."""
+        return {unit: range(*self.rows(unit, array)) for unit in self.missing()}
+
     # ----------------------------------------------------------------------------- writing
 
     def rows(self, unit: int, array: str) -> tuple[int, int]:
