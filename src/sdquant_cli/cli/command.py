@@ -110,7 +110,7 @@ def _declaration(flag: "Flag") -> str:
     return flag.spelling
 
 
-def _typed(flag: "Flag") -> Any:
+def _typed(flag: "Flag") -> object:
     """Return the type that Typer reads a flag's words as."""
     if isinstance(flag.default, tuple):
         return str | None if flag.option.commas else list[str] | None
