@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sdquant_cli.artifacts.prompts import with_sizes
+from sdquant_cli.artifacts.text_embeds import with_sizes
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise

@@ -85,7 +85,7 @@ def test_a_snapshot_of_one_variant(hub):
 
     snapshot = hub("nobody/half", renamed=renamed)
     find_model(ModelName(snapshot.id, variant="fp16")).time_path()
-    with pytest.raises(EnvironmentProblem, match="say `--variant fp16`"):
+    with pytest.raises(EnvironmentProblem, match="add `--variant fp16`"):
         find_model(snapshot.id)
 
 
