@@ -25,9 +25,9 @@ import torch
 
 from sdquant_cli.calibration.items import Items, prediction
 from sdquant_cli.calibration.losses import output_loss
-from sdquant_cli.calibration.observer import initial_states, observe
+from sdquant_cli.calibration.observer import QuantizerRules, item_passes, observe_and_initialise
 from sdquant_cli.models.conditioning import Conditioning, predict
-from sdquant_cli.models.layers import is_text_fed, quantizable_layers
+from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import run_on_table, tabulate
 from sdquant_cli.quant.rows import Rows
@@ -71,8 +71,8 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
     """A floating-point UNet in training, with or without quantizers, in place."""
     layers = quantizable_layers(student)
     if kind != "without":
-        observed = observe(layers, items, partial(prediction, student), torch.device("cpu"))
-        states = initial_states(observed, dict.fromkeys(layers, Bits(4, 8)), is_text_fed)
+        passes = item_passes(items, partial(prediction, student), torch.device("cpu"))
+        states, _ = observe_and_initialise(layers, passes, QuantizerRules(dict.fromkeys(layers, Bits(4, 8))))
         swap(student, states, rows, weights_on_grid=False)
     for layer in quantizable_layers(student).values():
         layer.weight.requires_grad_(True)

@@ -19,7 +19,7 @@ from sdquant_cli.artifacts.latents import Latents, load_items
 from sdquant_cli.artifacts.quant_state import QuantState, find_state, quantized_denoiser
 from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.artifacts.workspace import Workspace
-from sdquant_cli.calibration.block_optimizer import inputs_rounded_in
+from sdquant_cli.calibration.block_optimizer import input_quantizers
 from sdquant_cli.calibration.progressive import Progression
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.models.shortcuts import SplitConv2d
@@ -50,7 +50,7 @@ def of_parts(network: nn.Module) -> None:
 
 def of_progression(state: QuantState, workspace: Workspace, prompts: int) -> None:
     own, other = (quantized_denoiser(workspace, state, state.facts.setting) for _ in range(2))
-    compare_tables(inputs_rounded_in(own), found_along(other, state, workspace))
+    compare_tables(input_quantizers(own), found_along(other, state, workspace))
     compare_latents(own, other, Ground(state.facts.setting, prompts, workspace))
 
 

@@ -20,7 +20,14 @@ from torch import Tensor
 from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.items import Batch, Items, prediction
-from sdquant_cli.calibration.observer import END_OF_STEP, activation_tables, initial_states, observe
+from sdquant_cli.calibration.observer import (
+    END_OF_STEP,
+    QuantizerRules,
+    activation_tables,
+    initial_states,
+    item_passes,
+    observe,
+)
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.models.conditioning import predict
 from sdquant_cli.models.layers import is_text_fed, quantizable_layers
@@ -53,7 +60,7 @@ class Trial:
             items, **{name: getattr(items, name)[order[TRIED:]] for name in ("x", "row", "text")}
         )
         run = partial(prediction, self.network)
-        self.observed = observe(self.layers, seen, run, torch.device("cpu"))
+        self.observed = observe(self.layers, item_passes(seen, run, torch.device("cpu")))
         tried = order[:TRIED].split(AT_ONCE)
         self.batches: list[Batch] = [items.batch(part, torch.device("cpu")) for part in tried]
         self.wanted = self._answers()
@@ -72,7 +79,7 @@ class Trial:
 
     def states(self, bits: Bits, tables: Tables, ranges: Ranges, end: float) -> dict[str, LayerState]:
         every = dict.fromkeys(self.layers, bits)
-        states = initial_states(self.observed, every, is_text_fed, tables, ranges)
+        states = initial_states(self.observed, QuantizerRules(every, tables, ranges))
         if tables is Tables.SINGLE or end == END_OF_STEP:
             return states
         windows = [torch.tensor([row]) for row in range(len(self.observed.latents))]

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from sdquant_cli.artifacts.workspace import Workspace
-from sdquant_cli.calibration import serial_to_parallel
 from sdquant_cli.calibration.items import Batch, shuffled
-from sdquant_cli.calibration.recipe import BatchContext
+from sdquant_cli.calibration.recipes import serial_to_parallel
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.resolve import reads_ranking
+from sdquant_cli.calibration.sources import BatchContext
 from sdquant_cli.cli.render import Terminal
 from sdquant_cli.metrics.distribution import frechet_distance
 from sdquant_cli.metrics.scores import paired_difference

@@ -9,9 +9,17 @@ from torch import nn
 from sdquant_cli.calibration.distillation import LossTargets, Training
 from sdquant_cli.calibration.items import Items, prediction, shuffled
 from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
-from sdquant_cli.calibration.observer import ENOUGH, Observed, all_batches, initial_states, observe, spread
-from sdquant_cli.calibration.recipe import BatchContext
-from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE, MixedLatents
+from sdquant_cli.calibration.observer import (
+    ENOUGH,
+    Observed,
+    QuantizerRules,
+    initial_states,
+    item_passes,
+    observe,
+    spread,
+)
+from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE
+from sdquant_cli.calibration.sources import BatchContext, MixedLatents
 from sdquant_cli.calibration.teacher import CachedTeacher, TeacherNetwork
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec, TrainSpec
@@ -70,8 +78,9 @@ def quantized(bits=W4A8, data=None, **choices):
     student = copy.deepcopy(teacher, {id(p): p for p in teacher.parameters()})
     layers = dict(student.named_children())
     data = data or items()
-    observed = observe(layers, data, partial(prediction, student), torch.device("cpu"))
-    states = initial_states(observed, dict.fromkeys(layers, bits), lambda name: name == "to_k", **choices)
+    observed = observe(layers, item_passes(data, partial(prediction, student), torch.device("cpu")))
+    rules = QuantizerRules(dict.fromkeys(layers, bits), has_one_row=lambda name: name == "to_k", **choices)
+    states = initial_states(observed, rules)
     swap(student, states, rows, weights_on_grid=False)
     rows.follow(student)
     return teacher, student, observed, states
@@ -126,7 +135,7 @@ def test_a_step_is_clipped_as_all_steps_are_where_all_are_alike():
         with observed.watching(torch.full((2 * ENOUGH,), row)):
             layer(x)
     steps = {
-        tables: initial_states(observed, {"out": Bits(8, 4)}, lambda _: False, tables, Ranges.MSE)["out"]
+        tables: initial_states(observed, QuantizerRules({"out": Bits(8, 4)}, tables, Ranges.MSE))["out"]
         for tables in (Tables.SINGLE, Tables.PER_STEP)
     }
     one, many = (steps[tables].activation_step for tables in (Tables.SINGLE, Tables.PER_STEP))
@@ -256,12 +265,12 @@ def test_accumulation_changes_memory_and_not_the_update():
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_step_sizes_move_by_a_relative_rate_that_decays_to_zero():
+def test_scales_move_by_a_relative_rate_that_decays_to_zero():
     run = training(iterations=3, step_rate=0.01)
-    sizes = [[step.detach().clone() for step in run.steps]]
+    sizes = [[scale.detach().clone() for scale in run.scales]]
     for _ in range(3):
         run.step()
-        sizes.append([step.detach().clone() for step in run.steps])
+        sizes.append([scale.detach().clone() for scale in run.scales])
     moved = [
         max(float((b / a).log().abs().max()) for a, b in zip(*pair, strict=True))
         for pair in itertools.pairwise(sizes)
@@ -319,28 +328,28 @@ def test_the_default_method_trains_on_mixed_timesteps():
     assert len(batch.timestep.unique()) > 1
 
 
-def test_a_teacher_that_remembers_answers_as_the_network_does():
+def test_a_cached_teacher_answers_as_the_network_does():
     teacher, *_ = quantized()
-    data, live = items(), TeacherNetwork(teacher, ["conv"])
-    memory = CachedTeacher(live, 2 * len(data))
-    assert not memory.complete
-    for batch in all_batches(data, 5, torch.device("cpu")):
-        memory.run(batch)
-    assert memory.complete
+    data, network = items(), TeacherNetwork(teacher, ["conv"])
+    cache = CachedTeacher(network, 2 * len(data))
+    assert not cache.complete
+    for batch in data.batches(5, torch.device("cpu")):
+        cache.run(batch)
+    assert cache.complete
     batch = data.batch([7, 2, 11], torch.device("cpu"))
     for part in (batch, *batch.parts(3)):
-        wanted, found = live.answer(part), memory.answer(part)
-        torch.testing.assert_close(found.prediction, wanted.prediction)
-        torch.testing.assert_close(found.features["conv"], wanted.features["conv"])
+        expected, cached = network.answer(part), cache.answer(part)
+        torch.testing.assert_close(cached.prediction, expected.prediction)
+        torch.testing.assert_close(cached.features["conv"], expected.features["conv"])
 
 
-def test_a_memory_without_room_keeps_nothing():
+def test_a_cache_without_memory_keeps_nothing():
     teacher, *_ = quantized()
     data = items()
-    memory = CachedTeacher(TeacherNetwork(teacher, ["conv"]), 2 * len(data), room=1000)
-    for batch in all_batches(data, 5, torch.device("cpu")):
-        memory.run(batch)
-    assert not memory.complete
+    cache = CachedTeacher(TeacherNetwork(teacher, ["conv"]), 2 * len(data), max_bytes=1000)
+    for batch in data.batches(5, torch.device("cpu")):
+        cache.run(batch)
+    assert not cache.complete
 
 
 @pytest.mark.parametrize(("scale", "count"), [(3.0, 24), (1.0, 12), (0.0, 12)])

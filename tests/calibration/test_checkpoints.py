@@ -1,12 +1,12 @@
 """What lies in scratch is gone on from only with the bytes that were written."""
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sdquant_cli.calibration import checkpoints
+from sdquant_cli.calibration.checkpoints import Scratch, resumable, run_from_last
 from sdquant_cli.calibration.selection import pilot
 from sdquant_cli.events import SILENT
 from sdquant_cli.meter import Meter
@@ -44,17 +44,21 @@ class Listening(Heard):
         return SILENT.task(*args)
 
 
+def scratch_in(folder):
+    return Scratch(folder, Meter(folder / "cost.json").save, SILENT)
+
+
 @pytest.fixture
 def interrupted(tmp_path):
-    """A draft's scratch with checkpoints of iterations 100 and 150."""
-    draft = SimpleNamespace(scratch=tmp_path, meter=Meter(tmp_path / "cost.json"))
+    """A scratch folder with checkpoints of iterations 100 and 150."""
+    scratch = scratch_in(tmp_path)
     training = Counting()
     training.stop_at = 170
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.run_from_last(training, draft, SILENT)
+        run_from_last(training, scratch)
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["00000100.pt", "00000150.pt"]
     assert len(list(tmp_path.iterdir())) == 5  # with their sha256, and cost.json
-    return draft
+    return scratch
 
 
 def harm(path, how: str) -> None:
@@ -73,9 +77,9 @@ def harm(path, how: str) -> None:
 @pytest.mark.parametrize(("victims", "resumed_at"), [(("150",), 100), (("100", "150"), None)])
 def test_a_damaged_checkpoint_is_not_gone_on_from(interrupted, how, victims, resumed_at):
     for name in victims:
-        harm(interrupted.scratch / f"00000{name}.pt", how)
+        harm(interrupted.folder / f"00000{name}.pt", how)
     heard, training = Listening(), Counting()
-    checkpoints.run_from_last(training, interrupted, heard)
+    run_from_last(training, replace(interrupted, events=heard))
     assert getattr(training, "resumed_at", None) == resumed_at
     assert len(heard.warnings) == len(victims)
     undisturbed = Counting()
@@ -83,6 +87,26 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(interrupted, how, victims, res
         undisturbed.step()
     assert torch.equal(training.value, undisturbed.value)
     assert training.ended
+
+
+def test_finished_steps_are_replayed_and_the_others_run(tmp_path):
+    """Of four steps two are done, and one of these two is damaged."""
+    names = [f"step-{index}.pt" for index in range(4)]
+    scratch, ran, replayed = scratch_in(tmp_path), [], []
+
+    def run(index):
+        ran.append(index)
+        return {"value": torch.tensor(float(index))}
+
+    steps = resumable(scratch, names, run, replayed.append)
+    assert [float(next(steps)["value"]) for _ in range(2)] == [0, 1]
+    harm(tmp_path / names[1], "flip")
+    heard = Listening()
+    states = resumable(replace(scratch, events=heard), names, run, replayed.append)
+    assert [float(state["value"]) for state in states] == [0, 1, 2, 3]
+    assert ran == [0, 1, 1, 2, 3]
+    assert [float(state["value"]) for state in replayed] == [0]
+    assert len(heard.warnings) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import torch
 from sdquant_cli.artifacts.latents import Latents, load_items
 from sdquant_cli.artifacts.quant_state import QuantState, quantized_denoiser
 from sdquant_cli.artifacts.time_table import TimeTable
-from sdquant_cli.calibration.observer import all_batches
 from sdquant_cli.calibration.tabulated import tabulated_denoiser
 from sdquant_cli.models.conditioning import predict
 from sdquant_cli.types import Dtype
@@ -47,7 +46,7 @@ def mean_errors(sdquant):
     setting = state.facts.setting
     student = quantized_denoiser(workspace, state, setting)
     teacher = tabulated_denoiser(workspace.model(setting), Dtype.FP32, CPU, table.features()).network
-    (batch,) = all_batches(items, len(items), CPU)
+    (batch,) = items.batches(len(items), CPU)
     with torch.no_grad():
         outputs = [predict(net, batch.x, batch.timestep, batch.conditioning) for net in (student, teacher)]
     error = outputs[0] - outputs[1]

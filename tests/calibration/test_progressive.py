@@ -99,9 +99,9 @@ def test_tables_are_those_of_running_from_the_noise_again_at_every_step(embedded
 
 def test_a_resumed_progression_ends_where_an_undisturbed_one_does(embedded_unet):
     whole = progression(embedded_unet, first := quantized(embedded_unet))
-    passed = [whole.advance() for _ in range(whole.calls)]
+    results = [whole.advance() for _ in range(whole.calls)]
     resumed = progression(embedded_unet, second := quantized(embedded_unet))
-    resumed.repeat(StepResult(passed[0].guided.clone(), passed[0].found))
+    resumed.repeat(StepResult(results[0].guided.clone(), results[0].quantizers))
     for _ in range(resumed.calls - 1):
         resumed.advance()
     assert torch.equal(whole.latents, resumed.latents)

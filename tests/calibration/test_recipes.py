@@ -8,11 +8,16 @@ import torch
 from torch import nn
 
 from sdquant_cli.calibration.items import Items
-from sdquant_cli.calibration.recipe import BatchContext, Pictures
-from sdquant_cli.calibration.recipes.parallel import NoisedPictures, noised, shares
 from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.calibration.recipes.serial import Trajectories
 from sdquant_cli.calibration.resolve import recipe_of, spec_of
+from sdquant_cli.calibration.sources import (
+    BatchContext,
+    NoisedPictures,
+    Pictures,
+    TrajectoryBatches,
+    noised,
+    shares,
+)
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
@@ -57,7 +62,7 @@ def context(name=Scheduler.PNDM, steps=6, pictures=None, scale=3.0):
 @pytest.mark.parametrize("name", [name for name in Scheduler if name is not Scheduler.FLOW_EULER])
 def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
     m = context(name, scale=scale)
-    source, seen = Trajectories(m), []
+    source, seen = TrajectoryBatches(m), []
     calls = len(m.sampler().timesteps)
     for iteration in range(calls):
         batch = source.batch(iteration)
@@ -77,12 +82,12 @@ def test_a_serial_round_is_the_floating_point_trajectory(name, scale):
 
 def test_serial_goes_on_in_the_middle_of_a_round_and_rounds_differ():
     m = context()
-    source, batches = Trajectories(m), []
+    source, batches = TrajectoryBatches(m), []
     for iteration in range(10):
         batches.append(source.batch(iteration))
         batch = batches[-1]
         source.learn(predict(m.teacher, batch.x, batch.timestep, batch.conditioning).detach())
-    resumed = Trajectories(m).batch(9)
+    resumed = TrajectoryBatches(m).batch(9)
     assert torch.equal(resumed.x, batches[9].x)
     assert torch.equal(resumed.conditioning.tokens, batches[9].conditioning.tokens)
     assert not torch.equal(batches[0].x, batches[7].x)  # 7 calls in a round of 6 steps
@@ -147,15 +152,15 @@ def test_every_method_cites_its_source():
         ({"method": "magic"}, "--method magic: expected one of serial-to-parallel, serial"),
         (
             {"method": "rtn", "weight_rate": 1e-3},
-            "--weight-rate: is not supported by --method rtn (supported by: serial",
+            "--weight-rate: is not supported by --method rtn .supported by: serial",
         ),
         ({"method": "rtn", "iterations": 5}, "--iterations"),
         (
             {"images": "x"},
-            "--images: is not supported by --method serial-to-parallel (supported by: parallel)",
+            "--images: is not supported by --method serial-to-parallel .supported by: parallel",
         ),
-        ({"rank": 4}, "--rank: has no meaning with --train weights"),
-        ({"train": "steps", "freezing": 0.1}, "--freezing: has no meaning with --train steps"),
+        ({"rank": 4}, "--rank: has no effect with --train weights"),
+        ({"train": "steps", "freezing": 0.1}, "--freezing: has no effect with --train steps"),
     ],
 )
 def test_an_option_without_meaning_is_refused(fields, message):
@@ -219,5 +224,5 @@ def test_iterations_follow_from_what_they_may_cost(fields, iterations):
     request = CalibrateRequest(forwards=9600, **fields)
     recipe = recipe_of(request)
     assert spec_of(request, recipe, 12, ranked=False, pictures=None).iterations == iterations
-    with pytest.raises(UsageProblem, match="stands in place of --iterations"):
+    with pytest.raises(UsageProblem, match="replaces --iterations"):
         recipe_of(CalibrateRequest(forwards=9600, iterations=5, **fields))

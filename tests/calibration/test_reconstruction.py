@@ -96,7 +96,7 @@ def fitted(spec: ReconstructSpec, phase: ReconstructionPhase, tmp_path: Path, it
     return before, block.distance(everything), student
 
 
-def test_a_fitted_unit_answers_closer_and_lies_on_its_grid(tmp_path):
+def test_a_fitted_block_answers_closer_and_lies_on_its_grid(tmp_path):
     before, after, student = fitted(SPEC, ReconstructionPhase(True, True, 0.0, 2.0, 150, True), tmp_path)
     assert after < 0.6 * before
     for name in ("first", "second"):
@@ -144,11 +144,11 @@ def test_errors_sum_over_channels():
     assert noise_to_signal(2 * b, b) == pytest.approx(1.0)
 
 
-def test_a_second_sweep_is_of_step_sizes_alone():
+def test_a_second_phase_trains_scales_alone():
     spec = SPEC.model_copy(update={"joint": False, "drop": 1.0, "second": 0.25})
     first, second = phases_of(spec, 400)
-    assert (first.rounding, first.steps, first.drop, first.iterations) == (True, False, 1.0, 400)
-    assert (second.rounding, second.steps, second.drop, second.iterations) == (False, True, 0.0, 100)
+    assert (first.rounding, first.scales, first.drop, first.iterations) == (True, False, 1.0, 400)
+    assert (second.rounding, second.scales, second.drop, second.iterations) == (False, True, 0.0, 100)
     assert second.power == 2.4
 
 
@@ -167,13 +167,13 @@ def test_what_does_not_fit_in_memory_lies_on_disk_and_reads_the_same(tmp_path):
     assert list((tmp_path / "b").iterdir()) == []  # files go with what they hold
 
 
-def test_memory_is_given_back(tmp_path):
-    room = TensorPool(1000, tmp_path)
-    kept = Captured(4, room)
+def test_memory_returns_to_the_pool(tmp_path):
+    pool = TensorPool(1000, tmp_path)
+    kept = Captured(4, pool)
     kept.add((torch.zeros(4, 10),), torch.arange(4))
-    assert room.bytes == 1000 - 160
+    assert pool.bytes == 1000 - 160
     kept.free()
-    assert room.bytes == 1000
+    assert pool.bytes == 1000
 
 
 def test_a_run_stops_at_the_module():

@@ -163,7 +163,9 @@ def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkey
 
     for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
         monkeypatch.setattr(OneLayerAtATime, name, lambda *_: torch.full((2,), 1e-3))
-    monkeypatch.setattr("sdquant_cli.stages.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits)
+    monkeypatch.setattr(
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+    )
     sdquant(*SMALL)
     for _ in range(2):  # without a ranking, and with one by gradients
         line = one_line(sdquant("calibrate", "--budget", "4.25", code=3))
@@ -188,7 +190,7 @@ def test_a_ranking_of_another_model_is_left_out(sdquant, tmp_path):
     sdquant("sensitivity")
     sdquant(*SMALL)
     told = sdquant("calibrate", "--iterations", 1).stderr
-    assert "the latest sensitivity ranking is of another model and is left out" in told
+    assert "was computed for a different model and is ignored" in told
     for flag in (("--mixed",), ("--budget", "4")):
         assert "of this model" in sdquant("calibrate", *flag, code=3).stderr
 

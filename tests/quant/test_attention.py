@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from sdquant_cli.calibration.bit_allocation import check_attention
-from sdquant_cli.calibration.observer import Observed, initial_states
+from sdquant_cli.calibration.observer import Observed, QuantizerRules, initial_states
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.attention import TAPS, OpenAttention, attend, attention_taps, open_attention
 from sdquant_cli.models.layers import is_text_fed
@@ -130,7 +130,8 @@ def test_grids_of_probabilities_start_at_zero():
     with torch.no_grad(), observed.watching(row):
         net(x, None, text)
     for ranges in Ranges:
-        states = initial_states(observed, BITS, lambda name: name.endswith(".k"), ranges=ranges)
+        rules = QuantizerRules(BITS, ranges=ranges, has_one_row=lambda name: name.endswith(".k"))
+        states = initial_states(observed, rules)
         assert states["attn.processor.probabilities"].activation_zero.tolist() == [0, 0]
         assert (states["attn.processor.q"].activation_zero > 0).all()
         assert [len(s.activation_step) for s in states.values()] == [2, 1, 2, 2]

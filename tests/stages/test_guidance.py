@@ -51,7 +51,7 @@ def test_pictures_and_their_drift(unguided):
 
 def test_a_loss_on_guidance_has_no_meaning_without(unguided):
     said = unguided("calibrate", "--bits", "w8a8", "--guided-weight", 1, code=2).stderr
-    assert "--guided-weight 1: has no meaning at guidance scale 0" in said
+    assert "--guided-weight 1: has no effect at guidance scale 0" in said
 
 
 def test_latents_that_are_not_finite_are_not_stored(sdquant, monkeypatch):

@@ -220,7 +220,7 @@ def test_refusals(sdquant, words, tmp_path):
     known = f"expected all or some of {', '.join(METHODS)}"
     assert f"--methods nobody, none: {known}" in told("--methods", "rtn,nobody,none")
     assert "--bits w99a8: expected w<2..8>a<2..16>" in told("--bits", "w8a8,w99a8")
-    assert "--forwards: stands in place of --iterations" in told("--forwards", 10)
+    assert "--forwards: replaces --iterations" in told("--forwards", 10)
     assert "--test-prompts absent.txt: no such file" in told("--test-prompts", "absent.txt")
     assert f"--output {tmp_path}: is a folder, expected a file" in told("--output", tmp_path)
     assert not sdquant.store.exists()

@@ -119,7 +119,7 @@ def test_step_sizes_of_attention_are_trained_and_softmax_has_the_bits_of_the_res
 
 def test_softmax_bits_alone_are_refused(sampled):
     told = sampled("calibrate", "--softmax-bits", 8, code=2).stderr
-    assert "--softmax-bits 8: has no meaning without --attention-bits" in told
+    assert "--softmax-bits 8: has no effect without --attention-bits" in told
 
 
 @pytest.mark.parametrize(

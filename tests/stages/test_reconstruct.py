@@ -54,7 +54,10 @@ def test_every_method_publishes_its_choices_and_what_units_came_to(sampled, meth
 
 def test_ptq4dm_is_ranges_alone(sampled):
     told = sampled("calibrate", "--method", "ptq4dm", "--json")
-    assert "ptq4dm asks for latents of `sdquant sample --select normal`; these are random" in told.stderr
+    assert (
+        "ptq4dm asks for latents of `sdquant sample --select normal`; these were selected by random"
+        in told.stderr
+    )
     state = json.loads(told.stdout)
     assert state["spec"]["reconstruct"] is None
     assert state["facts"]["bits"] == {"conv_in": "w8a8", "conv_out": "w8a8"}
@@ -83,11 +86,11 @@ def test_an_interrupted_reconstruction_resumes_to_the_same_bytes(sampled, monkey
     sampled("rm", f"quant-state/{whole['key']}", "--force")
     fitted, fit = [], Reconstruction.fit
 
-    def until_the_fifth(self, unit, phase, place, total):
+    def until_the_fifth(self, block, phase, index, total):
         if len(fitted) == 5:
             raise SdquantError("interrupted")
-        fitted.append(place)
-        return fit(self, unit, phase, place, total)
+        fitted.append(index)
+        return fit(self, block, phase, index, total)
 
     with monkeypatch.context() as patch:
         patch.setattr(Reconstruction, "fit", until_the_fifth)
@@ -106,10 +109,10 @@ def test_a_bound_on_memory_decides_no_content(sampled):
 
 
 def test_a_block_that_does_not_run_alone_falls_back_to_its_layers(sampled, monkeypatch):
-    alone = Reconstruction.answers_alone
+    alone = Reconstruction.runs_alone
     stubborn = "mid_block.resnets.0"
     monkeypatch.setattr(
-        Reconstruction, "answers_alone", lambda self, name: name != stubborn and alone(self, name)
+        Reconstruction, "runs_alone", lambda self, name: name != stubborn and alone(self, name)
     )
     told = sampled("calibrate", "--method", "pqd", *SHORT, "--seed", 4, "--json")
     assert f"{stubborn} cannot be reconstructed as a block" in told.stderr
@@ -150,7 +153,7 @@ def test_progressive_tables_and_relaxed_steps_go_with_any_method(sampled):
     first, second = (sampled.opened().resolve(f"quant-state/{s['key']}") for s in (state, plain))
     assert (first.read("activation_step") != second.read("activation_step")).any()
     told = sampled("calibrate", "--method", "rtn", "--tables", "single", "--relax", "last", code=2).stderr
-    assert "--relax: has no meaning with --tables single" in told
+    assert "--relax: has no effect with --tables single" in told
 
 
 def test_a_split_network_is_trained_as_a_whole_too(sampled):
@@ -166,7 +169,7 @@ def test_units_are_the_same_whether_reached_from_what_is_around_them_or_from_the
     words = ("--method", "eda-dm", *SHORT, "--seed", 8)
     first = calibrated(sampled, *words)
     sampled("rm", f"quant-state/{first['key']}", "--force")
-    alone, tried = Reconstruction.answers_alone, []
+    alone, tried = Reconstruction.runs_alone, []
     roots = ("mid_block", "down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1")
 
     def not_roots(self, name):
@@ -174,7 +177,7 @@ def test_units_are_the_same_whether_reached_from_what_is_around_them_or_from_the
         transformer = name.rpartition(".")[0].endswith("attentions")
         return name not in roots and not transformer and alone(self, name)
 
-    monkeypatch.setattr(Reconstruction, "answers_alone", not_roots)
+    monkeypatch.setattr(Reconstruction, "runs_alone", not_roots)
     second = calibrated(sampled, *words)
     assert set(roots) < set(tried)
     assert second["digest"] == first["digest"]
@@ -183,7 +186,7 @@ def test_units_are_the_same_whether_reached_from_what_is_around_them_or_from_the
 
 def test_a_dry_run_tells_what_reconstruction_takes(sampled):
     plan = json.loads(sampled("calibrate", "--method", "pqd", "--dry-run", "--json").stdout)["plan"]
-    assert plan["losses"] == "units"
+    assert plan["losses"] == "blocks"
     assert plan["iterations"] == 1000
     assert plan["seconds, roughly"] > 0
     assert plan["peak memory without the cache, bytes"] > 10**8
@@ -203,7 +206,7 @@ def test_a_dry_run_tells_what_is_captured(sampled, monkeypatch):
             room_left.append(self.bytes)
             return captured
 
-    monkeypatch.setattr("sdquant_cli.calibration.phases.TensorPool", Watched)
+    monkeypatch.setattr("sdquant_cli.calibration.phases.reconstruct.TensorPool", Watched)
     sampled(*words, "--seed", 11)
     assert told["cache, bytes"] == pytest.approx(4e9 - min(room_left), rel=0.05)
     assert told["scratch, bytes, roughly"] == 0

@@ -131,7 +131,9 @@ def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_p
 
     monkeypatch.setattr(OneLayerAtATime, "noise", noise)
     monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
-    monkeypatch.setattr("sdquant_cli.stages.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits)
+    monkeypatch.setattr(
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+    )
     digests = []
     for name in ("interrupted", "undisturbed"):
         sdquant = Sdquant(tmp_path / name)
@@ -158,7 +160,9 @@ def test_the_direct_measure_is_of_the_grids_that_calibrate_gives(tmp_path, monke
 
     monkeypatch.setattr(OneLayerAtATime, "noise", noise)
     monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
-    monkeypatch.setattr("sdquant_cli.stages.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits)
+    monkeypatch.setattr(
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+    )
     sdquant = Sdquant(tmp_path / "store")
     words = ("--limit", 3, "--steps", 6, "--model", tiny("sd-v1-4"))
     sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", *words)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..calibration.recipe import Pictures
+from ..calibration.sources import Pictures
 from ..errors import UsageProblem
 from ..manifests import ImagesSpec, Setting
 from ..models.autoencoder import encode_pictures

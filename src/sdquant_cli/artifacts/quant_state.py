@@ -5,14 +5,15 @@ import copy
 import torch
 from torch import nn
 
-from ..calibration import output_correction
 from ..calibration.bit_allocation import attention_bits
+from ..calibration.output_correction import correction_of
 from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
 from ..models.attention import open_attention
 from ..models.layers import is_text_fed, projections
 from ..models.load import TORCH_DTYPES, Model
+from ..quant.correction import Correction, correct_outputs
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, state_from_arrays
@@ -40,6 +41,11 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
         return state_from_arrays(arrays, model.layer_shapes | taps)
 
+    def correction(self) -> Correction:
+        """Return the correction of the output; the spec says whether there is one."""
+        names = ("correction_slope", "correction_bias", "correction_std")
+        return correction_of({name: self.read(name) for name in names})
+
 
 def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
     """Return the arrays of a state: packed values with offsets, bits by layer, the correction."""
@@ -57,7 +63,12 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
         arrays[name] = ArraySpec((size,), FIELDS[name], ("value",))
         arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))
     arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
-    return arrays | output_correction.layout(spec, model, rows)
+    if spec.correction:
+        channels = int(model.config["in_channels"])  # a prediction has the shape of its latent
+        arrays["correction_slope"] = ArraySpec((rows,), "float32", ("row",))
+        arrays["correction_bias"] = ArraySpec((rows, channels), "float32", ("row", "channel"))
+        arrays["correction_std"] = ArraySpec((rows,), "float32", ("row",))
+    return arrays
 
 
 def model_of(workspace: Workspace, spec: QuantStateSpec, setting: Setting) -> Model:
@@ -146,5 +157,6 @@ def _simulated(workspace: Workspace, state: QuantState, setting: Setting) -> nn.
         open_attention(tabulated.network)
     relaxed = relaxed_rows(state.spec.relax, len(calibrated))
     restore(tabulated.network, state.state(model), rows, relaxed)
-    output_correction.install(tabulated.network, state, rows)
+    if state.spec.correction:
+        correct_outputs(tabulated.network, state.correction(), rows)
     return tabulated.network.to(workspace.device)

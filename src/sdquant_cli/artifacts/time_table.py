@@ -6,16 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..calibration.observer import Observed, initial_states
 from ..calibration.tabulated import TimeFeatures
+from ..calibration.time_path import round_time_path
 from ..errors import UsageProblem
 from ..manifests import Setting, TimeTableFacts, TimeTableSpec
 from ..models.layers import time_layers
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..models.time_table import embed_timesteps, tabulate
-from ..quant.rows import Rows
-from ..quant.swap import swap
 from ..store import ArraySpec, Artifact, Draft
 from ..types import Bits, Kind
 from .workspace import Blueprint, Workspace
@@ -95,14 +93,3 @@ def _facts(model: Model, layers: int, table: np.ndarray) -> TimeTableFacts:
         prompt_table_bytes=4 * rows * sum(model.time_widths) if model.family.pooled else None,
         removed_parameters=model.time_parameters,
     )
-
-
-def round_time_path(network: nn.Module, timesteps: Sequence[float], bits: Bits) -> None:
-    """Round the time path's layers in place, each with one activation range over all timesteps."""
-    layers = time_layers(network)
-    observed = Observed(layers, torch.zeros(1, dtype=torch.long), 1)
-    with observed.watching(torch.zeros(len(timesteps), dtype=torch.long)):
-        tabulate(network, timesteps)
-    states = initial_states(observed, dict.fromkeys(layers, bits), lambda _: True)
-    swap(network, states, Rows(timesteps), weights_on_grid=False)
-    network.requires_grad_(False)

@@ -1,6 +1,6 @@
 """Arguments and outputs of one module over all calibration items: in memory, or on disk beyond a bound.
 
-A run of the network is stopped at the module, so that what comes after it is not computed.
+A run of the network stops at the module, so that the modules after it do not run.
 """
 
 import tempfile
@@ -17,16 +17,21 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from ..errors import EnvironmentProblem, first_line
 from ..hooks import watching_inputs, watching_outputs
 
+Nested = Any  # tensors and other values in tuples, lists and dictionaries: arguments, or an output
+
 
 @dataclass
 class TensorPool:
-    """Where captured tensors lie: `bytes` of main memory, then files in a folder."""
+    """Storage for captured tensors: `bytes` of main memory, then files in a folder."""
 
     bytes: int
     folder: Path
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An empty tensor in main memory while it fits; else in a file that goes with the tensor."""
+        """Return an empty tensor in main memory while it fits; else in a file deleted with the tensor.
+
+        Raises EnvironmentProblem if the file cannot be written.
+        """
         count = torch.Size(shape).numel()
         size = count * dtype.itemsize
         if size <= self.bytes:
@@ -45,63 +50,62 @@ class TensorPool:
 
 @dataclass
 class Captured:
-    """A nested value (arguments, or an output) of N items, whatever its tensors are."""
+    """A nested value (arguments, or an output) of N items, each tensor in one column."""
 
     items: int
-    room: TensorPool
-    columns: dict[int, Tensor] = field(default_factory=dict)  # place among the leaves -> (N,...)
-    constants: list[Any] = field(default_factory=list)  # leaves that are no tensors
+    pool: TensorPool
+    columns: dict[int, Tensor] = field(default_factory=dict)  # index among the leaves -> (N,...)
+    constants: list[object] = field(default_factory=list)  # leaves; None where a tensor is
     tree: TreeSpec | None = None
 
-    def add(self, value: Any, index: Tensor) -> None:
-        """Take in the value of the items of an index (n); its tensors have an entry for each."""
+    def add(self, value: Nested, index: Tensor) -> None:
+        """Store the value of the items of an index (n); each of its tensors is (n,...)."""
         leaves, self.tree = tree_flatten(value)
         if not self.columns:
             self.constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        for place, leaf in enumerate(leaves):
+        for column, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
-                if place not in self.columns:
-                    self.columns[place] = self.room.tensor((self.items, *leaf.shape[1:]), leaf.dtype)
-                self.columns[place][index] = leaf.detach().cpu()
+                if column not in self.columns:
+                    self.columns[column] = self.pool.tensor((self.items, *leaf.shape[1:]), leaf.dtype)
+                self.columns[column][index] = leaf.detach().cpu()
 
-    def __getitem__(self, index: Tensor) -> Any:
-        """The value of the items of an index (n)."""
+    def __getitem__(self, index: Tensor) -> Nested:
+        """Return the value of the items of an index (n)."""
         assert self.tree is not None
-        leaves = [
-            self.columns[place][index] if place in self.columns else constant
-            for place, constant in enumerate(self.constants)
-        ]
+        leaves = list(self.constants)
+        for column, values in self.columns.items():
+            leaves[column] = values[index]
         return tree_unflatten(leaves, self.tree)
 
     def free(self) -> None:
-        """Give the room back."""
-        self.room.bytes += sum(
-            c.nbytes for c in self.columns.values() if c.untyped_storage().filename is None
-        )
+        """Return the memory to the pool."""
+        for values in self.columns.values():
+            if values.untyped_storage().filename is None:
+                self.pool.bytes += values.nbytes
         self.columns = {}
 
 
 class _ReachedError(Exception):
-    """The module has run; nothing after it is wanted."""
+    """The module has run, and the modules after it need not."""
 
 
 @contextmanager
 def stopping_at(
     module: nn.Module,
-    see_inputs: Callable[[Any], None],
-    see_output: Callable[[Any], None] | None = None,
+    see_inputs: Callable[[Nested], None],
+    see_output: Callable[[Nested], None] | None = None,
 ) -> Iterator[None]:
-    """Within: a run of a network that contains the module ends there, without error.
+    """End a run of a network at one of its modules, without error.
 
-    `see_inputs` is given (args, kwargs). With `see_output` the module itself is run.
+    `see_inputs` is called with (args, kwargs). The module itself runs if there is a `see_output`.
     """
 
-    def before(_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         see_inputs((args, kwargs))
         if see_output is None:
             raise _ReachedError
 
-    def after(_name: str, output: Any) -> None:
+    def after(_name: str, output: Nested) -> None:
         assert see_output is not None
         see_output(output)
         raise _ReachedError
@@ -112,23 +116,21 @@ def stopping_at(
         yield
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """The nested value with its tensors on a device."""
+def to_device(value: Nested, device: torch.device) -> Nested:
+    """Return the nested value with its tensors on a device."""
     leaves, tree = tree_flatten(value)
     return tree_unflatten([x.to(device) if isinstance(x, Tensor) else x for x in leaves], tree)
 
 
-def mixed(value: Any, other: Any, share: float, generator: torch.Generator) -> Any:
-    """The nested value with a share of its tensors' numbers, at random, from the other."""
+def mixed(value: Nested, other: Nested, share: float, generator: torch.Generator) -> Nested:
+    """Return the nested value with a share of its tensors' numbers, at random, from the other."""
     if not share:
         return value
     leaves, tree = tree_flatten(value)
     others, _ = tree_flatten(other)
-    both = zip(leaves, others, strict=True)
-    return tree_unflatten([_mix(x, y, share, generator) for x, y in both], tree)
-
-
-def _mix(x: Any, y: Any, share: float, generator: torch.Generator) -> Any:
-    if not isinstance(x, Tensor):
-        return x
-    return torch.where(torch.rand(x.shape, generator=generator) < share, y, x)
+    chosen: list[object] = []
+    for x, y in zip(leaves, others, strict=True):
+        if isinstance(x, Tensor):
+            x = torch.where(torch.rand(x.shape, generator=generator) < share, y, x)
+        chosen.append(x)
+    return tree_unflatten(chosen, tree)

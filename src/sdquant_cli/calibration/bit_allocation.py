@@ -1,42 +1,61 @@
-"""Which bits every layer gets: those of `--bits`, of `--mixed`'s rule, and of `--budget`'s integer program.
+"""Bits of every layer: those of `--bits`, of the rule of `--mixed`, and of the integer program of `--budget`.
 
-`--mixed` follows any ranking. `--budget` needs the direct measure: what it weighs is the output's noise.
+`--mixed` follows any ranking. `--budget` needs the direct measure, since it weighs the noise of the output.
 With both, the budget decides the weights' bits and the rule the activations'.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import MissingArtifact, UsageProblem
 from ..events import Events
-from ..manifests import FrontierPoint, QuantStateSpec
+from ..manifests import FrontierPoint, QuantStateSpec, SensitivityFacts, SensitivitySpec
 from ..metrics.ratios import decibels
 from ..models.load import Model
+from ..models.shortcuts import values_by_part
 from ..options.requests import CalibrateRequest
-from ..quant.allocate import WIDTHS, Allocation, allocate, mixed_bits, noise_by_width, smallest_budget
-from ..store import Artifact
-from ..types import Bits, Budget, Measure
+from ..quant.allocate import (
+    WIDTHS,
+    Allocation,
+    allocate,
+    average_bits,
+    mixed_bits,
+    noise_by_width,
+    smallest_budget,
+)
+from ..quant.relaxing import bits_of_rows, relaxed_rows
+from ..types import Bits, Budget, Measure, Relax
 
 FRONTIER_PER_BIT = 2  # budgets of the frontier: every half bit
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """A sensitivity ranking of a model's layers."""
+
+    spec: SensitivitySpec
+    facts: SensitivityFacts
+    rounding_error: np.ndarray | None = None  # (layers, widths) |W - Q(W)|^2; of the direct measure
+
+
+@dataclass(frozen=True)
 class Choice:
-    """Bits of every layer and, with a budget, what it buys and what others would have."""
+    """Bits of every layer and, with a budget, its allocation and those of other budgets."""
 
     bits: dict[str, Bits]
     allocation: FrontierPoint | None = None
     frontier: tuple[FrontierPoint, ...] = ()
 
 
-def check_ranking(request: CalibrateRequest, ranking: Artifact | None) -> None:
-    """Raise MissingArtifact where a request needs a ranking that is not there."""
+def check_ranking(request: CalibrateRequest, ranking: SensitivitySpec | None) -> None:
+    """Raise MissingArtifact if a request needs a ranking that does not exist."""
     if ranking is None and request.mixed:
         raise MissingArtifact(
             "--mixed needs a sensitivity ranking of this model; make it with `sdquant sensitivity`"
         )
-    if request.budget and (ranking is None or ranking.spec.measure is not Measure.SQNR):
+    if request.budget and (ranking is None or ranking.measure is not Measure.SQNR):
         raise MissingArtifact(
             f"--budget {request.budget} needs the direct measure of this model as its latest ranking; "
             f"make it with `sdquant sensitivity --measure {Measure.SQNR}`"
@@ -44,7 +63,7 @@ def check_ranking(request: CalibrateRequest, ranking: Artifact | None) -> None:
 
 
 def check_budget(request: CalibrateRequest, model: Model) -> None:
-    """Raise UsageProblem, with the smallest budget that can be met, for one that cannot."""
+    """Raise UsageProblem for a budget below the smallest possible one, and name that."""
     if request.budget is None:
         return
     budget, parameters = Budget.parse(request.budget), _parameters(model)
@@ -57,7 +76,7 @@ def check_budget(request: CalibrateRequest, model: Model) -> None:
 
 
 def check_attention(request: CalibrateRequest, model: Model) -> None:
-    """Raise UsageProblem where attention's products are to be rounded in a network that computes others."""
+    """Raise UsageProblem if attention's products are to be rounded in a network that computes others."""
     if request.attention_bits is not None and not model.attention_taps:
         raise UsageProblem(
             f"--attention-bits {request.attention_bits}: {model.family.name} has another attention than the "
@@ -66,52 +85,84 @@ def check_attention(request: CalibrateRequest, model: Model) -> None:
 
 
 def attention_bits(spec: QuantStateSpec, model: Model) -> dict[str, Bits]:
-    """Bits of the places where a spec rounds attention's products: of weights 0, since there are none."""
+    """Return the bits of the taps at which a spec rounds attention's products; weight bits are 0."""
     if spec.attention_bits is None or spec.softmax_bits is None:
         return {}
-    q, p = Bits(0, spec.attention_bits), Bits(0, spec.softmax_bits)
-    return {place: p if place.endswith(".probabilities") else q for place in model.attention_taps}
+    bits = {}
+    for tap in model.attention_taps:
+        is_softmax = tap.endswith(".probabilities")
+        bits[tap] = Bits(0, spec.softmax_bits if is_softmax else spec.attention_bits)
+    return bits
 
 
 def choose_bits(
-    request: CalibrateRequest, model: Model, ranking: Artifact | None, edges: Bits | None, events: Events
+    request: CalibrateRequest, model: Model, ranking: Ranking | None, edges: Bits | None, events: Events
 ) -> Choice:
-    """The bits of a request whose ranking and budget have been checked, at least `edges` at both ends."""
+    """Return the bits of all layers, at least `edges` in the first and the last.
+
+    The request's ranking and budget have been checked.
+    """
     bits, names = Bits.parse(request.bits), list(model.layer_shapes)
-    ends = (ranking.facts.top, ranking.facts.bottom) if ranking and request.mixed else ((), ())
-    chosen = mixed_bits(names, bits, *ends)
+    top, bottom = (ranking.facts.top, ranking.facts.bottom) if ranking and request.mixed else ((), ())
+    chosen = mixed_bits(names, bits, top, bottom)
     if edges is not None:
         for name in (names[0], names[-1]):
             chosen[name] = chosen[name].at_least(edges)
     if request.budget is None or ranking is None:
         return Choice(chosen)
+    return _within_budget(Budget.parse(request.budget), chosen, ranking, model, events)
+
+
+def _within_budget(
+    budget: Budget, chosen: dict[str, Bits], ranking: Ranking, model: Model, events: Events
+) -> Choice:
+    """Replace the weight bits of a choice by those that a budget buys."""
     parameters = _parameters(model)
-    total, cost = int(parameters.sum()), _cost(ranking, names)
-    best = allocate(cost, parameters, Budget.parse(request.budget).bits(total))
-    halves = range(WIDTHS[0] * FRONTIER_PER_BIT, WIDTHS[-1] * FRONTIER_PER_BIT + 1)
-    budgets = [total * k // FRONTIER_PER_BIT for k in halves]
-    with events.task("frontier", len(budgets), "budget") as task:
-        frontier = []
-        for budget in budgets:
-            frontier.append(_point(allocate(cost, parameters, budget), parameters))
+    total, cost = int(parameters.sum()), _cost(ranking, list(chosen))
+    best = allocate(cost, parameters, budget.bits(total))
+    steps = range(WIDTHS[0] * FRONTIER_PER_BIT, WIDTHS[-1] * FRONTIER_PER_BIT + 1)
+    frontier = []
+    with events.task("frontier", len(steps), "budget") as task:
+        for step in steps:
+            allocation = allocate(cost, parameters, total * step // FRONTIER_PER_BIT)
+            frontier.append(_point(allocation, parameters))
             task.advance()
-    widths = zip(chosen.items(), best.widths, strict=True)
-    return Choice(
-        {name: replace(layer, weights=width) for (name, layer), width in widths},
-        _point(best, parameters),
-        tuple(frontier),
-    )
+    bits = {}
+    for (name, layer), width in zip(chosen.items(), best.widths, strict=True):
+        bits[name] = replace(layer, weights=width)
+    return Choice(bits, _point(best, parameters), tuple(frontier))
+
+
+def by_split_layer(choice: Choice, model: Model) -> Choice:
+    """Give the two parts of each split shortcut convolution of a model the bits of the whole."""
+    return replace(choice, bits=values_by_part(choice.bits, list(model.layer_shapes)))
+
+
+def mean_bits(
+    bits: Mapping[str, Bits], model: Model, rows: Mapping[str, int], relax: Relax | None
+) -> dict[str, float]:
+    """Return the mean bits of all layers by named weightings; activations are a mean over rows too.
+
+    `rows` is the number of rows of each layer's activation table.
+    """
+    relaxed = relaxed_rows(relax, max(rows.values()))
+    activations = []
+    for name, layer in bits.items():
+        activations.append(float(bits_of_rows(layer.activations, rows[name], relaxed).float().mean()))
+    parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
+    return average_bits(bits, parameters, activations)
 
 
 def _parameters(model: Model) -> np.ndarray:
     return np.array([shape.numel() for shape in model.layer_shapes.values()], dtype=np.int64)
 
 
-def _cost(ranking: Artifact, names: list[str]) -> np.ndarray:
-    """Noise to signal of every layer at every width (layers, widths), its weights alone rounded."""
+def _cost(ranking: Ranking, names: list[str]) -> np.ndarray:
+    """Return the noise-to-signal ratio (layers, widths) of every layer with its weights rounded."""
+    assert ranking.rounding_error is not None
     noise = np.array([ranking.facts.weight_noise[name] for name in names])
     measured = Bits.parse(ranking.spec.bits).weights
-    return noise_by_width(noise, ranking.read("rounding_error"), measured)
+    return noise_by_width(noise, ranking.rounding_error, measured)
 
 
 def _point(allocation: Allocation, parameters: np.ndarray) -> FrontierPoint:

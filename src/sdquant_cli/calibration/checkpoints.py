@@ -1,62 +1,128 @@
-"""Checkpoints of a training in scratch beside its artifact: the last two, each whole, with its sha256."""
+"""Checkpoints of a calibration, in a scratch folder beside its artifact: finished work is not done twice.
+
+Each file is written whole, with its sha256. A damaged one is ignored with a warning.
+"""
 
 import pickle
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ..errors import EnvironmentProblem
 from ..events import Events
 from ..sealed import is_intact, remove_file, write_file
-from ..store import Draft
-from .distillation import Training
 
 EVERY = 50  # iterations; at most this much is done again after a kill
 KEPT = 2
 
+State = dict[str, Any]  # tensors, numbers, and dictionaries of them
 
-def run_from_last(training: Training, draft: Draft, events: Events) -> None:
-    """Train to the end, from the last checkpoint if there is one."""
-    _resume(training, draft.scratch, events)
+
+class Trainable(Protocol):
+    """A training that can stop after any iteration and continue from its state."""
+
+    iterations: int
+    iteration: int
+
+    def step(self) -> None:
+        """Make one update."""
+
+    def finish(self) -> None:
+        """Put the result in place, after the last iteration."""
+
+    def state_dict(self) -> State:
+        """Return everything that the training needs to continue."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from the result of `state_dict`."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder for finished work, which stays until the artifact is published."""
+
+    folder: Path
+    save_cost: Callable[[], None]  # keeps the seconds and the memory of the work so far
+    events: Events
+
+    def load(self, name: str) -> State | None:
+        """Return the state saved under a name; None if there is none, or it is damaged."""
+        path = self.folder / name
+        return read(path, self.events) if path.exists() else None
+
+    def save(self, name: str, state: State) -> None:
+        """Save a state under a name, and the cost so far."""
+        write(self.folder / name, state)
+        self.save_cost()
+
+
+def resumable(
+    scratch: Scratch,
+    names: Iterable[str],
+    run: Callable[[int], State],
+    replay: Callable[[State], None],
+) -> Iterator[State]:
+    """Yield the state after each named step: of `run(index)`, or saved by an earlier run and replayed."""
+    for index, name in enumerate(names):
+        state = scratch.load(name)
+        if state is None:
+            state = run(index)
+            scratch.save(name, state)
+        else:
+            replay(state)
+        yield state
+
+
+def run_from_last(training: Trainable, scratch: Scratch) -> None:
+    """Train to the end, from the last checkpoint if there is one.
+
+    A checkpoint holds all that came before it, so that the last one alone is read.
+    """
+    _resume(training, scratch)
+    events = scratch.events
     with events.task("calibrating", training.iterations, "iteration", training.iteration) as task:
         while training.iteration < training.iterations:
             training.step()
             task.advance()
             if training.iteration % EVERY == 0 and training.iteration < training.iterations:
-                _save(training, draft.scratch)
-                draft.meter.save()
+                scratch.save(f"{training.iteration:08d}.pt", training.state_dict())
+                for old in _checkpoints(scratch)[KEPT:]:
+                    remove_file(old)
     training.finish()
 
 
-def _resume(training: Training, folder: Path, events: Events) -> None:
-    """Go on from the newest checkpoint that can be read, if there is any."""
-    for path in sorted(folder.glob("[0-9]*.pt"), reverse=True):
-        if (state := read(path, events)) is not None:
+def _resume(training: Trainable, scratch: Scratch) -> None:
+    """Load the newest checkpoint that can be read, if there is any."""
+    for path in _checkpoints(scratch):
+        state = scratch.load(path.name)
+        if state is not None:
             training.load_state_dict(state)
-            events.note(f"resuming at iteration {training.iteration}")
+            scratch.events.note(f"resuming at iteration {training.iteration}")
             return
 
 
-def _save(training: Training, folder: Path) -> None:
-    write(folder / f"{training.iteration:08d}.pt", training.state_dict())
-    for old in sorted(folder.glob("[0-9]*.pt"))[:-KEPT]:
-        remove_file(old)
+def _checkpoints(scratch: Scratch) -> list[Path]:
+    """Return the checkpoints of a training, the newest first."""
+    return sorted(scratch.folder.glob("[0-9]*.pt"), reverse=True)
 
 
-def read(path: Path, events: Events) -> Any:
-    """Return what was written to a checkpoint; None, with a warning, if its bytes have changed since."""
+def read(path: Path, events: Events) -> State | None:
+    """Return the state in a checkpoint; None, with a warning, if its bytes have changed since."""
     if is_intact(path):
         with suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return torch.load(path, weights_only=True)
-    events.warn(f"{path} is damaged and is left out")
+            state: State = torch.load(path, weights_only=True)
+            return state
+    events.warn(f"{path} is damaged and is ignored")
     return None
 
 
-def write(path: Path, state: object) -> None:
-    """Write a checkpoint as a whole: it is there with all its bytes, or not at all."""
+def write(path: Path, state: State) -> None:
+    """Write a checkpoint as a whole: the file has all its bytes, or does not exist."""
     try:
         write_file(path, partial(torch.save, state))
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError

@@ -1,34 +1,33 @@
 """Distillation of a quantized UNet from the floating-point one: the loop that trained methods share.
 
-Weights (or their low-rank updates) are trained by Adam. Step sizes are trained by Adam in their
-logarithm: a step size moves by a relative rate, whether it belongs to a 4-bit or a 16-bit grid, and
-stays positive. Adam ignores constant factors of a gradient, so LSQ's gradient scale has no place here.
+Weights (or their low-rank updates) are trained by Adam. Scales are trained by Adam in their logarithm: a
+scale moves by a relative rate, whether it belongs to a 4-bit or a 16-bit grid, and stays positive. Adam
+ignores constant factors of a gradient, so LSQ's gradient scale has no place here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
-from ..models.conditioning import predict
 from ..quant.low_rank import LowRankUpdate
 from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
 from ..types import Train
-from .items import Batch
+from .checkpoints import State
+from .items import Batch, prediction
 from .losses import collecting_outputs, feature_loss, guided_loss, output_loss
-from .recipe import Source
+from .sources import Source
 from .teacher import Teacher
 
 
 @dataclass(frozen=True)
 class LossTargets:
-    """What the student is compared on, and how much each counts; L_out counts 1."""
+    """Outputs on which the student is compared, with the weight of each; L_out has weight 1."""
 
     weights: LossSpec
     sensitive: Sequence[str] = ()  # layers of L_sen
@@ -37,15 +36,21 @@ class LossTargets:
 
     @property
     def watched(self) -> list[str]:
-        chosen = list(self.sensitive) if self.weights.sensitive else []
-        return chosen + (list(self.blocks) if self.weights.blocks else [])
+        """The modules whose outputs some loss compares."""
+        return [name for names, _ in self.features for name in names]
+
+    @property
+    def features(self) -> list[tuple[Sequence[str], float]]:
+        """The groups of modules of each feature loss, with its weight; those of weight 0 are absent."""
+        groups = ((self.sensitive, self.weights.sensitive), (self.blocks, self.weights.blocks))
+        return [(names, weight) for names, weight in groups if names and weight]
 
 
 @dataclass
 class Training:
-    """A student in training; a checkpoint is its `state_dict`."""
+    """A student in training. Its `state_dict` is a checkpoint."""
 
-    student: Any  # a quantized UNet, sharing the weights of the teacher or not
+    student: nn.Module  # a quantized UNet, which may share the weights of the teacher
     teacher: Teacher
     source: Source
     targets: LossTargets
@@ -56,145 +61,143 @@ class Training:
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.layers = {
-            name: m for name, m in self.student.named_modules() if isinstance(m, QuantLinear | QuantConv2d)
-        }
+        self.layers = _layers_with_weights(self.student)
         self.weights = self._trained_weights()
-        self.steps = [
-            p
-            for m in self.layers.values()
-            for p in (m.weight_step, m.activation_step)
-            if isinstance(p, nn.Parameter)
-        ]
-        self.steps += [m.activation_step for m in self.student.modules() if isinstance(m, QuantInput)]
-        for parameter in (*self.weights, *self.steps):
+        self.scales = _trained_scales(self.student)
+        for parameter in (*self.weights, *self.scales):
             parameter.requires_grad_(True)
-        self.logs = [step.detach().log() for step in self.steps]
-        groups = [{"params": p, "lr": rate} for p, rate in self._rates() if p]
+        self.log_scales = [scale.detach().log() for scale in self.scales]
+        groups = [{"params": parameters, "lr": rate} for parameters, rate in self._rates()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.averages = [p.detach().clone() for p in self.parameters] if self.spec.averaging else []
-        self.oscillations = (
-            [Oscillation(m.weight, m.weight_step, m.weight_grid) for m in self.layers.values()]
-            if self.spec.freezing
-            else []
-        )
+        self.averages = self._first_averages()
+        self.oscillations = self._first_oscillations()
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained: weights, then the logarithms of step sizes."""
-        return [*self.weights, *self.logs]
+        """The trained tensors: weights, then the logarithms of scales."""
+        return [*self.weights, *self.log_scales]
 
     def _rates(self) -> list[tuple[list[Tensor], float]]:
-        return [([*self.weights], self.spec.weight_rate), ([*self.logs], self.spec.step_rate)]
+        """Return the groups of parameters that are not empty, with the rate of each."""
+        groups = ([*self.weights], self.spec.weight_rate), ([*self.log_scales], self.spec.step_rate)
+        return [(parameters, rate) for parameters, rate in groups if parameters]
 
     def _trained_weights(self) -> list[Tensor]:
-        """Parameters of the weights' part; the floating-point weights stay as they are."""
+        """Give the layers weights to train, apart from the floating-point ones, and return them."""
         if self.spec.what is Train.STEPS:
             return []
         if self.spec.what is Train.LOW_RANK:
-            assert self.spec.rank is not None
-            g, device = torch.Generator().manual_seed(self.seed), next(self.student.parameters()).device
-            updates = [LowRankUpdate(m.weight.shape, self.spec.rank, g, device) for m in self.layers.values()]
-            for layer, update in zip(self.layers.values(), updates, strict=True):
-                layer.weight_transform = update
-            return [p for update in updates for p in (update.up, update.down)]
+            return self._low_rank_updates()
         for layer in self.layers.values():
             layer.weight = nn.Parameter(layer.weight.detach().float().clone())
         return [layer.weight for layer in self.layers.values()]
 
+    def _low_rank_updates(self) -> list[Tensor]:
+        assert self.spec.rank is not None
+        g, device = torch.Generator().manual_seed(self.seed), next(self.student.parameters()).device
+        factors: list[Tensor] = []
+        for layer in self.layers.values():
+            update = LowRankUpdate(layer.weight.shape, self.spec.rank, g, device)
+            layer.weight_transform = update
+            factors += (update.up, update.down)
+        return factors
+
+    def _first_averages(self) -> list[Tensor]:
+        if not self.spec.averaging:
+            return []
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def _first_oscillations(self) -> list[Oscillation]:
+        if not self.spec.freezing:
+            return []
+        return [Oscillation(m.weight, m.weight_step, m.weight_grid) for m in self.layers.values()]
+
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss on one batch, and the floating-point prediction."""
+        """Return the loss on one batch, and the floating-point prediction."""
         targets, answer = self.targets, self.teacher.answer(batch)
-        target, wanted = answer.prediction, answer.features
+        target = answer.prediction
         amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
-        with collecting_outputs(self.student, targets.watched) as found, amp:
-            predicted = predict(self.student, batch.x, batch.timestep, batch.conditioning)
+        with collecting_outputs(self.student, targets.watched) as outputs, amp:
+            predicted = prediction(self.student, batch)
         loss = output_loss(predicted, target)
-        for names, weight in (
-            (targets.sensitive, targets.weights.sensitive),
-            (targets.blocks, targets.weights.blocks),
-        ):
-            if names and weight:
-                pairs = [{name: outputs[name].float() for name in names} for outputs in (found, wanted)]
-                loss = loss + weight * feature_loss(*pairs)
+        for names, weight in targets.features:
+            student = {name: outputs[name].float() for name in names}
+            teacher = {name: answer.features[name].float() for name in names}
+            loss = loss + weight * feature_loss(student, teacher)
         if targets.weights.guided:
             loss = loss + targets.weights.guided * guided_loss(predicted, target, targets.guidance_scale)
         return loss, target
 
     def step(self) -> None:
-        """One update; its batch in as many parts as `accumulate` says."""
+        """Make one update; its batch comes in as many parts as `accumulate` says."""
         batch = self.source.batch(self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        for step in self.steps:
-            step.grad = None
-        value, targets = 0.0, []
+        for scale in self.scales:
+            scale.grad = None
+        value, predictions = 0.0, []
         for part in batch.parts(self.spec.accumulate):
-            loss, target = self.loss(part)
+            loss, predicted = self.loss(part)
             share = len(part.x) / len(batch.x)
             (loss * share).backward()
             value += share * float(loss.detach())
-            targets.append(target)
+            predictions.append(predicted)
         if not (math.isfinite(value) and self._gradients_are_finite()):
             raise SdquantError(self._diagnosis(batch, value))
         self._update()
-        halves = zip(*(target.chunk(batch.halves) for target in targets), strict=True)
-        self.source.learn(torch.cat([torch.cat(half) for half in halves]))
+        self.source.learn(_joined(predictions, batch.halves))
         self.losses.append(value)
         self.iteration += 1
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Adam at rates that fall from the spec's to zero in a cosine, then what hangs on the new values."""
-        fade = 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
-        rates = [rate for parameters, rate in self._rates() if parameters]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * fade
-        for log, step in zip(self.logs, self.steps, strict=True):  # ds = s d(log s)
-            log.grad = None if step.grad is None else step.grad * step
+        """Apply Adam at rates that fall from the spec's to zero in a cosine, then all that depends on it."""
+        decay = 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
+        for group, (_, rate) in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate * decay
+        for log_scale, scale in zip(self.log_scales, self.scales, strict=True):  # ds = s d(log s)
+            log_scale.grad = None if scale.grad is None else scale.grad * scale
         self.optimizer.step()
-        self._write_steps()
+        self._write_scales()
         for layer, oscillation in zip(self.layers.values(), self.oscillations, strict=False):
             oscillation.update(layer.weight, layer.weight_step, self.spec.freezing)
         if self.averages:
             keep = min(self.spec.averaging, (1 + self.iteration) / (10 + self.iteration))
             torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)
 
-    def _write_steps(self) -> None:
-        torch._foreach_copy_([step.detach() for step in self.steps], torch._foreach_exp(self.logs))
+    def _write_scales(self) -> None:
+        torch._foreach_copy_([scale.detach() for scale in self.scales], torch._foreach_exp(self.log_scales))
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Take the averaged values, where values are averaged."""
+        """Replace the parameters by their averages, if the spec asks for averaging."""
         for parameter, average in zip(self.parameters, self.averages, strict=False):
             parameter.copy_(average)
-        self._write_steps()
+        self._write_scales()
 
     def _gradients_are_finite(self) -> bool:
-        gradients = [p.grad for p in (*self.weights, *self.steps) if p.grad is not None]
+        gradients = [p.grad for p in (*self.weights, *self.scales) if p.grad is not None]
         return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
     @torch.no_grad()
     def _diagnosis(self, batch: Batch, value: float) -> str:
-        """Where the first number that is none came from."""
+        """Name the place of the first number that is not finite."""
         with collecting_outputs(self.student, list(self.layers)) as outputs:
-            predict(self.student, batch.x, batch.timestep, batch.conditioning)
+            prediction(self.student, batch)
         place = "in the gradients" if math.isfinite(value) else "in the loss"
         for name, output in outputs.items():  # in the order they ran
             bad = ~output.flatten(1).isfinite().all(1)
             if bool(bad.any()):
-                where = (
-                    f" at timestep {float(batch.timestep[bad][0]):g}"
-                    if len(bad) == len(batch.timestep)
-                    else ""
-                )
-                place = f"first in layer {name}{where}"
+                place = f"first in layer {name}"
+                if len(bad) == len(batch.timestep):
+                    place += f" at timestep {float(batch.timestep[bad][0]):g}"
                 break
         return (
             f"calibration diverged at iteration {self.iteration}: loss {value:g}, {place}; the last "
             f"checkpoint is kept; lower --weight-rate or --step-rate"
         )
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> State:
+        """Return everything that the training needs to continue."""
         return {
             "parameters": [p.detach() for p in self.parameters],
             "optimizer": self.optimizer.state_dict(),
@@ -205,13 +208,32 @@ class Training:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
+        """Continue from the result of `state_dict`."""
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
-        self._write_steps()
+        self._write_scales()
         for average, value in zip(self.averages, state["averages"], strict=True):
             average.copy_(value)
         for oscillation, saved in zip(self.oscillations, state["oscillations"], strict=True):
             oscillation.restore(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.losses = int(state["iteration"]), list(state["losses"])
+
+
+def _layers_with_weights(network: nn.Module) -> dict[str, QuantLinear | QuantConv2d]:
+    return {name: m for name, m in network.named_modules() if isinstance(m, QuantLinear | QuantConv2d)}
+
+
+def _trained_scales(network: nn.Module) -> list[nn.Parameter]:
+    """Return the scales of all layers, weight before activation, then those of attention's products."""
+    scales: list[nn.Parameter] = []
+    for layer in _layers_with_weights(network).values():
+        scales += (layer.weight_step, layer.activation_step)
+    return scales + [m.activation_step for m in network.modules() if isinstance(m, QuantInput)]
+
+
+def _joined(predictions: Sequence[Tensor], halves: int) -> Tensor:
+    """Return the predictions (M,C,h,w) of a batch from those of its parts, each with its items in halves."""
+    by_part = [predicted.chunk(halves) for predicted in predictions]
+    return torch.cat([torch.cat(half) for half in zip(*by_part, strict=True)])

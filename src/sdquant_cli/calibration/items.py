@@ -1,14 +1,14 @@
 """Calibration items: latents with their timesteps and text.
 
-With guidance the network sees every latent without its prompt and with it, two items; else with it alone.
+With guidance the network sees every latent without its prompt and with it, as two items; without guidance,
+with its prompt alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.conditioning import Conditioning, predict
 from ..models.guidance import halves
@@ -16,22 +16,28 @@ from ..models.guidance import halves
 
 @dataclass(frozen=True)
 class Batch:
-    """The network's inputs: all unconditional items, if there are any, before all conditional ones."""
+    """Inputs of the network: all unconditional items, if there are any, before all conditional ones."""
 
     x: Tensor  # (M,C,h,w)
     timestep: Tensor  # (M)
-    row: Tensor  # (M)
-    conditioning: Conditioning  # of M
-    item: Tensor | None = None  # (M) place among all stored items, for those that are
+    row: Tensor  # (M) row of each timestep in the per-timestep tables
+    conditioning: Conditioning  # of M items
+    item: Tensor | None = None  # (M) index among all stored items; None: the items are not stored
     halves: int = 2  # items of each latent
 
     def __getitem__(self, index: Tensor) -> "Batch":
-        row, item = (None if part is None else part[index.cpu()] for part in (self.row, self.item))
-        assert row is not None
-        return Batch(self.x[index], self.timestep[index], row, self.conditioning[index], item, self.halves)
+        item = None if self.item is None else self.item[index.cpu()]
+        return Batch(
+            self.x[index],
+            self.timestep[index],
+            self.row[index.cpu()],
+            self.conditioning[index],
+            item,
+            self.halves,
+        )
 
     def parts(self, count: int) -> "list[Batch]":
-        """The batch in `count` batches of about equal size, the items of a latent kept together."""
+        """Split the batch into `count` batches of about equal size; the items of a latent stay together."""
         if count == 1:
             return [self]
         latents = len(self.x) // self.halves
@@ -39,8 +45,8 @@ class Batch:
         return [self[part.flatten()] for part in by_half.chunk(count, dim=1)]
 
 
-def prediction(network: Any, batch: Batch) -> Tensor:
-    """Return the network's prediction (items,C,h,w) fp32 for a batch."""
+def prediction(network: nn.Module, batch: Batch) -> Tensor:
+    """Return the network's prediction (M,C,h,w) fp32 for a batch."""
     return predict(network, batch.x, batch.timestep, batch.conditioning)
 
 
@@ -60,21 +66,29 @@ class Items:
 
     @property
     def halves(self) -> int:
-        """Items of each latent."""
+        """The number of items of each latent."""
         return halves(self.guidance_scale)
 
     @property
     def count(self) -> int:
-        """All items there are."""
+        """The number of all items."""
         return self.halves * len(self)
 
     def batch(self, picks: Sequence[int] | Tensor, device: torch.device) -> Batch:
-        """All items of the picked latents."""
+        """Return all items of the picked latents."""
         index = torch.as_tensor(picks)
         return self.some(torch.cat([half * len(self) + index for half in range(self.halves)]), device)
 
+    def batches(self, size: int, device: torch.device) -> Iterator[Batch]:
+        """Yield batches of `size` latents, each latent once, in stored order."""
+        for start in range(0, len(self), size):
+            yield self.batch(range(start, min(start + size, len(self))), device)
+
     def some(self, item: Tensor, device: torch.device) -> Batch:
-        """Any items: latent i has items i and, with guidance, N + i; its prompt is the last one's."""
+        """Return items by index (M).
+
+        Latent i has item i and, with guidance, item N + i: the last one has its prompt.
+        """
         latent, conditional = item % len(self), item // len(self) == self.halves - 1
         row = self.row[latent]
         text = torch.where(conditional, self.text[latent], 0)
@@ -89,11 +103,11 @@ class Items:
 
 
 def shuffled(count: int, batch: int, iteration: int, seed: int) -> Tensor:
-    """Items of one iteration: every epoch visits all items once in an order of its own.
+    """Return the items (batch) of one iteration: every epoch visits each item once, in a new order.
 
-    Depends on the arguments alone, so a resumed run draws what an undisturbed one draws.
+    The order depends on the arguments alone, so a resumed run draws what an uninterrupted one draws.
     """
     per_epoch = max(1, count // batch)
-    epoch, place = divmod(iteration, per_epoch)
+    epoch, step = divmod(iteration, per_epoch)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return order[place * batch : (place + 1) * batch]
+    return order[step * batch : (step + 1) * batch]

@@ -1,4 +1,4 @@
-"""What a quantized UNet is pulled towards: the floating-point one's output, layers and blocks."""
+"""Losses of a quantized network against the floating-point one: on its output, its layers and its blocks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,35 +12,38 @@ from ..models.guidance import apply_guidance
 
 @contextmanager
 def collecting_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within: the outputs of the named modules, by name, refreshed at each run of the network.
+    """Give a dictionary that each run of the network fills with the outputs of the named modules.
 
-    Of a block that returns several, the last tensor is kept: what a UNet's block passes to the other side
-    is a tuple, and the MMDiT's blocks return the text before the picture.
+    The last tensor is kept of a module that returns several: a UNet block passes a tuple to the other
+    side, and the MMDiT's blocks return the text before the image.
     """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor | tuple[object, ...]) -> None:
-        several = output if isinstance(output, tuple) else (output,)
-        outputs[name] = next(part for part in reversed(several) if isinstance(part, Tensor))
+        parts = output if isinstance(output, tuple) else (output,)
+        outputs[name] = next(part for part in reversed(parts) if isinstance(part, Tensor))
 
     with watching_outputs({name: network.get_submodule(name) for name in names}, keep):
         yield outputs
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_out: mean squared error of the noise prediction (Efficiency Meets Fidelity, eq. 11)."""
+    """Return L_out, the mean squared error of the noise prediction (Efficiency Meets Fidelity, eq. 11)."""
     return (student - teacher).square().mean()
 
 
 def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-    """Squared error of modules' outputs over its energy, mean over modules.
+    """Return the squared error of modules' outputs over their energy, mean over modules.
 
-    Of the sensitive layers this is L_sen (eq. 12); of the blocks, inter-layer distillation.
+    On the sensitive layers this is L_sen (Efficiency Meets Fidelity, eq. 12); on the blocks, inter-layer
+    distillation.
     """
-    terms = [(student[n] - teacher[n]).square().mean() / teacher[n].square().mean() for n in teacher]
+    terms = []
+    for name, target in teacher.items():
+        terms.append((student[name] - target).square().mean() / target.square().mean())
     return torch.stack(terms).mean()
 
 
 def guided_loss(student: Tensor, teacher: Tensor, guidance_scale: float) -> Tensor:
-    """Mean squared error of the combination that sampling uses, u + g (c - u); items come in halves."""
+    """Return the mean squared error of the guided combination u + g (c - u); items come in halves."""
     return apply_guidance(student - teacher, guidance_scale).square().mean()

@@ -1,18 +1,21 @@
-"""Quantizers from data alone: weights by squared error, activations by a search over clippings.
+"""First quantizers from data alone: weights by squared error, activations by a search over clippings.
 
-One pass over the floating-point network keeps, for each layer and row, the smallest and largest input
-and a fixed number of its values, so memory does not grow with the data. A row that few latents hit
-takes in its neighbours: their timesteps are near, so are their ranges.
+One pass over the floating-point network keeps the smallest and the largest input of each layer at each row,
+and a fixed number of its values, so memory does not grow with the data. A row with few latents pools its
+statistics with neighbouring timesteps: their ranges are near, as their timesteps are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from ..events import SILENT, Events
 from ..hooks import watching_inputs
+from ..models.layers import is_text_fed
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
@@ -21,17 +24,17 @@ from ..quant.state import grids
 from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
 
-VALUES = 2048  # kept of each layer and row: 100 MB for 258 layers and 50 rows
-ENOUGH = 16  # latents; a row with fewer takes in its neighbours
-AT_ONCE = 16  # latents run together; the grids that are found depend on it in the last bits
-END_OF_STEP = 0.02  # what an end counts beside the values of one step; beside those of all steps: 1
+VALUES = 2048  # kept for each layer and row: 100 MB for 258 layers and 50 rows
+ENOUGH = 16  # latents; a row with fewer pools its statistics with its neighbours
+BATCH = 16  # latents of a pass; the ranges depend on it in the last bits, so that all observers share it
+END_OF_STEP = 0.02  # weight of a range's ends against the values of one timestep; of all timesteps: 1
 
 
 class Observed:
     """Inputs of each layer by row: smallest, largest, and `VALUES` in between, evenly from all items."""
 
     def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int, halves: int = 2) -> None:
-        """`row` (N): the rows of all latents that will be observed, as `halves` items each."""
+        """`row` (N) holds the rows of all latents to be observed, as `halves` items each."""
         self.layers = layers
         self.latents = torch.bincount(row, minlength=rows)
         self.low = {name: torch.full((rows,), torch.inf) for name in layers}
@@ -42,97 +45,133 @@ class Observed:
 
     @contextmanager
     def watching(self, row: Tensor) -> Iterator[None]:
-        """Within: a run of the network on items of these rows (N) is taken in, each layer once.
+        """Record the inputs of a run of the network on items at these rows (M).
 
-        Of an input that comes in parts, values of the last part are kept.
+        Each layer runs once. If a layer runs on parts of its input, the values of the last part are kept.
         """
-        rows, place = row.tolist(), []  # of each item's values within its row
+        rows, starts = row.tolist(), []  # where each item's values start within its row
         for r in rows:
-            place.append(int(self._filled[r]))
+            starts.append(int(self._filled[r]))
             self._filled[r] += self._quota[r]
 
         def see(name: str, args: tuple[Tensor, ...], _kwargs: object) -> None:
-            flat = (
-                args[0].detach().flatten(1).float()
-            )  # stays where it is: attention's probabilities are many
+            flat = args[0].detach().flatten(1).float()  # not moved: attention's probabilities are many
             self.low[name].scatter_reduce_(0, row, flat.amin(1).cpu(), "amin")
             self.high[name].scatter_reduce_(0, row, flat.amax(1).cpu(), "amax")
-            for item, r in enumerate(rows):
-                room = min(int(self._quota[r]), VALUES - place[item])
-                if room > 0:
-                    self._values[name][r, place[item] : place[item] + room] = spread(
-                        flat[item], place[item], room
-                    )
+            for values, r, start in zip(flat, rows, starts, strict=True):
+                count = min(int(self._quota[r]), VALUES - start)
+                if count > 0:
+                    self._values[name][r, start : start + count] = spread(values, start, count)
 
         with watching_inputs(self.layers, see):
             yield
 
     def values(self, name: str, row: int) -> Tensor:
-        """What was kept of a layer's inputs at a row."""
+        """Return the values that were kept of a layer's inputs at a row."""
         return self._values[name][row, : min(int(self._filled[row]), VALUES)]
+
+    @cached_property
+    def windows(self) -> list[Tensor]:
+        """For each row, the rows whose statistics it pools."""
+        return pooling_windows(self.latents, ENOUGH)
 
     @property
     def unseen_rows(self) -> int:
-        """How many rows no latent hit."""
+        """The number of rows without a latent."""
         return int((self.latents == 0).sum())
 
 
 def spread(values: Tensor, start: int, count: int) -> Tensor:
-    """`count` of the values, from place `start` of a sequence that covers them evenly: the next item
-    of a row goes on where the last one stopped, so that every channel and position is met."""
+    """Return `count` of the values, from index `start` of a sequence that covers them evenly.
+
+    The next item of a row continues where the last one stopped, so that every channel and position is met.
+    """
     golden = int(len(values) * 0.6180339887) | 1
     return values[(torch.arange(start, start + count) * golden) % len(values)]
 
 
-def observe(
-    layers: Mapping[str, nn.Module],
-    items: Items,
-    run: Callable[[Batch], object],
-    device: torch.device,
-    events: Events = SILENT,
-) -> Observed:
-    """Record the inputs of layers while `run` takes all items through the floating-point network."""
-    observed = Observed(layers, items.row, len(items.timesteps), items.halves)
-    with events.task("observing activations", -(-len(items) // AT_ONCE), "batch") as task, torch.no_grad():
-        for batch in all_batches(items, AT_ONCE, device):
-            with observed.watching(batch.row):
-                run(batch)
+@dataclass(frozen=True)
+class Passes:
+    """Runs of a floating-point network that show each item to its layers once."""
+
+    row: Tensor  # (N) of each latent
+    rows: int  # of the activation tables
+    halves: int  # items of each latent
+    count: int  # of runs
+    runs: Iterable[tuple[Tensor, Callable[[], object]]]  # rows (M) of the items of a run, and the run
+
+
+def item_passes(items: Items, run: Callable[[Batch], object], device: torch.device) -> Passes:
+    """Return runs over all calibration items, batch by batch."""
+    runs = ((batch.row, partial(run, batch)) for batch in items.batches(BATCH, device))
+    return Passes(items.row, len(items.timesteps), items.halves, -(-len(items) // BATCH), runs)
+
+
+@torch.no_grad()
+def observe(layers: Mapping[str, nn.Module], passes: Passes, events: Events = SILENT) -> Observed:
+    """Record the inputs of layers during all passes."""
+    observed = Observed(layers, passes.row, passes.rows, passes.halves)
+    with events.task("observing activations", passes.count, "batch") as task:
+        for row, run in passes.runs:
+            with observed.watching(row):
+                run()
             task.advance()
     return observed
 
 
-def initial_states(
-    observed: Observed,
-    bits: Mapping[str, Bits],
-    is_shared: Callable[[str], bool],
-    tables: Tables = Tables.PER_STEP,
-    ranges: Ranges = Ranges.MIN_MAX,
-    relaxed: RelaxedRows | None = None,
-    events: Events = SILENT,
-) -> dict[str, LayerState]:
-    """A quantizer for every layer: step sizes per channel, and an activation table of a row per step.
+@dataclass(frozen=True)
+class QuantizerRules:
+    """Choices that turn observed inputs into quantizers."""
 
-    One row for all steps where `tables` says so, and for layers fed by text only (`is_shared`). Rows that
-    are `relaxed` are of its grid, in layers whose own is narrower.
+    bits: Mapping[str, Bits]  # of each layer
+    tables: Tables = Tables.PER_STEP
+    ranges: Ranges = Ranges.MIN_MAX
+    relaxed: RelaxedRows | None = None  # rows of a wider grid, in layers whose own is narrower
+    has_one_row: Callable[[str], bool] = is_text_fed  # layers whose input does not depend on the timestep
+
+
+def observe_and_initialise(
+    layers: Mapping[str, nn.Module], passes: Passes, rules: QuantizerRules, events: Events = SILENT
+) -> tuple[dict[str, LayerState], int]:
+    """Return the first quantizer of every layer, and the number of rows that no latent has.
+
+    All that quantizes without training comes from here, so that one choice of rules gives one result.
     """
-    everything = [torch.arange(len(observed.latents))]
-    windows = pooling_windows(observed.latents, ENOUGH)
+    observed = observe(layers, passes, events)
+    return initial_states(observed, rules, events), observed.unseen_rows
+
+
+def initial_states(
+    observed: Observed, rules: QuantizerRules, events: Events = SILENT
+) -> dict[str, LayerState]:
+    """Return a quantizer for every layer: weight scales per channel, activation scales per row.
+
+    A layer has one row for all timesteps if `tables` is single or `has_one_row` says so.
+    """
     states = {}
     with events.task("initialising quantizers", len(observed.layers), "layer") as task:
-        for name, layer in observed.layers.items():
-            weight_grid, grid = grids(bits[name])
-            single = tables is Tables.SINGLE or is_shared(name)
-            own, end = (everything, 1.0) if single else (windows, END_OF_STEP)
-            step, zero = activation_tables(observed, name, grid, own, ranges, end)
-            wider = None if relaxed is None else relaxed.for_layer(grid.bits, len(own))
-            if wider:
-                wide = activation_tables(observed, name, wider.grid, windows, ranges)
-                step, zero = (torch.where(wider.rows, *pair) for pair in zip(wide, (step, zero), strict=True))
-            weight = getattr(layer, "weight", None)
-            steps = torch.empty(0) if weight is None else weight_scales(weight.cpu().float(), weight_grid)
-            states[name] = LayerState(steps, step, zero, weight_grid, grid, wider)
+        for name in observed.layers:
+            states[name] = _initial_state(observed, name, rules)
             task.advance()
     return states
+
+
+def _initial_state(observed: Observed, name: str, rules: QuantizerRules) -> LayerState:
+    weight_grid, grid = grids(rules.bits[name])
+    windows = observed.windows
+    if rules.tables is Tables.SINGLE or rules.has_one_row(name):
+        everything = [torch.arange(len(observed.latents))]
+        scale, zero = activation_tables(observed, name, grid, everything, rules.ranges, end=1.0)
+    else:
+        scale, zero = activation_tables(observed, name, grid, windows, rules.ranges)
+    relaxed = None if rules.relaxed is None else rules.relaxed.for_layer(grid.bits, len(scale))
+    if relaxed:
+        wide_scale, wide_zero = activation_tables(observed, name, relaxed.grid, windows, rules.ranges)
+        scale = torch.where(relaxed.rows, wide_scale, scale)
+        zero = torch.where(relaxed.rows, wide_zero, zero)
+    weight = getattr(observed.layers[name], "weight", None)
+    weight_scale = torch.empty(0) if weight is None else weight_scales(weight.cpu().float(), weight_grid)
+    return LayerState(weight_scale, scale, zero, weight_grid, grid, relaxed)
 
 
 def activation_tables(
@@ -143,22 +182,17 @@ def activation_tables(
     ranges: Ranges,
     end: float = END_OF_STEP,
 ) -> tuple[Tensor, Tensor]:
-    """Step sizes and zero-points (windows) of a layer's inputs at the rows of each window.
+    """Return the scales and zero-points (windows) of a layer's inputs at the rows of each window.
 
-    They cover what was seen, or the best clipping of it, in whose search the ends count `end` times.
+    They cover the observed range, or the best clipping of it; `end` is the weight of the range's ends in the
+    search for that.
     """
-    found = []
+    limits = []
     for window in windows:
-        ends = observed.low[name][window].amin(), observed.high[name][window].amax()
+        low, high = observed.low[name][window].amin(), observed.high[name][window].amax()
         if ranges is not Ranges.MIN_MAX:
             values = torch.cat([observed.values(name, int(row)) for row in window])
-            ends = clipped_range(values, *ends, grid, ranges.power, end)
-        found.append(torch.stack(ends))
-    low, high = torch.stack(found, dim=1)
-    return affine_parameters(low, high, grid)
-
-
-def all_batches(items: Items, size: int, device: torch.device) -> Iterator[Batch]:
-    """Every item once, in order."""
-    for start in range(0, len(items), size):
-        yield items.batch(range(start, min(start + size, len(items))), device)
+            low, high = clipped_range(values, low, high, grid, ranges.power, end)
+        limits.append(torch.stack([low, high]))
+    lows, highs = torch.stack(limits, dim=1)
+    return affine_parameters(lows, highs, grid)

@@ -1,16 +1,14 @@
-"""Reconstruction of a quantized network, unit by unit from input to output.
+"""Reconstruction of a quantized network, block by block from input to output.
 
-What BRECQ, QDrop and the methods built on them share (Li et al. 2021; Wei et al. 2022):
-each unit is fitted on what the quantized part before it gives, towards the floating-point unit's answer.
-To reach a unit, what the modules around it (a block of the UNet, a transformer) are given is captured once,
-and the innermost alone is run.
+This is the common part of BRECQ, QDrop and the methods built on them (Li et al. 2021; Wei et al. 2022):
+each block is trained on what the quantized blocks before it give, towards the floating-point block's answer.
+To reach a block, the arguments of the modules that enclose it (a block of the UNet, a transformer) are
+captured once, and the innermost module alone is run.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from ..errors import SdquantError
 from ..manifests import ReconstructSpec, UnitFacts
 from ..models.blocks import Block, Tap
-from ..models.conditioning import predict
 from ..models.noise import generator
 from ..quant.drop import Drop
 from ..quant.grid import along_first_axis
@@ -29,102 +26,125 @@ from .block_optimizer import (
     Layer,
     ReconstructionPhase,
     dropping,
-    inputs_rounded_in,
+    input_quantizers,
     noise_to_signal,
 )
-from .items import Batch, Items, shuffled
-from .observer import all_batches
+from .items import Batch, Items, prediction, shuffled
 
-AT_ONCE = 8  # latents in a run that captures
-CHECKED = 64  # items on which a unit is compared before and after
+CAPTURE_BATCH = 8  # latents in a run that captures
+COMPARED = 64  # items on which a block is compared before and after
 
-Saved = dict[str, dict[str, Tensor]]  # by layer
+LayerTensors = dict[str, dict[str, Tensor]]  # tensors by name, by layer
 
 
 @dataclass
 class Reconstruction:
-    """A quantized network and the floating-point one it is brought to, in place."""
+    """A quantized network that is trained in place, and the floating-point one that it is compared with."""
 
-    student: Any
-    teacher: Any
+    student: nn.Module
+    teacher: nn.Module
     items: Items
-    hold: Callable[[Batch], None]  # tells both networks which items a part of them is run on
+    set_batch: Callable[[Batch], None]  # before a part of either network is run on the items of a batch
     spec: ReconstructSpec
-    batch_size: int  # latents; an update takes twice as many items
+    batch_size: int  # latents; an update takes all items of each
     seed: int
-    room: TensorPool
+    pool: TensorPool
     forwards: float = 0.0  # whole runs of the network by one item; a backward pass counts two
 
     def __post_init__(self) -> None:
         self.device = next(self.student.parameters()).device
-        self._parts = inputs_rounded_in(self.student)
-        alone = self.spec.mixed_inputs >= 1  # units are given the floating-point network's inputs
-        self._networks = (self.teacher,) if alone else (self.teacher, self.student)
-        self._entered: list[Tap] = []  # modules around the unit, the outermost first
-        self._given: list[dict[int, Captured]] = []  # to each of them, by network
+        self._quantizers = input_quantizers(self.student)
+        teacher_inputs_alone = self.spec.mixed_inputs >= 1
+        self._networks = (self.teacher,) if teacher_inputs_alone else (self.teacher, self.student)
+        self._entered: list[Tap] = []  # modules enclosing the block, the outermost first
+        self._arguments: list[dict[int, Captured]] = []  # of each of them, by id of the network
 
-    def fit(self, unit: Block, phase: ReconstructionPhase, place: int, total: int) -> UnitFacts:
-        """Reconstruct one unit; `total` MACs are a whole run's. Raises SdquantError where it diverges."""
-        with dropping(self._parts.values(), Drop(1.0) if phase.drop >= 1 else None):
-            self._enter(unit)
+    def fit(self, block: Block, phase: ReconstructionPhase, index: int, total: int) -> UnitFacts:
+        """Reconstruct one block and return how near it came.
+
+        `index` seeds its random numbers; `total` is the MACs of a whole run. Raises SdquantError if the loss
+        is not finite.
+        """
+        with dropping(self._quantizers.values(), Drop(1.0) if phase.drop >= 1 else None):
+            self._enter(block)
             fp_inputs, outputs = self._captured(), self._captured()
             inputs = self._captured() if self.student in self._networks else fp_inputs
-            for batch in all_batches(self.items, AT_ONCE, self.device):
-                self._capture(self.teacher, unit.name, batch, fp_inputs, outputs)
+            for batch in self.items.batches(CAPTURE_BATCH, self.device):
+                self._capture(self.teacher, block.name, batch, fp_inputs, outputs)
                 if inputs is not fp_inputs:
-                    self._capture(self.student, unit.name, batch, inputs)
-            prefix = len(unit.name) + 1
-            own: dict[str, Any] = {name[prefix:]: self._parts[name] for name in unit.layers}
-            student, teacher = (n.get_submodule(unit.name) for n in (self.student, self.teacher))
-            random = generator("reconstruction", self.seed, place)
-            block = BlockOptimizer(
-                student, teacher, own, inputs, fp_inputs, outputs, self.spec, phase, random
+                    self._capture(self.student, block.name, batch, inputs)
+            optimizer = BlockOptimizer(
+                self.student.get_submodule(block.name),
+                self.teacher.get_submodule(block.name),
+                self._layers_within(block),
+                inputs,
+                fp_inputs,
+                outputs,
+                self.spec,
+                phase,
+                generator("reconstruction", self.seed, index),
             )
-            before = self._distance(block)
-            self._train(block, unit, place)
-            after = self._distance(block)
+            before = self._distance(optimizer)
+            self._train(optimizer, block, index)
+            after = self._distance(optimizer)
         for captured in (inputs, fp_inputs, outputs):
             captured.free()
-        self._count(unit, phase, total)
-        return UnitFacts(name=unit.name, layers=len(unit.layers), before=before, after=after)
+        self._count(block, phase, total)
+        return UnitFacts(name=block.name, layers=len(block.layers), before=before, after=after)
 
-    def _train(self, block: BlockOptimizer, unit: Block, place: int) -> None:
+    def _layers_within(self, block: Block) -> dict[str, Layer]:
+        """Return the layers of a block by path within it."""
+        layers: dict[str, Layer] = {}
+        for name in block.layers:
+            layer = self._quantizers[name]
+            assert isinstance(layer, QuantLinear | QuantConv2d)
+            layers[name[len(block.name) + 1 :]] = layer
+        return layers
+
+    def _train(self, optimizer: BlockOptimizer, block: Block, index: int) -> None:
         items = self.items.count
-        batch, seed = min(self.items.halves * self.batch_size, items), self.seed * 1009 + place
-        with block.training():
-            optimizer = block.optimizer()
-            for iteration in range(block.phase.iterations):
+        batch, seed = min(self.items.halves * self.batch_size, items), self.seed * 1009 + index
+        with optimizer.training():
+            adam = optimizer.optimizer()
+            for iteration in range(optimizer.phase.iterations):
                 item = shuffled(items, batch, iteration, seed)
-                self.hold(self.items.some(item, self.device))
-                loss = block.update(optimizer, item, iteration)
+                self.set_batch(self.items.some(item, self.device))
+                loss = optimizer.update(adam, item, iteration)
                 if not math.isfinite(loss):
                     raise SdquantError(
-                        f"reconstruction diverged in {unit.name} at iteration {iteration}: loss {loss:g}; "
+                        f"reconstruction diverged in {block.name} at iteration {iteration}: loss {loss:g}; "
                         f"lower --weight-rate or --step-rate"
                     )
 
-    def _distance(self, block: BlockOptimizer) -> float:
+    def _distance(self, optimizer: BlockOptimizer) -> float:
         items = self.items.count
-        item = torch.arange(0, items, -(-items // CHECKED))
-        self.hold(self.items.some(item, self.device))
-        return block.distance(item)
+        item = torch.arange(0, items, -(-items // COMPARED))
+        self.set_batch(self.items.some(item, self.device))
+        return optimizer.distance(item)
 
-    def _count(self, unit: Block, phase: ReconstructionPhase, total: int) -> None:
-        captures = len(self._networks) * self.items.count * unit.macs_to_end
-        passes = 3 + bool(self.spec.layer_weight and len(unit.layers) > 1)  # forward, backward, the teacher's
+    def _count(self, block: Block, phase: ReconstructionPhase, total: int) -> None:
+        """Add the cost of a block."""
+        captures = len(self._networks) * self.items.count * block.macs_to_end
+        passes = 3  # forward, and backward as two
+        if self.spec.layer_weight and len(block.layers) > 1:
+            passes += 1  # the teacher's
         batch = min(self.items.halves * self.batch_size, self.items.count)
-        updates = phase.iterations * batch * passes * unit.macs
+        updates = phase.iterations * batch * passes * block.macs
         self.forwards += (captures + updates) / total
 
-    def saved(self, unit: Block) -> Saved:
-        """What reconstruction changed in a unit."""
-        return {name: _saved(part) for name, part in self._parts.items() if _within(name, unit)}
+    def trained_tensors(self, block: Block) -> LayerTensors:
+        """Return everything that reconstruction changed in a block."""
+        saved = {}
+        for name, layer in self._quantizers.items():
+            if name == block.name or name.startswith(f"{block.name}."):
+                saved[name] = _trained_tensors(layer)
+        return saved
 
     @torch.no_grad()
-    def load(self, saved: Saved) -> None:
-        """Put a unit back as it was saved."""
+    def load(self, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put the tensors of a block in place."""
         for name, tensors in saved.items():
-            layer = self._parts[name]
+            layer = self._quantizers[name]
             if "codes" in tensors:
                 assert isinstance(layer, QuantLinear | QuantConv2d)
                 weight = tensors["codes"].to(layer.weight_step) * _by_channel(layer)
@@ -133,67 +153,64 @@ class Reconstruction:
             layer.activation_step.copy_(tensors["activation_step"])
 
     @torch.no_grad()
-    def answers_alone(self, name: str) -> bool:
-        """Whether a block, run by itself on the arguments it was given, answers as in the network."""
-        batch = next(all_batches(self.items, 1, self.device))
+    def runs_alone(self, name: str) -> bool:
+        """Return whether a module, run by itself on its captured arguments, answers as in the network."""
+        batch = next(self.items.batches(1, self.device))
         assert batch.item is not None
         inputs, outputs = self._captured(), self._captured()
         self._capture(self.teacher, name, batch, inputs, outputs)
         args, kwargs = to_device(inputs[batch.item], self.device)
-        wanted = to_device(outputs[batch.item], self.device)
+        expected = to_device(outputs[batch.item], self.device)
         inputs.free()
         outputs.free()
         try:
             again = self.teacher.get_submodule(name)(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError):
             return False
-        return noise_to_signal(again, wanted) < 1e-6
+        return noise_to_signal(again, expected) < 1e-6
 
     @torch.no_grad()
     def _capture(
         self, network: nn.Module, name: str, batch: Batch, inputs: Captured, outputs: Captured | None = None
     ) -> None:
-        """Take in what a module is given, and what it answers, in a run that stops there."""
+        """Capture a module's arguments, and its outputs if asked for, in a run that stops there."""
         assert batch.item is not None
         item = batch.item
         see_output = None if outputs is None else lambda output: outputs.add(output, item)
-        with stopping_at(network.get_submodule(name), lambda told: inputs.add(told, item), see_output):
+        with stopping_at(network.get_submodule(name), lambda value: inputs.add(value, item), see_output):
             if self._entered:
-                self.hold(batch)
-                args, kwargs = to_device(self._given[-1][id(network)][item], self.device)
+                self.set_batch(batch)
+                args, kwargs = to_device(self._arguments[-1][id(network)][item], self.device)
                 network.get_submodule(self._entered[-1].name)(*args, **kwargs)
             else:
-                predict(network, batch.x, batch.timestep, batch.conditioning)
+                prediction(network, batch)
 
     @torch.no_grad()
-    def _enter(self, unit: Block) -> None:
-        """Capture what the modules around a unit are given, in both networks, where that is not done."""
-        while self._entered and self._entered[-1] not in unit.enclosing:
+    def _enter(self, block: Block) -> None:
+        """Capture the arguments of the modules that enclose a block, in each network, if they are missing."""
+        while self._entered and self._entered[-1] not in block.enclosing:
             self._entered.pop()
-            for given in self._given.pop().values():
-                given.free()
-        for place in unit.enclosing[len(self._entered) :]:
-            found = {id(network): self._captured() for network in self._networks}
-            for network, batch in product(self._networks, all_batches(self.items, AT_ONCE, self.device)):
-                self._capture(network, place.name, batch, found[id(network)])
-            self._entered.append(place)
-            self._given.append(found)
+            for captured in self._arguments.pop().values():
+                captured.free()
+        for tap in block.enclosing[len(self._entered) :]:
+            arguments = {id(network): self._captured() for network in self._networks}
+            for network in self._networks:
+                for batch in self.items.batches(CAPTURE_BATCH, self.device):
+                    self._capture(network, tap.name, batch, arguments[id(network)])
+            self._entered.append(tap)
+            self._arguments.append(arguments)
 
     def _captured(self) -> Captured:
-        return Captured(self.items.count, self.room)
+        return Captured(self.items.count, self.pool)
 
 
 def _by_channel(layer: Layer) -> Tensor:
-    step: Tensor = layer.weight_step.detach()
-    return along_first_axis(step, layer.weight)
+    scale: Tensor = layer.weight_step.detach()
+    return along_first_axis(scale, layer.weight)
 
 
-def _within(name: str, unit: Block) -> bool:
-    return name == unit.name or name.startswith(f"{unit.name}.")
-
-
-def _saved(layer: InputQuantizer) -> dict[str, Tensor]:
-    saved = {"activation_step": layer.activation_step.detach().cpu().clone()}
+def _trained_tensors(layer: InputQuantizer) -> dict[str, Tensor]:
+    tensors = {"activation_step": layer.activation_step.detach().cpu().clone()}
     if isinstance(layer, QuantLinear | QuantConv2d) and layer.weights_on_grid:
-        saved["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()
-    return saved
+        tensors["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()
+    return tensors

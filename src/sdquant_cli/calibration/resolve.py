@@ -1,4 +1,4 @@
-"""What a calibration request comes to: the method's own choices where the user made none."""
+"""Resolution of a calibration request: the method's own choices wherever the user made none."""
 
 from collections.abc import Callable
 
@@ -8,90 +8,89 @@ from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
 from ..quant.grid import Grid
-from ..types import Bits, Dtype, Relax, Tables, Train
+from ..types import Bits, Dtype, Ranges, Relax, Tables, Train
 from .recipe import Recipe
 from .recipes.published import METHODS
 
 RANK = 32
 
-_SUPPORTS: dict[Needs, Callable[[Recipe], bool]] = {
-    Needs.TRAINING: lambda recipe: recipe.trains,
-    Needs.DISTILLATION: lambda recipe: recipe.source is not None,
-    Needs.RECONSTRUCTION: lambda recipe: recipe.reconstruct is not None,
-    Needs.IMAGES: lambda recipe: recipe.needs_pictures,
-}
+_TRAINED_OPTIONS = ("iterations", "forwards", "weight_rate", "step_rate")
+_RECONSTRUCTION_OPTIONS = ("layer_weight", "drop")
+_DISTILLATION_OPTIONS = (
+    "accumulate",
+    "train",
+    "rank",
+    "sensitive_weight",
+    "block_weight",
+    "guided_weight",
+    "averaging",
+    "freezing",
+    "teacher_dtype",
+    "amp",
+    "checkpointing",
+)
 
 
 def recipe_of(request: CalibrateRequest) -> Recipe:
-    """The method of a request; raises UsageProblem for an option that has no meaning for it."""
+    """Return the method of a request; raises UsageProblem for an option that the method does not support."""
     recipe = METHODS.get(request.method)
     if recipe is None:
         raise UsageProblem(f"--method {request.method}: expected one of {', '.join(METHODS)}")
-    given = {name for name in type(request).model_fields if getattr(request, name) not in (None, False)}
-    for flag in flags_of(CalibrateRequest.model_fields):
-        needs = flag.option.needs
-        if needs is not None and flag.name in given and not _SUPPORTS[needs](recipe):
-            _refuse(flag, recipe, _SUPPORTS[needs])
-    _check_combinations(request, recipe, given)
+    options = {name for name in type(request).model_fields if getattr(request, name) not in (None, False)}
+    _check_support(options, recipe, _TRAINED_OPTIONS, lambda other: other.trains)
+    _check_support(options, recipe, _DISTILLATION_OPTIONS, lambda other: other.source is not None)
+    _check_support(options, recipe, _RECONSTRUCTION_OPTIONS, lambda other: other.reconstruct is not None)
+    _check_support(options, recipe, ("images",), lambda other: other.needs_pictures)
+    _check_combinations(request, recipe, options)
     return recipe
 
 
-def _check_combinations(request: CalibrateRequest, recipe: Recipe, given: set[str]) -> None:
-    """Raise UsageProblem for an option that has no meaning beside the others."""
+def _check_support(
+    options: set[str], recipe: Recipe, group: tuple[str, ...], supports: Callable[[Recipe], bool]
+) -> None:
+    """Raise UsageProblem for an option of a group that the method does not support."""
+    if supports(recipe):
+        return
+    for option in group:
+        if option in options:
+            others = ", ".join(name for name, other in METHODS.items() if supports(other))
+            flag = option.replace("_", "-")
+            raise UsageProblem(
+                f"--{flag}: is not supported by --method {recipe.name} (supported by: {others})"
+            )
+
+
+def _check_combinations(request: CalibrateRequest, recipe: Recipe, options: set[str]) -> None:
+    """Raise UsageProblem for an option that has no effect with the others."""
     if request.relax not in (None, Relax.NONE) and _tables(request, recipe) is Tables.SINGLE:
-        raise UsageProblem("--relax: has no meaning with --tables single; a relaxed step has its own row")
-    if "softmax_bits" in given and request.attention_bits is None:
-        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no meaning without --attention-bits")
-    if {"forwards", "iterations"} <= given:
-        raise UsageProblem("--forwards: stands in place of --iterations; leave one of them out")
+        raise UsageProblem("--relax: has no effect with --tables single; it widens the rows of single steps")
+    if "softmax_bits" in options and request.attention_bits is None:
+        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no effect without --attention-bits")
+    if {"forwards", "iterations"} <= options:
+        raise UsageProblem("--forwards: replaces --iterations; leave one of them out")
     train = request.train or Train.WEIGHTS_AND_STEPS
-    if "rank" in given and train is not Train.LOW_RANK:
-        raise UsageProblem(f"--rank: has no meaning with --train {train}; only low-rank takes it")
-    if "freezing" in given and train is not Train.WEIGHTS_AND_STEPS:
-        raise UsageProblem(f"--freezing: has no meaning with --train {train}; only weights+steps takes it")
-
-
-def _refuse(flag: Flag, recipe: Recipe, supports: Callable[[Recipe], bool]) -> None:
-    others = ", ".join(name for name, other in METHODS.items() if supports(other))
-    raise UsageProblem(
-        f"{flag.spelling}: is not supported by --method {recipe.name} (supported by: {others})"
-    )
+    if "rank" in options and train is not Train.LOW_RANK:
+        raise UsageProblem(f"--rank: has no effect with --train {train}; use it with --train low-rank")
+    if "freezing" in options and train is not Train.WEIGHTS_AND_STEPS:
+        raise UsageProblem(
+            f"--freezing: has no effect with --train {train}; use it with --train weights+steps"
+        )
 
 
 def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
-    """Whether a ranking of layers has a use: for the bits, or in L_sen."""
+    """Return whether a ranking of layers has a use: for the bits, or in L_sen."""
     trained = recipe.source is not None and _iterations(request, recipe) > 0
     in_loss = trained and _sensitive_weight(request, recipe) > 0
     return request.mixed or request.budget is not None or in_loss
 
 
 def check_guidance(request: CalibrateRequest, scale: float) -> None:
-    """Raise UsageProblem for a loss on a guided combination that is not made."""
+    """Raise UsageProblem for a loss on the guided combination at a scale without guidance."""
     if request.guided_weight and halves(scale) == 1:
         raise UsageProblem(
-            f"--guided-weight {request.guided_weight:g}: has no meaning at guidance scale {scale:g}, where "
-            f"there is no guidance; leave the flag out"
+            f"--guided-weight {request.guided_weight:g}: has no effect at guidance scale {scale:g}, which "
+            f"turns guidance off; leave the flag out"
         )
-
-
-def _iterations(request: CalibrateRequest, recipe: Recipe, each: int = 2) -> int:
-    """Updates, where each latent is so many items of the network."""
-    if request.forwards is not None:
-        return max(1, int(request.forwards / _forwards_of_update(request, recipe, each)))
-    return recipe.iterations if request.iterations is None else request.iterations
-
-
-def _forwards_of_update(request: CalibrateRequest, recipe: Recipe, each: int) -> float:
-    """Runs of the whole network by one item: forward, backward as two, and the floating-point network's."""
-    items = each * (request.batch_size or recipe.batch_size)
-    spec = _reconstruction(request, recipe)
-    if spec is None:
-        return items * 4.0
-    return items * (3.0 + bool(spec.layer_weight)) * (1 + spec.second)
-
-
-def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:
-    return recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
 
 
 def spec_of(
@@ -103,20 +102,20 @@ def spec_of(
     pictures: str | None,
     each: int = 2,
 ) -> QuantStateSpec:
-    """The spec of a request for `batch` latents an update; without a ranking there is no L_sen.
+    """Return the spec of a request for `batch` latents an update.
 
-    `each`: items of the network that a latent is.
+    Each latent is `each` items of the network. Without a ranking there is no L_sen. `pictures` is the sha256
+    of a folder of them.
     """
     iterations = _iterations(request, recipe, each)
     trained = recipe.source is not None and iterations > 0
-    split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
     return QuantStateSpec(
         method=recipe.name,
         bits=request.bits,
         mixed=request.mixed,
         budget=request.budget,
         tables=_tables(request, recipe),
-        ranges=request.ranges or recipe.ranges,
+        ranges=_ranges(request, recipe),
         attention_bits=request.attention_bits,
         softmax_bits=request.softmax_bits or request.attention_bits,
         iterations=iterations,
@@ -126,19 +125,75 @@ def spec_of(
         train=_training(request, recipe) if trained else None,
         pictures=pictures,
         reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
-        split_shortcuts=split if split or recipe.split_shortcuts else None,
+        split_shortcuts=_split_shortcuts(request, recipe),
         relax=_relax(request, recipe),
-        edges=str(recipe.edges) if recipe.edges and not (request.mixed or request.budget) else None,
+        edges=_edges(request, recipe),
         correction=request.correction or None,
     )
+
+
+def losses_in_words(spec: QuantStateSpec) -> str:
+    """Return the names of the losses that have a weight."""
+    if spec.reconstruct:
+        return "blocks + layers" if spec.reconstruct.layer_weight else "blocks"
+    if spec.loss is None:
+        return "none"
+    weights = {
+        "L_out": 1.0,
+        "L_sen": spec.loss.sensitive,
+        "blocks": spec.loss.blocks,
+        "guided": spec.loss.guided,
+    }
+    return " + ".join(name for name, weight in weights.items() if weight)
+
+
+def grids_without_training(bits: str) -> tuple[Ranges, Relax | None]:
+    """Return the ranges and relaxed steps of the default method's grids at these bits."""
+    request = CalibrateRequest(bits=bits, iterations=0)
+    recipe = recipe_of(request)
+    return _ranges(request, recipe), _relax(request, recipe)
+
+
+def _iterations(request: CalibrateRequest, recipe: Recipe, each: int = 2) -> int:
+    """Return the number of updates, if each latent is `each` items of the network."""
+    if request.forwards is not None:
+        return max(1, int(request.forwards / _forwards_of_update(request, recipe, each)))
+    return recipe.iterations if request.iterations is None else request.iterations
+
+
+def _forwards_of_update(request: CalibrateRequest, recipe: Recipe, each: int) -> float:
+    """Return the cost of an update in whole runs of the network by one item.
+
+    Its runs are forward, backward, which counts two, and the floating-point network's.
+    """
+    items = each * (request.batch_size or recipe.batch_size)
+    spec = _reconstruction(request, recipe)
+    if spec is None:
+        return items * 4.0
+    return items * (3.0 + bool(spec.layer_weight)) * (1 + spec.second)
 
 
 def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:
     return request.tables or recipe.tables
 
 
+def _ranges(request: CalibrateRequest, recipe: Recipe) -> Ranges:
+    return request.ranges or recipe.ranges
+
+
+def _split_shortcuts(request: CalibrateRequest, recipe: Recipe) -> bool | None:
+    """Return whether shortcuts are split; None: they are not, as in the recipe."""
+    split = recipe.split_shortcuts if request.split_shortcuts is None else request.split_shortcuts
+    return split if split or recipe.split_shortcuts else None
+
+
+def _edges(request: CalibrateRequest, recipe: Recipe) -> str | None:
+    """Return the recipe's bits of the first and the last layer, unless a ranking decides."""
+    return str(recipe.edges) if recipe.edges and not (request.mixed or request.budget) else None
+
+
 def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
-    """Where nothing is said, the recipe's: it is of 8 bits, and of steps that have rows of their own."""
+    """Return which steps are relaxed; by default the recipe's, with 8 bits and a row for each step."""
     has_rows = _tables(request, recipe) is not Tables.SINGLE
     suits = has_rows and Bits.parse(request.bits).activations >= 8
     relax = request.relax or (recipe.relax if suits else None)
@@ -146,25 +201,31 @@ def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
 
 
 def _reconstruction(request: CalibrateRequest, recipe: Recipe) -> ReconstructSpec | None:
-    """The recipe's, but for what the request says."""
+    """Return the recipe's reconstruction, with the options of the request in place."""
     if recipe.reconstruct is None:
         return None
-    names = ("layer_weight", "drop", "weight_rate", "step_rate")
-    told = {name: value for name in names if (value := getattr(request, name)) is not None}
-    return recipe.reconstruct.model_copy(update=told)
+    changes = {}
+    for name in ("layer_weight", "drop", "weight_rate", "step_rate"):
+        value = getattr(request, name)
+        if value is not None:
+            changes[name] = value
+    return recipe.reconstruct.model_copy(update=changes)
+
+
+def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:
+    return recipe.sensitive_weight if request.sensitive_weight is None else request.sensitive_weight
 
 
 def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossSpec:
-    blocks = recipe.block_weight if request.block_weight is None else request.block_weight
     return LossSpec(
         sensitive=_sensitive_weight(request, recipe) if ranked else 0.0,
-        blocks=blocks,
+        blocks=recipe.block_weight if request.block_weight is None else request.block_weight,
         guided=request.guided_weight or 0.0,
     )
 
 
 def _fineness(bits: Bits) -> float:
-    """Step size of the weights' grid over that of 4 bits, at most 1: smaller steps, smaller moves."""
+    """Return the scale of the weights' grid over that of 4 bits, at most 1: smaller steps, smaller moves."""
     return min(1.0, Grid(4, signed=True).high / Grid(bits.weights, signed=True).high)
 
 

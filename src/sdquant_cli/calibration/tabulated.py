@@ -1,8 +1,7 @@
-"""A denoiser without its time path: a table is looked up in its place."""
+"""A denoiser whose time path is replaced by a lookup in a table."""
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,18 +19,18 @@ class TabulatedDenoiser:
     """A denoiser without its time path."""
 
     network: nn.Module
-    rows: Rows  # that it follows
-    prompts: PromptTables | None  # of a family whose time features are each prompt's own
+    rows: Rows  # the network's calls set them
+    prompts: PromptTables | None  # in a family whose time features depend on the prompt
 
     def set(self, timestep: torch.Tensor, conditioning: Conditioning) -> None:
-        """Items at these timesteps (N), told this, are in hand: for running a part of the network alone."""
+        """Set the timesteps (N) and the conditioning of a batch, to run a part of the network alone."""
         self.rows.set(timestep)
         if self.prompts:
             self.prompts.set(conditioning.to(timestep.device, dtype_of(self.network)))
 
-    def copy_sharing(self, *others: torch.Tensor) -> nn.Module:
-        """The network again, with the same rows, tables and parameters."""
-        shared: list[Any] = [*self.network.parameters(), *others, self.rows]
+    def copy_sharing(self) -> nn.Module:
+        """Return a copy of the network with the same rows, tables and parameters."""
+        shared: list[object] = [*self.network.parameters(), self.rows]
         if self.prompts:
             shared.append(self.prompts)
         return copy.deepcopy(self.network, {id(thing): thing for thing in shared})
@@ -39,7 +38,7 @@ class TabulatedDenoiser:
 
 @dataclass(frozen=True)
 class TimeFeatures:
-    """Time features by row: e_p of all projections side by side, or e_t where each prompt has its own."""
+    """Time features by row: e_p of all projections side by side, or e_t where they depend on the prompt."""
 
     timesteps: tuple[float, ...]
     values: torch.Tensor  # (rows, channels) fp32
@@ -48,7 +47,7 @@ class TimeFeatures:
 def tabulated_denoiser(
     model: Model, dtype: Dtype, device: torch.device, features: TimeFeatures
 ) -> TabulatedDenoiser:
-    """A denoiser that runs on the table, and the rows that it follows."""
+    """Load a model's denoiser and let it read its time features from a table."""
     network = model.denoiser(dtype, str(device))
     rows = Rows(features.timesteps)
     table = features.values.to(device)

@@ -1,71 +1,98 @@
-"""The floating-point network's answers: computed when asked, or remembered from one pass over all items."""
+"""The floating-point network as a teacher: its answers are computed when asked for, or cached in one pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .items import Batch, prediction
 from .losses import collecting_outputs
 
-CACHE_BYTES = 2 * 2**30  # bytes that remembered answers may take
+CACHE_BYTES = 2 * 2**30  # the most that cached answers take
 
 
 @dataclass(frozen=True)
 class Answer:
-    """To a batch: what the student is compared with."""
+    """The teacher's answer to a batch, which the student's is compared with."""
 
     prediction: Tensor  # (M,C,h,w) fp32
     features: dict[str, Tensor]  # outputs of the watched modules
 
 
 class Teacher(Protocol):
-    """Knows what the floating-point network says."""
+    """A source of the floating-point network's answers."""
 
     def answer(self, batch: Batch) -> Answer:
-        """The answer to a batch, without a graph."""
+        """Return the answer to a batch, without a graph."""
 
 
 class TeacherNetwork:
-    """Runs the network for every batch."""
+    """A teacher that runs the network for every batch."""
 
-    def __init__(self, network: Any, watched: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, watched: Sequence[str]) -> None:
+        """`watched` names the modules whose outputs an answer includes."""
         self.network, self._watched = network, watched
 
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answer:
+        """Run the network on a batch."""
         with collecting_outputs(self.network, self._watched) as outputs:
             predicted = prediction(self.network, batch)
         return Answer(predicted, {name: outputs[name].float() for name in self._watched})
 
 
 class CachedTeacher:
-    """Answers to all items, kept in main memory where they fit; then the network is needed no more."""
+    """A teacher that keeps the answers to all items in main memory, where they fit.
 
-    def __init__(self, live: TeacherNetwork, items: int, room: int = CACHE_BYTES) -> None:
-        self._live, self._items, self._room = live, items, room
-        self._kept: dict[str, Tensor] = {}
+    Once the cache is complete, the network is needed no more.
+    """
+
+    def __init__(self, network: TeacherNetwork, items: int, max_bytes: int = CACHE_BYTES) -> None:
+        self._network, self._items, self._max_bytes = network, items, max_bytes
+        self._cache: dict[str, Tensor] = {}
         self.complete = False
 
     def run(self, batch: Batch) -> None:
-        """Run the network on a batch of stored items and keep what it says, while there is room."""
-        answer = self._live.answer(batch)
+        """Run the network on a batch of stored items, which come in order, and keep its answer if all fit."""
+        answer = self._network.answer(batch)
         parts = {"": answer.prediction, **answer.features}
-        if self._room and not self._kept:
+        if self._max_bytes and not self._cache:
             needed = sum(part[0].numel() * 4 * self._items for part in parts.values())
-            self._room = self._room if needed <= self._room else 0
-        if not self._room:
+            self._max_bytes = self._max_bytes if needed <= self._max_bytes else 0
+        if not self._max_bytes:
             return
         assert batch.item is not None
         for name, part in parts.items():
-            if name not in self._kept:
-                self._kept[name] = torch.empty(self._items, *part.shape[1:])
-            self._kept[name][batch.item] = part.cpu()
-        self.complete = bool(batch.item.max() == self._items - 1)  # batches come in order
+            if name not in self._cache:
+                self._cache[name] = torch.empty(self._items, *part.shape[1:])
+            self._cache[name][batch.item] = part.cpu()
+        self.complete = bool(batch.item.max() == self._items - 1)
 
     def answer(self, batch: Batch) -> Answer:
+        """Look up the answer to a batch of stored items."""
         assert batch.item is not None
-        found = {name: kept[batch.item].to(batch.x.device) for name, kept in self._kept.items()}
-        return Answer(found.pop(""), found)
+        features = {name: cached[batch.item].to(batch.x.device) for name, cached in self._cache.items()}
+        predicted = features.pop("")
+        return Answer(predicted, features)
+
+
+class TeacherAccess:
+    """The teacher of a calibration, held for as long as a phase needs it."""
+
+    def __init__(self, network: nn.Module | None, cache: CachedTeacher | None = None) -> None:
+        """`network` is None where no phase asks for it; `cache` where its answers are not to be kept."""
+        self.network, self.cache = network, cache
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the cache answers for all items."""
+        return self.cache is not None and self.cache.complete
+
+    def watching(self, names: Sequence[str] = ()) -> Teacher:
+        """Return a teacher whose answers include the outputs of these modules."""
+        if self.cache is not None and self.cache.complete:
+            return self.cache
+        assert self.network is not None
+        return TeacherNetwork(self.network, names)

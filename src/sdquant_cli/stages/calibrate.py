@@ -1,15 +1,10 @@
-"""`calibrate`: find a quantized UNet whose output stays that of the floating-point one."""
+"""`calibrate`: find quantizers with which the UNet's output stays that of the floating-point one."""
 
-import dataclasses
-import gc
 import statistics
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import nn
 
 from ..artifacts.images import Images
 from ..artifacts.latents import Latents, load_items
@@ -17,109 +12,76 @@ from ..artifacts.pictures import drawn_pictures, folder_digest, pictures_of_fold
 from ..artifacts.quant_state import QuantState, layout, model_of
 from ..artifacts.sensitivity import Sensitivity
 from ..artifacts.settings import inherit
-from ..artifacts.time_table import TimeTable, make_time_table
+from ..artifacts.time_table import make_time_table
 from ..artifacts.workspace import Blueprint, Plan, Workspace
-from ..calibration import checkpoints
-from ..calibration import output_correction as corrected
 from ..calibration.bit_allocation import (
     Choice,
+    Ranking,
     attention_bits,
+    by_split_layer,
     check_attention,
     check_budget,
     check_ranking,
     choose_bits,
+    mean_bits,
 )
-from ..calibration.distillation import LossTargets, Training
-from ..calibration.items import Items, prediction
-from ..calibration.observer import initial_states, observe
-from ..calibration.phases import progress, reconstruct
-from ..calibration.recipe import BatchContext, Pictures, Recipe
-from ..calibration.recipes.parallel import shares
-from ..calibration.resolve import check_guidance, reads_ranking, recipe_of, spec_of
-from ..calibration.tabulated import TabulatedDenoiser, tabulated_denoiser
-from ..calibration.teacher import CachedTeacher, Teacher, TeacherNetwork
-from ..events import Events
-from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, UnitFacts
-from ..models.attention import open_attention
+from ..calibration.checkpoints import EVERY, Scratch
+from ..calibration.job import CalibrationInputs, Results
+from ..calibration.output_correction import mean_slope
+from ..calibration.phases import calibrate
+from ..calibration.recipe import Recipe
+from ..calibration.resolve import check_guidance, losses_in_words, reads_ranking, recipe_of, spec_of
+from ..calibration.sources import Pictures, shares
+from ..manifests import QuantStateFacts, QuantStateSpec, Setting
 from ..models.guidance import halves
-from ..models.layers import block_names, is_text_fed
 from ..models.load import Model
 from ..models.schedule import schedule_of
-from ..models.shortcuts import values_by_part
 from ..options.requests import CalibrateRequest
-from ..quant.allocate import average_bits
-from ..quant.finite import check_state
-from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..quant.state import capture, state_to_arrays
-from ..quant.swap import swap
-from ..resources import predicted as preflight
+from ..resources import predicted
 from ..store import Artifact, Draft
-from ..types import Bits, Dtype, Select, Tables, TimePath
+from ..types import Bits, Select, TimePath
 
 
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    """What a request comes to."""
+@dataclass(frozen=True)
+class _Resolved:
+    """A request with its method, its inputs and the spec that they come to."""
 
     request: CalibrateRequest
     recipe: Recipe
     model: Model
     spec: QuantStateSpec
     latents: Latents
-    ranking: Sensitivity | None
+    sensitivity: Sensitivity | None
 
     @property
-    def bits(self) -> Bits:
-        return Bits.parse(self.spec.bits)
+    def setting(self) -> Setting:
+        """The setting of the latents."""
+        return self.latents.spec.setting
 
     @property
-    def losses(self) -> str:
-        """The losses that count, by name."""
-        if self.spec.reconstruct:
-            return "units + layers" if self.spec.reconstruct.layer_weight else "units"
-        if (loss := self.spec.loss) is None:
-            return "none"
-        weights = {"L_out": 1.0, "L_sen": loss.sensitive, "blocks": loss.blocks, "guided": loss.guided}
-        return " + ".join(name for name, weight in weights.items() if weight)
-
-
-def _prepare(request: CalibrateRequest, workspace: Workspace) -> _Work:
-    recipe = recipe_of(request)
-    latents, ranking = _inputs(request, recipe, workspace)
-    wanted = request.batch_size or recipe.batch_size
-    batch = min(wanted, latents.facts.latents)
-    if batch < wanted:
-        workspace.events.note(f"batch cut to the {batch} latents there are")
-    pictures = folder_digest(request.images) if request.images else None
-    setting = latents.spec.setting
-    check_guidance(request, setting.guidance_scale)
-    each = halves(setting.guidance_scale)
-    spec = spec_of(request, recipe, batch, ranked=ranking is not None, pictures=pictures, each=each)
-    model = model_of(workspace, spec, setting)
-    check_attention(request, model)
-    if recipe.needs_pictures:
-        shares(model.sampler(setting), torch.zeros(1))  # refuses what cannot noise pictures
-    return _Work(request, recipe, model, spec, latents, ranking)
+    def cache_bytes(self) -> int:
+        """The memory for captured activations."""
+        return int(self.request.cache_memory * 1e9)
 
 
 def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
-    work = _prepare(request, workspace.on(request.device))
-    setting, model = work.latents.spec.setting, work.model
+    work = _resolve(request, workspace.on(request.device))
+    setting, model, spec = work.setting, work.model, work.spec
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)
-    count, cache = work.latents.facts.latents, int(request.cache_memory * 1e9)
-    checkpointing = request.checkpointing
+    latents, cache = work.latents.facts.latents, work.cache_bytes
+    needs = predicted.calibrating(model, setting, spec, latents, cache, checkpointing=request.checkpointing)
     return Plan(
         "calibrate",
         {
             "method": work.recipe.name,
-            "latents": count,
-            "iterations": work.spec.iterations,
-            "batch": work.spec.batch_size,
-            "losses": work.losses,
-            **preflight.calibrating(model, setting, work.spec, count, cache, checkpointing=checkpointing),
-            "disk, bytes": preflight.disk(layout(model, rows, work.spec)),
+            "latents": latents,
+            "iterations": spec.iterations,
+            "batch": spec.batch_size,
+            "losses": losses_in_words(spec),
+            **needs,
+            "disk, bytes": predicted.disk(layout(model, rows, spec)),
         },
     )
 
@@ -127,241 +89,152 @@ def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
 def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
     """Make the quantizer state of a request from the latest latents and, if any, ranking."""
     workspace = workspace.on(request.device)
-    work = _prepare(request, workspace)
-    latents, ranking, spec = work.latents, work.ranking, work.spec
-    setting = latents.spec.setting
-    model = work.model
+    work = _resolve(request, workspace)
+    model, spec, setting = work.model, work.spec, work.setting
     check_budget(request, model)
     table = make_time_table(workspace, model, setting)
-    inputs: dict[str, Artifact] = {"latents": latents, "time-table": table}
-    if ranking:
-        inputs["sensitivity"] = ranking
+    inputs: dict[str, Artifact] = {"latents": work.latents, "time-table": table}
+    if work.sensitivity:
+        inputs["sensitivity"] = work.sensitivity
+    rounded_table = None
     if request.time_path is TimePath.QUANTIZED:
-        inputs["time-table"] = make_time_table(workspace, model, setting, work.bits)
+        rounded_table = make_time_table(workspace, model, setting, Bits.parse(spec.bits))
+        inputs["time-table"] = rounded_table
+    images = None
     if work.recipe.needs_pictures and spec.train and not request.images:
-        inputs["pictures"] = drawn_pictures(workspace, latents, request.seed)
+        images = drawn_pictures(workspace, work.latents, request.seed)
+        inputs["pictures"] = images
 
     def fill(draft: Draft) -> QuantStateFacts:
-        edges = Bits.parse(spec.edges) if spec.edges else None
-        choice = choose_bits(request, workspace.model(setting), ranking, edges, workspace.events)
-        choice = dataclasses.replace(choice, bits=values_by_part(choice.bits, list(model.layer_shapes)))
-        done = _calibrated(work, choice, table, inputs, workspace, draft)
-        gc.collect()  # networks and their hooks hold each other
+        choice = _choose_bits(work, workspace)
+        results = calibrate(
+            CalibrationInputs(
+                model=model,
+                setting=setting,
+                recipe=work.recipe,
+                spec=spec,
+                bits=choice.bits | attention_bits(spec, model),
+                items=load_items(workspace, work.latents, table),
+                time_features=table.features(),
+                rounded_time_features=rounded_table.features() if rounded_table else None,
+                device=workspace.device,
+                sensitive_layers=work.sensitivity.facts.top if work.sensitivity else (),
+                pictures=_pictures(work, images, workspace),
+                cache_bytes=work.cache_bytes,
+                checkpointing=request.checkpointing,
+            ),
+            Scratch(draft.scratch, draft.meter.save, workspace.events),
+        )
         for unit in draft.missing():
-            draft.write(unit, done.packed)
-        return _facts(work, choice, done)
+            draft.write(unit, results.arrays)
+        return _facts(work, choice, results)
 
     return workspace.produce(QuantState, Blueprint(spec, inputs, layout(model, table.facts.rows, spec)), fill)
 
 
-@dataclasses.dataclass
-class _Done:
-    """What a calibration comes to. No network outlives it."""
-
-    packed: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    borrowed: int = 0  # table entries that had no data
-    losses: list[float] = dataclasses.field(default_factory=list)
-    units: tuple[UnitFacts, ...] = ()
-    forwards: float = 0.0
-
-
-def _calibrated(
-    work: _Work,
-    choice: Choice,
-    table: TimeTable,
-    inputs: dict[str, Artifact],
-    workspace: Workspace,
-    draft: Draft,
-) -> _Done:
-    spec, request, model, events = work.spec, work.request, work.model, workspace.events
-    own_table = TimeTable.of(inputs["time-table"])
-    setting, done = work.latents.spec.setting, _Done()
-    device = workspace.device
-    items = load_items(workspace, work.latents, table)
-    dtype = Dtype.FP32 if spec.train or spec.reconstruct else Dtype(setting.dtype)
-    tabulated = tabulated_denoiser(model, dtype, device, own_table.features())
-    student = tabulated.network
-    targets = _aims(work, student)
-    teacher = _teacher(tabulated, model, table, own_table, spec)
-    memory = _memory(work, tabulated, table, own_table, targets, items)
-    bits = choice.bits | attention_bits(spec, model)
-    done.borrowed = _install_quantizers(tabulated, items, bits, spec, memory, events)
-    done.forwards = float(items.count)  # that observed
-    if memory and memory.complete:
-        teacher = None
-    if spec.reconstruct:
-        cache = int(request.cache_memory * 1e9)
-        done.units, cost = reconstruct(tabulated, teacher, items, spec, draft, cache, events)
-        done.forwards += cost
-        if not spec.correction:
-            teacher = None
-            gc.collect()  # the weights as they were, before those that were found are packed
-    if spec.train:
-        pictures = None
-        if request.images:
-            pictures = pictures_of_folder(workspace, request.images, setting)
-        elif "pictures" in inputs:
-            pictures = pictures_of_images(workspace, Images.of(inputs["pictures"]))
-        if request.checkpointing:
-            student.enable_gradient_checkpointing()  # type: ignore[operator]
-        context = _material(work, teacher, items, pictures, device)
-        answers = memory if memory and memory.complete else TeacherNetwork(teacher, targets.watched)
-        done.losses = _train(work, student, answers, context, targets, draft, events)
-        passes = 3 if answers is memory else 4  # forward, backward, and the teacher's
-        done.forwards += float(items.halves) * spec.batch_size * spec.iterations * passes
-    if spec.tables is Tables.PROGRESSIVE:
-        done.forwards += progress(tabulated, model, items, spec, setting, draft, events)
-    state = capture(student, bits)
-    check_state(state)
-    done.packed = state_to_arrays(state)
-    if spec.correction:
-        answers = memory if memory and memory.complete else TeacherNetwork(teacher, ())
-        done.packed |= corrected.estimate(student, answers, items, events)
-        done.forwards += 2.0 * items.count
-    return done
-
-
-def _facts(work: _Work, choice: Choice, done: _Done) -> QuantStateFacts:
-    parameters, losses = {name: shape.numel() for name, shape in work.model.layer_shapes.items()}, done.losses
-    means = (losses[i : i + checkpoints.EVERY] for i in range(0, len(losses), checkpoints.EVERY))
-    return QuantStateFacts(
-        setting=work.latents.spec.setting,
-        layers=len(choice.bits),
-        bits={name: str(b) for name, b in choice.bits.items() if b != work.bits},
-        average_bits=average_bits(choice.bits, parameters, _activation_bits(work.spec, choice, done)),
-        losses=tuple(statistics.fmean(part) for part in means),
-        borrowed_rows=done.borrowed,
-        allocation=choice.allocation,
-        frontier=choice.frontier,
-        units=done.units,
-        forwards=done.forwards,
-        correction_slope=corrected.mean_slope(done.packed),
-    )
-
-
-def _activation_bits(spec: QuantStateSpec, choice: Choice, done: _Done) -> Iterator[float]:
-    """Of each layer, the mean over its rows."""
-    tables = np.diff(done.packed["activation_step_offset"])
-    relaxed = relaxed_rows(spec.relax, int(tables.max()))
-    for bits, own in zip(choice.bits.values(), tables, strict=False):  # attention's places come behind
-        yield float(bits_of_rows(bits.activations, int(own), relaxed).float().mean())
-
-
-def _inputs(
-    request: CalibrateRequest, recipe: Recipe, workspace: Workspace
-) -> tuple[Latents, Sensitivity | None]:
-    """The latest latents, and the latest ranking if it ranks the same model and has a use."""
+def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:
+    recipe = recipe_of(request)
     latents = workspace.need(Latents)
-    inherit(latents.spec.setting, request, latents)
-    wanted = reads_ranking(request, recipe)
-    ranking = workspace.latest(Sensitivity) if wanted else None
+    setting = latents.spec.setting
+    inherit(setting, request, latents)
+    sensitivity = _sensitivity(request, recipe, latents, workspace)
+    _note_selection(recipe, latents, workspace)
+    batch_size = _batch_size(request, recipe, latents, workspace)
+    check_guidance(request, setting.guidance_scale)
+    spec = spec_of(
+        request,
+        recipe,
+        batch_size,
+        ranked=sensitivity is not None,
+        pictures=folder_digest(request.images) if request.images else None,
+        each=halves(setting.guidance_scale),
+    )
+    model = model_of(workspace, spec, setting)
+    check_attention(request, model)
+    if recipe.needs_pictures:
+        shares(model.sampler(setting), torch.zeros(1))  # raises for a sampler that cannot noise pictures
+    return _Resolved(request, recipe, model, spec, latents, sensitivity)
+
+
+def _sensitivity(
+    request: CalibrateRequest, recipe: Recipe, latents: Latents, workspace: Workspace
+) -> Sensitivity | None:
+    """Return the latest ranking if it has a use and ranks the same model."""
+    has_use = reads_ranking(request, recipe)
+    ranking = workspace.latest(Sensitivity) if has_use else None
     if ranking is not None:
-        ranked = workspace.input(Latents, ranking, "latents")
-        if ranked.spec.setting.model.digest != latents.spec.setting.model.digest:
-            workspace.events.warn("the latest sensitivity ranking is of another model and is left out")
+        ranked = workspace.input(Latents, ranking, "latents").spec.setting
+        if ranked.model.digest != latents.spec.setting.model.digest:
+            workspace.events.warn(
+                f"{ranking.name} was computed for a different model and is ignored; run `sdquant sensitivity`"
+            )
             ranking = None
-    check_ranking(request, ranking)
+    check_ranking(request, ranking.spec if ranking else None)
     workspace.announce({"latents": latents, **({"sensitivity": ranking} if ranking else {})})
-    taken = latents.spec.select.rule if latents.spec.select else Select.RANDOM
-    if recipe.data.select not in (Select.RANDOM, taken):
-        workspace.events.note(
-            f"{recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; "
-            f"these are {taken}"
-        )
-    if ranking is None and wanted:
+    if ranking is None and has_use:
         workspace.events.note(
             "no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen"
         )
-    return latents, ranking
+    return ranking
 
 
-def _teacher(
-    student: TabulatedDenoiser, model: Model, table: TimeTable, own_table: TimeTable, spec: QuantStateSpec
-) -> Any:
-    """The floating-point denoiser, sharing every weight with the student where it can; None: not needed."""
-    if not (spec.train or spec.reconstruct or spec.correction):
-        return None
-    dtype = spec.train.teacher if spec.train else Dtype.FP32
-    device = next(student.network.parameters()).device
-    if dtype is not Dtype.FP32 or own_table.manifest.key != table.manifest.key:
-        return tabulated_denoiser(model, dtype, device, table.features()).network
-    return student.copy_sharing()
+def _note_selection(recipe: Recipe, latents: Latents, workspace: Workspace) -> None:
+    """Say so if the latents were not selected as the method asks."""
+    selection = latents.spec.select.rule if latents.spec.select else Select.RANDOM
+    if recipe.data.select not in (Select.RANDOM, selection):
+        workspace.events.note(
+            f"--method {recipe.name} asks for latents of `sdquant sample --select {recipe.data.select}`; "
+            f"these were selected by {selection}"
+        )
 
 
-def _aims(work: _Work, network: nn.Module) -> LossTargets:
-    """What training compares; nothing for a method that does not train."""
-    return LossTargets(
-        weights=work.spec.loss or LossSpec(sensitive=0, blocks=0, guided=0),
-        sensitive=work.ranking.facts.top if work.ranking else (),
-        blocks=block_names(network),
-        guidance_scale=work.latents.spec.setting.guidance_scale,
+def _batch_size(request: CalibrateRequest, recipe: Recipe, latents: Latents, workspace: Workspace) -> int:
+    """Return the latents of an update, no more than there are."""
+    batch_size, available = request.batch_size or recipe.batch_size, latents.facts.latents
+    if available < batch_size:
+        workspace.events.note(f"batch size reduced to {available}: only {available} latents available")
+    return min(batch_size, available)
+
+
+def _choose_bits(work: _Resolved, workspace: Workspace) -> Choice:
+    """Return the bits of all layers of the model, its shortcuts split if the spec has them so."""
+    request, sensitivity = work.request, work.sensitivity
+    ranking = None
+    if sensitivity:
+        errors = sensitivity.read("rounding_error") if request.budget else None
+        ranking = Ranking(sensitivity.spec, sensitivity.facts, errors)
+    edges = Bits.parse(work.spec.edges) if work.spec.edges else None
+    choice = choose_bits(request, workspace.model(work.setting), ranking, edges, workspace.events)
+    return by_split_layer(choice, work.model)
+
+
+def _pictures(work: _Resolved, images: Images | None, workspace: Workspace) -> Pictures | None:
+    """Return the pictures that training uses, if it does."""
+    if images is not None:
+        return pictures_of_images(workspace, images)
+    if work.request.images and work.spec.train:
+        return pictures_of_folder(workspace, work.request.images, work.setting)
+    return None
+
+
+def _facts(work: _Resolved, choice: Choice, results: Results) -> QuantStateFacts:
+    bits, spec = choice.bits, work.spec
+    changed = {name: str(layer) for name, layer in bits.items() if layer != Bits.parse(spec.bits)}
+    return QuantStateFacts(
+        setting=work.setting,
+        layers=len(bits),
+        bits=changed,
+        average_bits=mean_bits(bits, work.model, results.table_rows, spec.relax),
+        losses=_means(results.losses),
+        borrowed_rows=results.borrowed_rows,
+        allocation=choice.allocation,
+        frontier=choice.frontier,
+        units=results.units,
+        forwards=results.forwards,
+        correction_slope=mean_slope(results.arrays),
     )
 
 
-def _memory(
-    work: _Work,
-    tabulated: TabulatedDenoiser,
-    table: TimeTable,
-    own_table: TimeTable,
-    targets: LossTargets,
-    items: Items,
-) -> CachedTeacher | None:
-    """A teacher that remembers, where it is what is observed and every item is asked for twice or more."""
-    spec = work.spec
-    observed_is_teacher = own_table.manifest.key == table.manifest.key
-    if not (spec.train and work.recipe.stored_items and observed_is_teacher):
-        return None
-    if spec.train.teacher is not Dtype.FP32 or spec.iterations * spec.batch_size < 2 * len(items):
-        return None
-    return CachedTeacher(TeacherNetwork(tabulated.network, targets.watched), items.count)
-
-
-def _install_quantizers(
-    tabulated: TabulatedDenoiser,
-    items: Items,
-    chosen: dict[str, Bits],
-    spec: QuantStateSpec,
-    memory: CachedTeacher | None,
-    events: Events,
-) -> int:
-    """Swap every module that has bits for one initialised from data; returns borrowed table entries."""
-    student, rows = tabulated.network, tabulated.rows
-    if spec.attention_bits:
-        open_attention(student)
-    layers, device = {n: student.get_submodule(n) for n in chosen}, next(student.parameters()).device
-    run = memory.run if memory else partial(prediction, student)
-    observed = observe(layers, items, run, device, events)
-    relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
-    states = initial_states(observed, chosen, is_text_fed, spec.tables, spec.ranges, relaxed, events)
-    swap(student, {n: s.to(device) for n, s in states.items()}, rows, weights_on_grid=False)
-    per_step = sum(len(state.activation_step) > 1 for state in states.values())
-    return observed.unseen_rows * per_step
-
-
-def _material(
-    work: _Work, teacher: Any, items: Items, pictures: Pictures | None, device: torch.device
-) -> BatchContext:
-    setting, spec = work.latents.spec.setting, work.spec
-    sampler = partial(work.model.sampler, setting)
-    return BatchContext(
-        items, spec.batch_size, spec.seed, device, teacher, sampler, setting.guidance_scale, pictures
-    )
-
-
-def _train(
-    work: _Work,
-    student: Any,
-    teacher: Teacher,
-    context: BatchContext,
-    targets: LossTargets,
-    draft: Draft,
-    events: Events,
-) -> list[float]:
-    spec, recipe = work.spec, work.recipe
-    assert spec.train is not None
-    assert recipe.source is not None
-    training = Training(
-        student, teacher, recipe.source(context), targets, spec.train, spec.iterations, spec.seed
-    )
-    checkpoints.run_from_last(training, draft, events)
-    return training.losses
+def _means(losses: Sequence[float]) -> tuple[float, ...]:
+    """Return the mean loss between checkpoints."""
+    return tuple(statistics.fmean(losses[first : first + EVERY]) for first in range(0, len(losses), EVERY))

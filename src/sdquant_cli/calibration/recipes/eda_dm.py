@@ -1,10 +1,10 @@
 """EDA-DM: enhanced distribution alignment (Liu et al. 2024, arXiv 2401.04585).
 
-Temporal distribution alignment: calibration latents from the steps that the density and variety of
-mid-block features ask for, one of each prompt. Fine-grained block reconstruction: the block's error and
-gamma times those of its layers, rounding and activation step sizes learned together, inputs dropped as in
-QDrop. One activation quantizer per layer for all steps. Rates, gamma and the 8-bit edges are those of the
-published SD script; its softmax quantizers are `--attention-bits`.
+Temporal distribution alignment: calibration latents from the timesteps that the density and variety of
+mid-block features ask for, one for each prompt. Fine-grained block reconstruction: the block's error plus
+gamma times the errors of its layers, rounding and activation scales learned together, inputs dropped as in
+QDrop. One activation quantizer per layer for all timesteps. Rates, gamma and the 8-bit edges are those of
+the published SD script; its softmax quantizers are `--attention-bits`.
 """
 
 from ...manifests import ReconstructSpec
@@ -18,7 +18,7 @@ RECIPE = Recipe(
         layer_weight=0.8,  # gamma of the SD script
         drop=0.5,
         mixed_inputs=0.5,
-        regulariser=0.0,  # the script leaves it out
+        regulariser=0.0,  # the script has none
         joint=True,
         second=0.0,
         weight_rate=3e-2,

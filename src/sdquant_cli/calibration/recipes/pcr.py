@@ -1,9 +1,10 @@
 """PCR: progressive calibration and activation relaxing (Tang et al. 2024, arXiv 2311.06322).
 
-Weights are rounded by AdaRound on the floating-point network's inputs. Then each step's activation
-quantizers are found on what the quantized steps before it give, all prompts advancing together, so the cost
-is linear in the steps. The last fifth of the steps, near the picture, has 10 bits (activation relaxing; for
-SDXL the first: `--relax first`). Edges stay wide, where the published code leaves them in floating point.
+Weights are rounded by AdaRound on the floating-point network's inputs. Then each timestep's activation
+quantizers are found on the latents that the quantized steps before it give. All prompts advance together, so
+the cost is linear in the steps. The last fifth of the timesteps, near the picture, has 10 bits (activation
+relaxing; for SDXL the first: `--relax first`). Edges have more bits; the published code leaves them in
+floating point.
 """
 
 from ...manifests import ReconstructSpec

@@ -1,8 +1,8 @@
 """PQD: post-training quantization of diffusion models (Ye et al. 2025, arXiv 2501.00124).
 
-Steps of calibration latents are normal over time; blocks are reconstructed as in QDrop, in latent space with
-text. The paper gives neither mean, deviation, number of latents nor rates: steps as in PTQ4DM, rates and drop
-as in QDrop; all are options.
+The timesteps of calibration latents are normally distributed; blocks are reconstructed as in QDrop, in latent
+space with text. The paper gives neither mean, deviation, number of latents nor rates: timesteps are chosen as
+in PTQ4DM, rates and drop as in QDrop; all are options.
 """
 
 from ...manifests import ReconstructSpec

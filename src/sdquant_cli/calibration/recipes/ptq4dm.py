@@ -1,8 +1,8 @@
 """PTQ4DM (Shang et al. 2023, arXiv 2211.15736).
 
-Steps of calibration latents are normal over time, denser near the picture (NDTC); ranges by squared error;
-no reconstruction, as the published script runs. There the latent of a step is labelled with its mirror
-image in time; here latent and label agree, as the paper has it.
+The timesteps of calibration latents are normally distributed, denser near the picture (NDTC); ranges by
+squared error; no reconstruction, as in the published script. There a latent is labelled with the mirror image
+of its timestep; here latent and label agree, as in the paper.
 """
 
 from ...types import Bits, Ranges, Select, Tables

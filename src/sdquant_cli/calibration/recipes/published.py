@@ -3,7 +3,6 @@
 from ..recipe import Recipe
 from . import eda_dm, parallel, pcr, pqd, ptq4dm, q_diffusion, rtn, serial, serial_to_parallel
 
-METHODS: dict[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE
-    for module in (serial_to_parallel, serial, parallel, eda_dm, pqd, q_diffusion, ptq4dm, pcr, rtn)
-}
+_MODULES = (serial_to_parallel, serial, parallel, eda_dm, pqd, q_diffusion, ptq4dm, pcr, rtn)
+
+METHODS: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in _MODULES}

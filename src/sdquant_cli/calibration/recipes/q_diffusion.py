@@ -1,9 +1,9 @@
 """Q-Diffusion (Li et al. 2023, arXiv 2302.04304).
 
 Calibration latents at equal distances in time, each with and without its prompt. Blocks are reconstructed
-by AdaRound with unquantized activations, then the activation step sizes are learned with an error of power
-2.4 (the published script). The convolution of a shortcut's concatenated inputs is quantized in two parts
-(shortcut splitting). Ranges by the same power.
+by AdaRound with unquantized activations, then the activation scales are learned with an error of power
+2.4 (the published script). The convolution of a skip connection's concatenated inputs is quantized in two
+parts (shortcut splitting). Ranges by the same power.
 """
 
 from ...manifests import ReconstructSpec

@@ -1,4 +1,4 @@
-"""Rounding to nearest: step sizes from weights and observed inputs, nothing trained. The floor of methods."""
+"""Rounding to nearest: scales from weights and observed inputs, nothing trained. The baseline of methods."""
 
 from ..recipe import Recipe
 

@@ -1,39 +1,22 @@
 """Serial-to-parallel calibration (Efficiency Meets Fidelity, section 4.1 and 4.3).
 
 Latents of the floating-point model's own trajectories (the serial half, Algorithm 1) are drawn at mixed
-timesteps in every batch (the parallel half); weights and step sizes of all layers are trained together
+timesteps in every batch (the parallel half); weights and scales of all layers are trained together
 so that the quantized UNet's output, its sensitive layers' features and its blocks' outputs match: L_out +
 L_sen + the inter-layer distillation of the paper's later revision.
 
 The paper leaves open the optimizer, the rates, the form of L_sen over layers and whether the
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
-relative one for step sizes; the mean over layers, each over its floating-point energy; both branches; 8 bits
-for the first and the last layer where no ranking decides, as QDrop, EfficientDM and EDA-DM have it.
+relative one for scales; the mean over layers, each over its floating-point energy; both branches; 8 bits
+for the first and the last layer where no ranking decides, as in QDrop, EfficientDM and EDA-DM.
 
-Taken in from PCR, since it was measured to be worth it: activation relaxing, 10-bit activations in the last
-fifth of the steps. `--relax none` is the paper's own.
+Adopted from PCR, since measurements favour it: activation relaxing, 10-bit activations in the last
+fifth of the timesteps. `--relax none` is the paper's own.
 """
 
-from torch import Tensor
-
 from ...types import Bits, Relax
-from ..items import Batch, shuffled
-from ..recipe import BatchContext, Recipe
-
-
-class MixedLatents:
-    """Stored latents of all timesteps, shuffled: every epoch visits each once."""
-
-    def __init__(self, context: BatchContext) -> None:
-        self._context = context
-
-    def batch(self, iteration: int) -> Batch:
-        m = self._context
-        return m.items.batch(shuffled(len(m.items), m.batch_size, iteration, m.seed), m.device)
-
-    def learn(self, prediction: Tensor) -> None:
-        """Nothing: the latents are there already."""
-
+from ..recipe import Recipe
+from ..sources import MixedLatents
 
 RECIPE = Recipe(
     name="serial-to-parallel",

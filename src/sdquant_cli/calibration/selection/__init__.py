@@ -1,1 +1,1 @@
-"""Which latents are kept for calibration: rules over the steps of a trajectory."""
+"""Selection of calibration latents: rules over the calls of a trajectory."""

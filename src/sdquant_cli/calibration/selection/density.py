@@ -1,7 +1,7 @@
-"""How many latents each step gives where features decide: temporal distribution alignment of EDA-DM.
+"""Number of latents from each step as features decide: temporal distribution alignment of EDA-DM.
 
-A step counts for more the more steps have features near its own (density) and the further all others
-point away from it (variety). T steps; a feature map is (items, positions, C).
+A step has more weight the more steps have features near its own (density) and the further all others
+point away from it (variety). There are T steps; a feature map is (items, positions, C).
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from ...models.noise import generator
 
 
 def differences(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of T maps (items,P,C): sums of (f_t - f_t')^2, and of 1 - cos over C, both (T,T) fp64.
+    """Return sums of (f_t - f_t')^2, and of 1 - cos over C, both (T,T) fp64, of T maps (items,P,C).
 
-    (EDA-DM, TDAC: what density and variety are made of.) Sums over other items may be added.
+    (EDA-DM, TDAC: the terms of density and variety.) Sums over other items may be added.
     """
     steps = len(features)
     squared, angular = torch.zeros(2, steps, steps, dtype=torch.float64)
@@ -29,9 +29,9 @@ def differences(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def radius_of(distance: Tensor, share: float) -> float:
-    """The quantile `share` of distances (T,T) between different steps; 0 where there is one step.
+    """Return the quantile `share` of distances (T,T) between different steps; 0 if there is one step.
 
-    Ours: the published r = 0.3 is in units of SD v1's features.
+    This is ours: the published r = 0.3 is in units of SD v1's features.
     """
     steps = len(distance)
     pairs = distance[tuple(torch.triu_indices(steps, steps, 1))]
@@ -39,18 +39,18 @@ def radius_of(distance: Tensor, share: float) -> float:
 
 
 def density(distance: Tensor, radius: float) -> Tensor:
-    """D_t (T), the number of other steps within `radius` of t (EDA-DM, TDAC), of mean squares (T,T)."""
+    """Return D_t (T), the number of other steps within `radius` of t, from mean squares (T,T) (EDA-DM)."""
     near = (distance <= radius).double().fill_diagonal_(0)
     return near.sum(1)
 
 
 def variety(angular: Tensor) -> Tensor:
-    """V_t = sum over t' != t of sum (1 - cos(f_t, f_t')) (EDA-DM, TDAC): (T) of sums (T,T)."""
+    """Return V_t (T), the sum over t' != t of sums (T,T) of 1 - cos(f_t, f_t') (EDA-DM, TDAC)."""
     return angular.clone().fill_diagonal_(0).sum(1)
 
 
 def weights(dense: Tensor, varied: Tensor, balance: float) -> Tensor:
-    """w_t = D_t + lambda V_t (T), each scaled to 0..1 (EDA-DM, TDAC); what is the same everywhere is 0."""
+    """Return w_t = D_t + lambda V_t (T), each scaled to 0..1, or 0 if it is constant (EDA-DM, TDAC)."""
 
     def scaled(x: Tensor) -> Tensor:
         spread = x.max() - x.min()
@@ -60,11 +60,10 @@ def weights(dense: Tensor, varied: Tensor, balance: float) -> Tensor:
 
 
 def counts(weight: Tensor, total: int) -> Tensor:
-    """Return n_t = round(p_t N), p = w / sum w, made to sum to N = `total` (EDA-DM, TDAC): (T) int64.
+    """Return n_t = round(p_t N) (T) int64, p = w / sum w, adjusted to sum to N = `total` (EDA-DM, TDAC).
 
-    As many latents as are missing go to the largest n_t, one to each, the first where several are equal;
-    those that are too many are taken one by one from the last steps that have any. Weights that are all zero
-    count the same.
+    Missing latents go to the largest n_t, one to each, the first of equal ones; surplus latents are removed
+    one by one from the last steps that have any. Weights that are all zero are equal.
     """
     weight = weight if weight.sum() > 0 else torch.ones_like(weight)
     count = (weight / weight.sum() * total).round().long()
@@ -77,7 +76,7 @@ def counts(weight: Tensor, total: int) -> Tensor:
 
 
 def assigned(count: Tensor, seed: int) -> tuple[int, ...]:
-    """One step for each of N prompts: the multiset of `count` (T), shuffled (EDA-DM, TDAC)."""
+    """Return one step for each of N prompts: the multiset of `count` (T), shuffled (EDA-DM, TDAC)."""
     steps = torch.repeat_interleave(count)
     order = torch.randperm(len(steps), generator=generator("density", seed, 0))
     return tuple(steps[order].tolist())

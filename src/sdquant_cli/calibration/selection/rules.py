@@ -1,6 +1,6 @@
-"""Which UNet calls of a trajectory give calibration latents: one rule each, by prompt.
+"""Rules that choose the UNet calls of a trajectory whose inputs become calibration latents, by prompt.
 
-A call counts from the noisy end, as the sampler runs; a rule that speaks of time t has t = 0 at the picture.
+Calls are counted from the noisy end, as the sampler runs; a rule about time t has t = 0 at the picture.
 """
 
 import torch
@@ -8,37 +8,38 @@ import torch
 from ...errors import UsageProblem
 from ...models.noise import generator
 
-DRAWS = 10_000  # for each call, before it counts as out of reach
+DRAWS = 10_000  # for each call, after which it is out of reach
 
 
 def at_random(calls: int, count: int, seed: int, index: int) -> tuple[int, ...]:
-    """`count` distinct calls, ascending (Efficiency Meets Fidelity, Algorithm 1, line 3)."""
+    """Return `count` distinct calls, ascending (Efficiency Meets Fidelity, Algorithm 1, line 3)."""
     order = torch.randperm(calls, generator=generator("calls", seed, index))
     return tuple(sorted(order[:count].tolist()))
 
 
 def at_stride(calls: int, count: int, index: int) -> tuple[int, ...]:
-    """`count` calls at equal distances (Q-Diffusion, calibration data), begun one later for each prompt.
+    """Return `count` calls at equal distances (Q-Diffusion, calibration data).
 
-    So prompts together visit all calls equally often, also where each gives one latent.
+    They are shifted by one for each prompt, so that prompts together visit all calls equally often, even if
+    each gives one latent.
     """
-    return tuple(sorted((index + place * calls // count) % calls for place in range(count)))
+    return tuple(sorted((index + i * calls // count) % calls for i in range(count)))
 
 
 def normally(calls: int, count: int, seed: int, index: int, mean: float, deviation: float) -> tuple[int, ...]:
-    """`count` distinct calls whose times are normal about `mean`, in units of the whole schedule, cut to it.
+    """Return `count` distinct calls whose times are normally distributed, in units of the whole schedule.
 
-    (PTQ4DM, NDTC: denser where pictures take shape; PQD as well.) Raises UsageProblem where so many calls are
-    out of reach.
+    (PTQ4DM, NDTC: denser where pictures take shape; PQD as well.) Times are cut to 0..1. Raises UsageProblem
+    if so many calls are out of reach.
     """
-    stream, found = generator("calls", seed, index), set[int]()
+    stream, chosen = generator("calls", seed, index), set[int]()
     for _ in range(DRAWS * count):
-        if len(found) == count:
-            return tuple(sorted(found))
+        if len(chosen) == count:
+            return tuple(sorted(chosen))
         time = float(torch.randn((), generator=stream)) * deviation + mean
         from_picture = int(min(max(time, 0.0), 1.0) * (calls - 1) + 0.5)
-        found.add(calls - 1 - from_picture)
+        chosen.add(calls - 1 - from_picture)
     raise UsageProblem(
-        f"--select-deviation {deviation:g}: {len(found)} of {calls} calls are within reach, --per-prompt "
-        f"{count} needs more; take a larger deviation or fewer latents"
+        f"--select-deviation {deviation:g}: {len(chosen)} of {calls} calls are within reach, --per-prompt "
+        f"{count} needs more; use a larger deviation or fewer latents"
     )

@@ -1,10 +1,11 @@
-"""The floating-point model's trajectories of numbered prompts, each from its own noise and text."""
+"""Trajectories of the floating-point model for numbered prompts, each from its own noise and text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ...manifests import Setting
@@ -15,21 +16,23 @@ from ...models.load import Model
 from ...models.noise import initial_noise, step_generators
 from ...models.trajectory import Trajectory
 
+IntegerArray = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What a trajectory follows from, besides its prompt's number."""
+    """Everything that decides a trajectory beside its prompt's number."""
 
     model: Model
     setting: Setting
     seed: int
     network: nn.Module
     texts: Conditioning  # distinct, the unconditional one at 0
-    index: Any  # (N) integers: each prompt's place in `texts`
+    index: IntegerArray  # (N) index of each prompt in `texts`
     device: torch.device
 
     def follow(self, prompts: Sequence[int], visit: Visit) -> None:
-        """Denoise these prompts together until `visit` says False, or to the end."""
+        """Denoise these prompts together until `visit` returns False, or to the end."""
         setting, scale = self.setting, self.setting.guidance_scale
         shape = self.model.latent_shape(setting.height, setting.width)
         noise = initial_noise(shape, self.seed, prompts).to(self.device)

@@ -1,0 +1,42 @@
+"""The first phase: quantizers from observed activations, without training."""
+
+from functools import partial
+
+from ...manifests import QuantStateSpec
+from ...models.attention import open_attention
+from ...quant.relaxing import relaxed_rows
+from ...quant.swap import swap
+from ..items import prediction
+from ..job import Job
+from ..observer import QuantizerRules, item_passes, observe_and_initialise
+
+
+class Observe:
+    """Run the student, still in floating point, on all items and quantize each module that has bits.
+
+    The teacher's answers are cached in the same pass, if there is a cache.
+    """
+
+    uses_teacher = False
+
+    def applies(self, spec: QuantStateSpec) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
+
+    def run(self, job: Job) -> float:
+        """Swap modules for quantized ones."""
+        inputs, spec, network, rows = job.inputs, job.spec, job.student.network, job.student.rows
+        if spec.attention_bits:
+            open_attention(network)
+        layers = {name: network.get_submodule(name) for name in inputs.bits}
+        cache = job.teacher.cache
+        run = cache.run if cache else partial(prediction, network)
+        passes = item_passes(inputs.items, run, inputs.device)
+        relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
+        rules = QuantizerRules(inputs.bits, spec.tables, spec.ranges, relaxed)
+        states, unseen_rows = observe_and_initialise(layers, passes, rules, job.events)
+        states = {name: state.to(inputs.device) for name, state in states.items()}
+        swap(network, states, rows, weights_on_grid=False)
+        with_rows = sum(len(state.activation_step) > 1 for state in states.values())
+        job.results.borrowed_rows = unseen_rows * with_rows
+        return float(inputs.items.count)
