@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..models.conditioning import Conditioning, predict
 from ..models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Sampler, Trajectory
+from ..models.samplers import Sampler
 from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
 from ..quant.drop import Drop

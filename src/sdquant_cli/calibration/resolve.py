@@ -14,21 +14,12 @@ from .recipes.published import METHODS
 
 RANK = 32
 
-_TRAINED_OPTIONS = ("iterations", "forwards", "weight_rate", "step_rate")
-_RECONSTRUCTION_OPTIONS = ("layer_weight", "drop")
-_DISTILLATION_OPTIONS = (
-    "accumulate",
-    "train",
-    "rank",
-    "sensitive_weight",
-    "block_weight",
-    "guided_weight",
-    "averaging",
-    "freezing",
-    "teacher_dtype",
-    "amp",
-    "checkpointing",
-)
+_SUPPORTS: dict[Needs, Callable[[Recipe], bool]] = {
+    Needs.TRAINING: lambda recipe: recipe.trains,
+    Needs.DISTILLATION: lambda recipe: recipe.source is not None,
+    Needs.RECONSTRUCTION: lambda recipe: recipe.reconstruct is not None,
+    Needs.IMAGES: lambda recipe: recipe.needs_pictures,
+}
 
 
 def recipe_of(request: CalibrateRequest) -> Recipe:
@@ -37,27 +28,21 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
     if recipe is None:
         raise UsageProblem(f"--method {request.method}: expected one of {', '.join(METHODS)}")
     options = {name for name in type(request).model_fields if getattr(request, name) not in (None, False)}
-    _check_support(options, recipe, _TRAINED_OPTIONS, lambda other: other.trains)
-    _check_support(options, recipe, _DISTILLATION_OPTIONS, lambda other: other.source is not None)
-    _check_support(options, recipe, _RECONSTRUCTION_OPTIONS, lambda other: other.reconstruct is not None)
-    _check_support(options, recipe, ("images",), lambda other: other.needs_pictures)
+    for flag in flags_of(CalibrateRequest.model_fields):
+        if flag.name in options:
+            _check_support(flag, recipe)
     _check_combinations(request, recipe, options)
     return recipe
 
 
-def _check_support(
-    options: set[str], recipe: Recipe, group: tuple[str, ...], supports: Callable[[Recipe], bool]
-) -> None:
-    """Raise UsageProblem for an option of a group that the method does not support."""
-    if supports(recipe):
+def _check_support(flag: Flag, recipe: Recipe) -> None:
+    """Raise UsageProblem if a method does not support an option."""
+    if flag.option.needs is None or _SUPPORTS[flag.option.needs](recipe):
         return
-    for option in group:
-        if option in options:
-            others = ", ".join(name for name, other in METHODS.items() if supports(other))
-            flag = option.replace("_", "-")
-            raise UsageProblem(
-                f"--{flag}: is not supported by --method {recipe.name} (supported by: {others})"
-            )
+    others = ", ".join(name for name, other in METHODS.items() if _SUPPORTS[flag.option.needs](other))
+    raise UsageProblem(
+        f"{flag.spelling}: is not supported by --method {recipe.name} (supported by: {others})"
+    )
 
 
 def _check_combinations(request: CalibrateRequest, recipe: Recipe, options: set[str]) -> None:

@@ -11,7 +11,8 @@ from ..errors import UsageProblem
 from ..models.conditioning import Conditioning, predict
 from ..models.guidance import apply_guidance, batch_conditioning, halves, repeat_for_guidance
 from ..models.noise import initial_noise, step_generators
-from ..models.samplers import Sampler, Trajectory, is_flow
+from ..models.samplers import Sampler, is_flow
+from ..models.trajectory import Trajectory
 from ..quant.grid import along_first_axis
 from .items import Batch, Items, shuffled
 

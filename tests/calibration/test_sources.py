@@ -1,6 +1,5 @@
-"""Where each method's batches come from, on the embedded model's schedule with a UNet of one line."""
+"""Batches of each source, on the embedded model's schedule with a UNet of one line."""
 
-import re
 from functools import partial
 
 import pytest
@@ -8,8 +7,6 @@ import torch
 from torch import nn
 
 from sdquant_cli.calibration.items import Items
-from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.calibration.sources import (
     BatchContext,
     NoisedPictures,
@@ -25,8 +22,7 @@ from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.samplers import from_config
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.trajectory import Trajectory
-from sdquant_cli.options.requests import CalibrateRequest
-from sdquant_cli.types import Relax, Scheduler, Train
+from sdquant_cli.types import Scheduler
 from tests import fakes
 
 
@@ -138,91 +134,3 @@ def test_without_guidance_noised_pictures_are_with_their_text():
     assert all(
         (m.items.texts.tokens[text] == tokens).all((1, 2)).any() for tokens in batch.conditioning.tokens
     )
-
-
-def test_every_method_cites_its_source():
-    published = ["eda-dm", "pqd", "q-diffusion", "ptq4dm", "pcr"]
-    assert list(METHODS) == ["serial-to-parallel", "serial", "parallel", *published, "rtn"]
-    assert all(recipe.cites for recipe in METHODS.values())
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"method": "magic"}, "--method magic: expected one of serial-to-parallel, serial"),
-        (
-            {"method": "rtn", "weight_rate": 1e-3},
-            "--weight-rate: is not supported by --method rtn .supported by: serial",
-        ),
-        ({"method": "rtn", "iterations": 5}, "--iterations"),
-        (
-            {"images": "x"},
-            "--images: is not supported by --method serial-to-parallel .supported by: parallel",
-        ),
-        ({"rank": 4}, "--rank: has no effect with --train weights"),
-        ({"train": "steps", "freezing": 0.1}, "--freezing: has no effect with --train steps"),
-    ],
-)
-def test_an_option_without_meaning_is_refused(fields, message):
-    with pytest.raises(UsageProblem, match=re.escape(message)):
-        recipe_of(CalibrateRequest(**fields))
-
-
-def test_a_spec_says_what_was_chosen_and_rtn_trains_nothing():
-    request = CalibrateRequest(train=Train.LOW_RANK)
-    spec = spec_of(request, recipe_of(request), 12, ranked=False, pictures=None)
-    assert (spec.train.what, spec.train.rank, spec.iterations) == (Train.LOW_RANK, 32, 400)
-    assert spec.loss.sensitive == 0  # no ranking, no L_sen
-    request = CalibrateRequest(method="rtn")
-    spec = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None)
-    assert (spec.train, spec.loss, spec.iterations) == (None, None, 0)
-
-
-def test_rates_are_the_recipes_unless_the_request_names_them():
-    for method in ("serial", "parallel"):
-        recipe, request = METHODS[method], CalibrateRequest(method=method, step_rate=0.5)
-        train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
-        assert (train.weight_rate, train.step_rate) == (recipe.weight_rate, 0.5)
-    assert METHODS["serial"].weight_rate < METHODS["parallel"].weight_rate
-
-
-@pytest.mark.parametrize(
-    ("bits", "share"), [("w4a8", 1), ("w3a8", 1), ("w4a4", 1), ("w6a8", 7 / 31), ("w8a8", 7 / 127)]
-)
-def test_weights_of_a_finer_grid_move_by_as_much_less(bits, share):
-    request = CalibrateRequest(bits=bits)
-    recipe = recipe_of(request)
-    train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
-    assert train.weight_rate == recipe.weight_rate * share
-    request = CalibrateRequest(bits=bits, weight_rate=0.5)
-    assert spec_of(request, recipe, 12, ranked=False, pictures=None).train.weight_rate == 0.5
-
-
-def test_the_default_relaxes_the_last_steps_where_steps_have_rows():
-    def relaxed(**flags):
-        request = CalibrateRequest(**flags)
-        return spec_of(request, recipe_of(request), 12, ranked=False, pictures=None).relax
-
-    assert relaxed() is relaxed(method="pcr") is Relax.LAST
-    assert relaxed(relax="first") is Relax.FIRST
-    for without in ({"relax": "none"}, {"tables": "single"}, {"bits": "w4a4"}, {"method": "rtn"}):
-        assert relaxed(**without) is None
-    assert relaxed(bits="w4a4", relax="last") is Relax.LAST
-
-
-@pytest.mark.parametrize(
-    ("fields", "iterations"),
-    [
-        ({}, 100),  # 24 items, forward, backward as two, the teacher's
-        ({"batch_size": 6}, 200),
-        ({"method": "eda-dm"}, 600),  # 4 items, and the teacher's layers
-        ({"method": "q-diffusion"}, 320),  # 8 items, and a quarter of the iterations again
-        ({"method": "pqd"}, 100),  # 32 items, the teacher's answers are there
-    ],
-)
-def test_iterations_follow_from_what_they_may_cost(fields, iterations):
-    request = CalibrateRequest(forwards=9600, **fields)
-    recipe = recipe_of(request)
-    assert spec_of(request, recipe, 12, ranked=False, pictures=None).iterations == iterations
-    with pytest.raises(UsageProblem, match="replaces --iterations"):
-        recipe_of(CalibrateRequest(forwards=9600, iterations=5, **fields))

@@ -1,0 +1,121 @@
+"""Distillation: what it learns, how fast, and that it resumes exactly."""
+
+import itertools
+
+import pytest
+import torch
+
+from sdquant_cli.calibration.distillation import LossTargets
+from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE
+from sdquant_cli.calibration.sources import MixedLatents
+from sdquant_cli.errors import SdquantError
+from sdquant_cli.manifests import LossSpec
+from sdquant_cli.types import Bits, Train
+from tests.calibration.toy import items, training
+
+
+@pytest.mark.parametrize("what", list(Train))
+def test_training_brings_the_student_closer_to_the_teacher(what):
+    run = training(
+        Bits(3, 8), batch=6, iterations=60, what=what, rank=8, weight_rate=1e-3, step_rate=5e-3, averaging=0.9
+    )
+    original = [p.clone() for p in run.teacher.network.parameters()]
+    everything = items().batch(range(12), torch.device("cpu"))
+    before = float(run.loss(everything)[0].detach())
+    for _ in range(60):
+        run.step()
+    run.finish()
+    assert float(run.loss(everything)[0].detach()) < 0.9 * before
+    assert all(p.grad is None for p in run.teacher.network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(original, run.teacher.network.parameters(), strict=True))
+    shares = run.student.conv.weight is run.teacher.network.conv.weight
+    assert shares == (what is not Train.WEIGHTS_AND_STEPS)
+
+
+def test_every_loss_counts_with_its_weight():
+    weights = LossSpec(sensitive=2, blocks=3, guided=0.5)
+    run = training(targets=LossTargets(weights, sensitive=["conv"], blocks=["out"], guidance_scale=3.0))
+    batch = items().batch([0, 3], torch.device("cpu"))
+    inputs = (batch.x, batch.timestep, batch.conditioning.tokens)
+    with (
+        collecting_outputs(run.teacher.network, ["conv", "out"]) as a,
+        collecting_outputs(run.student, ["conv", "out"]) as b,
+    ):
+        target, found = run.teacher.network(*inputs).sample, run.student(*inputs).sample
+    expected = output_loss(found, target) + 0.5 * guided_loss(found, target, 3.0)
+    for name, weight in (("conv", 2), ("out", 3)):
+        expected = expected + weight * feature_loss({name: b[name]}, {name: a[name]})
+    torch.testing.assert_close(run.loss(batch)[0], expected)
+
+
+def test_accumulation_changes_memory_and_not_the_update():
+    whole, parts = training(), training(accumulate=2)
+    for run in (whole, parts):
+        run.step()
+    assert parts.losses == pytest.approx(whole.losses)
+    for a, b in zip(whole.weights, parts.weights, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_scales_move_by_a_relative_rate_that_decays_to_zero():
+    run = training(iterations=3, step_rate=0.01)
+    sizes = [[scale.detach().clone() for scale in run.scales]]
+    for _ in range(3):
+        run.step()
+        sizes.append([scale.detach().clone() for scale in run.scales])
+    moved = [
+        max(float((b / a).log().abs().max()) for a, b in zip(*pair, strict=True))
+        for pair in itertools.pairwise(sizes)
+    ]
+    assert moved[0] == pytest.approx(0.01, rel=1e-3)  # Adam's first update is its rate
+    assert moved[2] < 0.3 * moved[0]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"averaging": 0.9}, {"freezing": 0.01}, {"what": Train.LOW_RANK, "rank": 4}, {"what": Train.STEPS}],
+)
+def test_a_checkpoint_goes_on_exactly(choice, tmp_path):
+    def trained(stop_at):
+        run = training(weight_rate=3e-3, **choice)
+        for _ in range(stop_at):
+            run.step()
+        return run
+
+    whole, half = trained(8), trained(3)
+    torch.save(half.state_dict(), tmp_path / "half.pt")
+    resumed = trained(0)
+    resumed.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
+    for _ in range(5):
+        resumed.step()
+    for run in (whole, resumed):
+        run.finish()
+    assert resumed.losses == whole.losses
+    for a, b in zip(whole.student.parameters(), resumed.student.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_not_a_number_names_layer_and_timestep():
+    run = training()
+    first = run.source.batch(0).timestep[0]
+    with torch.no_grad():
+        run.student.out.bias.fill_(float("nan"))
+    with pytest.raises(SdquantError, match=rf"diverged at iteration 0.*in layer out at timestep {first:g}"):
+        run.step()
+    assert run.losses == []
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_it_is_applied():
+    run = training()
+    before = run.student.conv.weight.detach().clone()
+    run.student.conv.weight.register_hook(lambda g: g * float("nan"))
+    with pytest.raises(SdquantError, match="in the gradients"):
+        run.step()
+    assert torch.equal(run.student.conv.weight, before)
+
+
+def test_the_default_method_trains_on_mixed_timesteps():
+    assert RECIPE.source is MixedLatents
+    batch = training(batch=6).source.batch(0)
+    assert len(batch.timestep.unique()) > 1
