@@ -6,7 +6,7 @@ from torch import nn
 
 from sdquant_cli.calibration.observer import (
     ENOUGH,
-    Observed,
+    Observations,
     QuantizerRules,
     initial_states,
     spread,
@@ -19,7 +19,7 @@ def test_a_step_is_clipped_as_all_steps_are_where_all_are_alike():
     """Two values in 51,200 are far out: few of them are among those kept, but the ends are."""
     rows, g = 50, torch.Generator().manual_seed(0)
     layer = nn.Linear(400, 4)
-    observed = Observed({"out": layer}, torch.arange(rows).repeat(ENOUGH), rows)
+    observed = Observations({"out": layer}, torch.arange(rows).repeat(ENOUGH), rows)
     for row in range(rows):
         x = torch.randn(2 * ENOUGH, 4, 400, generator=g)
         x[0, 0, 0], x[1, 0, 0] = 12.0, -12.0

@@ -2,56 +2,55 @@
 
 import pytest
 
-from sdquant_cli.calibration.recipes import (
-    eda_dm,
-    parallel,
-    pcr,
-    pqd,
-    ptq4dm,
-    q_diffusion,
-    rtn,
-    serial,
-    serial_to_parallel,
-)
+from sdquant_cli.calibration.recipes.eda_dm import RECIPE as EDA_DM
+from sdquant_cli.calibration.recipes.parallel import RECIPE as PARALLEL
+from sdquant_cli.calibration.recipes.pcr import RECIPE as PCR
+from sdquant_cli.calibration.recipes.pqd import RECIPE as PQD
+from sdquant_cli.calibration.recipes.ptq4dm import RECIPE as PTQ4DM
 from sdquant_cli.calibration.recipes.published import METHODS
+from sdquant_cli.calibration.recipes.q_diffusion import RECIPE as Q_DIFFUSION
+from sdquant_cli.calibration.recipes.rtn import RECIPE as RTN
+from sdquant_cli.calibration.recipes.serial import RECIPE as SERIAL
+from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE as SERIAL_TO_PARALLEL
 from sdquant_cli.calibration.sources import MixedLatents, NoisedPictures, TrajectoryBatches
 from sdquant_cli.types import Bits, Ranges, Relax, Select, Tables
 
-FILES = {
-    "serial-to-parallel": serial_to_parallel,
-    "serial": serial,
-    "parallel": parallel,
-    "eda-dm": eda_dm,
-    "pqd": pqd,
-    "q-diffusion": q_diffusion,
-    "ptq4dm": ptq4dm,
-    "pcr": pcr,
-    "rtn": rtn,
+IN_ORDER = {
+    "serial-to-parallel": SERIAL_TO_PARALLEL,
+    "serial": SERIAL,
+    "parallel": PARALLEL,
+    "eda-dm": EDA_DM,
+    "pqd": PQD,
+    "q-diffusion": Q_DIFFUSION,
+    "ptq4dm": PTQ4DM,
+    "pcr": PCR,
+    "rtn": RTN,
 }
 
 
 def test_each_method_is_one_file_that_cites_its_source():
-    assert list(METHODS) == list(FILES)
-    for name, module in FILES.items():
-        assert METHODS[name] is module.RECIPE
-        assert module.RECIPE.cites
+    assert list(METHODS) == list(IN_ORDER)
+    for name, recipe in IN_ORDER.items():
+        assert METHODS[name] is recipe
+        assert recipe.name == name
+        assert recipe.cites
 
 
 def test_networks_trained_as_a_whole_differ_in_their_batches():
-    assert serial_to_parallel.RECIPE.source is MixedLatents
-    assert serial.RECIPE.source is TrajectoryBatches
-    assert parallel.RECIPE.source is NoisedPictures
+    assert SERIAL_TO_PARALLEL.source is MixedLatents
+    assert SERIAL.source is TrajectoryBatches
+    assert PARALLEL.source is NoisedPictures
     assert [name for name, recipe in METHODS.items() if recipe.needs_pictures] == ["parallel"]
     assert [name for name, recipe in METHODS.items() if recipe.stored_items] == ["serial-to-parallel"]
 
 
 @pytest.mark.parametrize(
-    ("module", "drop", "mixed_inputs", "joint"),
-    [(eda_dm, 0.5, 0.5, True), (pqd, 0.5, 0.5, True), (q_diffusion, 1.0, 0.0, False), (pcr, 1.0, 1.0, False)],
+    ("recipe", "drop", "mixed_inputs", "joint"),
+    [(EDA_DM, 0.5, 0.5, True), (PQD, 0.5, 0.5, True), (Q_DIFFUSION, 1.0, 0.0, False), (PCR, 1.0, 1.0, False)],
 )
-def test_blocks_are_reconstructed_as_published(module, drop, mixed_inputs, joint):
+def test_blocks_are_reconstructed_as_published(recipe, drop, mixed_inputs, joint):
     """QDrop's halves with scales learned jointly; AdaRound on unquantized activations."""
-    spec = module.RECIPE.reconstruct
+    spec = recipe.reconstruct
     assert (spec.drop, spec.mixed_inputs, spec.joint) == (drop, mixed_inputs, joint)
 
 
@@ -72,13 +71,12 @@ def test_latents_are_selected_as_published():
 
 
 def test_pcr_finds_tables_progressively_and_relaxes_the_last_steps():
-    recipe = pcr.RECIPE
-    assert (recipe.tables, recipe.ranges, recipe.relax) == (Tables.PROGRESSIVE, Ranges.MIN_MAX, Relax.LAST)
-    assert recipe.edges == Bits(8, 16)
+    assert (PCR.tables, PCR.ranges, PCR.relax) == (Tables.PROGRESSIVE, Ranges.MIN_MAX, Relax.LAST)
+    assert PCR.edges == Bits(8, 16)
 
 
 def test_methods_without_training_have_no_iterations():
-    for module in (rtn, ptq4dm):
-        assert not module.RECIPE.trains
-        assert module.RECIPE.iterations == 0
-    assert ptq4dm.RECIPE.tables is Tables.SINGLE
+    for recipe in (RTN, PTQ4DM):
+        assert not recipe.trains
+        assert recipe.iterations == 0
+    assert PTQ4DM.tables is Tables.SINGLE

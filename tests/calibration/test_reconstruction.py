@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdquant_cli.calibration.activation_cache import Captured, TensorPool, mixed, stopping_at
+from sdquant_cli.calibration.activation_cache import ActivationCache, TensorPool, mix, stopping_at
 from sdquant_cli.calibration.block_optimizer import (
     BlockOptimizer,
     ReconstructionPhase,
@@ -62,8 +62,8 @@ def blocks():
     return teacher, student
 
 
-def captured(value, tmp_path: Path, memory: int = 10**9) -> Captured:
-    kept = Captured(len(value[0][0]), TensorPool(memory, tmp_path))
+def captured(value, tmp_path: Path, memory: int = 10**9) -> ActivationCache:
+    kept = ActivationCache(len(value[0][0]), TensorPool(memory, tmp_path))
     kept.add(value, torch.arange(len(value[0][0])))
     return kept
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_in_memory_lies_on_disk_and_reads_the_same(tmp_path):
 
 def test_memory_returns_to_the_pool(tmp_path):
     pool = TensorPool(1000, tmp_path)
-    kept = Captured(4, pool)
+    kept = ActivationCache(4, pool)
     kept.add((torch.zeros(4, 10),), torch.arange(4))
     assert pool.bytes == 1000 - 160
     kept.free()
@@ -191,7 +191,7 @@ def test_a_run_stops_at_the_module():
 
 def test_inputs_are_mixed_value_by_value():
     ones, zeros = ((torch.ones(50, 50),), {"n": 1}), ((torch.zeros(50, 50),), {"n": 1})
-    (x,), told = mixed(ones, zeros, 0.5, torch.Generator().manual_seed(0))
+    (x,), told = mix(ones, zeros, 0.5, torch.Generator().manual_seed(0))
     assert float(x.mean()) == pytest.approx(0.5, abs=0.05)
     assert told == {"n": 1}
-    assert mixed(ones, zeros, 0.0, torch.Generator()) is ones
+    assert mix(ones, zeros, 0.0, torch.Generator()) is ones

@@ -12,7 +12,7 @@ from sdquant_cli.calibration.sources import (
     NoisedPictures,
     Pictures,
     TrajectoryBatches,
-    noised,
+    add_noise,
     shares,
 )
 from sdquant_cli.errors import UsageProblem
@@ -107,7 +107,7 @@ def test_noised_pictures_are_what_the_sampler_would_make_of_them(name):
         theirs = sampler.add_noise(clean[i : i + 1], noise[i : i + 1], t[i : i + 1])
         sampler._step_index = None
         theirs = sampler.scale_model_input(theirs, t[i])
-        ours = noised(clean[i : i + 1], noise[i : i + 1], shares(sampler, t[i : i + 1]))
+        ours = add_noise(clean[i : i + 1], noise[i : i + 1], shares(sampler, t[i : i + 1]))
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
 
 
@@ -116,7 +116,7 @@ def test_noised_pictures_of_flow_matching_are_what_its_sampler_would_make_of_the
     sampler.set_timesteps(7)
     clean, noise = torch.randn(7, 4, 4, 4), torch.randn(7, 4, 4, 4)
     theirs = sampler.scale_noise(clean, sampler.timesteps, noise)
-    torch.testing.assert_close(noised(clean, noise, shares(sampler, sampler.timesteps)), theirs)
+    torch.testing.assert_close(add_noise(clean, noise, shares(sampler, sampler.timesteps)), theirs)
 
 
 @pytest.mark.parametrize("name", ["IPNDMScheduler", "EDMEulerScheduler"])

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from sdquant_cli.calibration.bit_allocation import check_attention
-from sdquant_cli.calibration.observer import Observed, QuantizerRules, initial_states
+from sdquant_cli.calibration.observer import Observations, QuantizerRules, initial_states
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.attention import TAPS, OpenAttention, attend, attention_taps, open_attention
 from sdquant_cli.models.layers import is_text_fed
@@ -126,7 +126,7 @@ def test_grids_of_probabilities_start_at_zero():
     places = {name: net.get_submodule(name) for name in attention_taps(net)}
     assert list(places) == list(BITS)
     row = torch.tensor([0, 1, 1, 0])
-    observed = Observed(places, row, 2)
+    observed = Observations(places, row, 2)
     with torch.no_grad(), observed.watching(row):
         net(x, None, text)
     for ranges in Ranges:

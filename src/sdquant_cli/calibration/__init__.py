@@ -1,1 +1,1 @@
-"""How quantizers are found, from values alone: observation, training, reconstruction, bits, recipes."""
+"""Calibration: quantizers from observation, training and reconstruction. It takes values, never a store."""

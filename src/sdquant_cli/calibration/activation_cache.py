@@ -49,7 +49,7 @@ class TensorPool:
 
 
 @dataclass
-class Captured:
+class ActivationCache:
     """A nested value (arguments, or an output) of N items, each tensor in one column."""
 
     items: int
@@ -122,7 +122,7 @@ def to_device(value: Nested, device: torch.device) -> Nested:
     return tree_unflatten([x.to(device) if isinstance(x, Tensor) else x for x in leaves], tree)
 
 
-def mixed(value: Nested, other: Nested, share: float, generator: torch.Generator) -> Nested:
+def mix(value: Nested, other: Nested, share: float, generator: torch.Generator) -> Nested:
     """Return the nested value with a share of its tensors' numbers, at random, from the other."""
     if not share:
         return value

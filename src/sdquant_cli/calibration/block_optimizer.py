@@ -21,7 +21,7 @@ from ..quant.adaround import SoftRounding, beta_at
 from ..quant.drop import Drop
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
 from ..quant.ranges import TINY
-from .activation_cache import Nested, mixed, to_device
+from .activation_cache import Nested, mix, to_device
 from .losses import collecting_outputs
 
 Layer = QuantLinear | QuantConv2d
@@ -161,7 +161,7 @@ class BlockOptimizer:
 
     def _loss(self, item: Tensor, progress: float) -> Tensor:
         fp_inputs = self.fp_inputs[item]
-        inputs = mixed(self.inputs[item], fp_inputs, self.spec.mixed_inputs, self.random)
+        inputs = mix(self.inputs[item], fp_inputs, self.spec.mixed_inputs, self.random)
         args, kwargs = to_device(inputs, self.device)
         with collecting_outputs(self.student, self._hidden) as hidden:
             output = self.student(*args, **kwargs)

@@ -23,7 +23,7 @@ RANKED_LATENTS = 256  # that a sensitivity ranking is measured on
 
 @dataclass(frozen=True)
 class MethodRequests:
-    """What each stage is asked for, in order."""
+    """The request of each stage, in order."""
 
     sample: SampleRequest
     sensitivity: SensitivityRequest | None  # None: the method does not use a ranking

@@ -30,7 +30,7 @@ BATCH = 16  # latents of a pass; the ranges depend on it in the last bits, so th
 END_OF_STEP = 0.02  # weight of a range's ends against the values of one timestep; of all timesteps: 1
 
 
-class Observed:
+class Observations:
     """Inputs of each layer by row: smallest, largest, and `VALUES` in between, evenly from all items."""
 
     def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int, halves: int = 2) -> None:
@@ -108,9 +108,9 @@ def item_passes(items: Items, run: Callable[[Batch], object], device: torch.devi
 
 
 @torch.no_grad()
-def observe(layers: Mapping[str, nn.Module], passes: Passes, events: Events = SILENT) -> Observed:
+def observe(layers: Mapping[str, nn.Module], passes: Passes, events: Events = SILENT) -> Observations:
     """Record the inputs of layers during all passes."""
-    observed = Observed(layers, passes.row, passes.rows, passes.halves)
+    observed = Observations(layers, passes.row, passes.rows, passes.halves)
     with events.task("observing activations", passes.count, "batch") as task:
         for row, run in passes.runs:
             with observed.watching(row):
@@ -142,7 +142,7 @@ def observe_and_initialise(
 
 
 def initial_states(
-    observed: Observed, rules: QuantizerRules, events: Events = SILENT
+    observed: Observations, rules: QuantizerRules, events: Events = SILENT
 ) -> dict[str, LayerState]:
     """Return a quantizer for every layer: weight scales per channel, activation scales per row.
 
@@ -156,7 +156,7 @@ def initial_states(
     return states
 
 
-def _initial_state(observed: Observed, name: str, rules: QuantizerRules) -> LayerState:
+def _initial_state(observed: Observations, name: str, rules: QuantizerRules) -> LayerState:
     weight_grid, grid = grids(rules.bits[name])
     windows = observed.windows
     if rules.tables is Tables.SINGLE or rules.has_one_row(name):
@@ -175,7 +175,7 @@ def _initial_state(observed: Observed, name: str, rules: QuantizerRules) -> Laye
 
 
 def activation_tables(
-    observed: Observed,
+    observed: Observations,
     name: str,
     grid: Grid,
     windows: Sequence[Tensor],

@@ -20,7 +20,7 @@ from ..models.trajectory import Trajectory
 from ..quant.drop import Drop
 from ..types import Ranges
 from .block_optimizer import dropping, input_quantizers
-from .observer import Observed, activation_tables
+from .observer import Observations, activation_tables
 
 PROMPTS_PER_RUN = 8
 
@@ -94,7 +94,7 @@ class Progression:
     def _row_quantizers(self) -> RowQuantizers:
         """Observe the next call with unquantized activations, and return the quantizers of its row."""
         zeros = torch.zeros(self._prompts, dtype=torch.long)
-        observed = Observed(self.layers, zeros, 1, halves(self.guidance_scale))
+        observed = Observations(self.layers, zeros, 1, halves(self.guidance_scale))
         with dropping(self.layers.values(), Drop(1.0)):
             self._guided(lambda items: observed.watching(torch.zeros(items, dtype=torch.long)))
         row, window = self._rows[self.call], [torch.arange(1)]

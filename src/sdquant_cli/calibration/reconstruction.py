@@ -20,7 +20,7 @@ from ..models.noise import generator
 from ..quant.drop import Drop
 from ..quant.grid import along_first_axis
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
-from .activation_cache import Captured, TensorPool, stopping_at, to_device
+from .activation_cache import ActivationCache, TensorPool, stopping_at, to_device
 from .block_optimizer import (
     BlockOptimizer,
     Layer,
@@ -57,7 +57,7 @@ class Reconstruction:
         teacher_inputs_alone = self.spec.mixed_inputs >= 1
         self._networks = (self.teacher,) if teacher_inputs_alone else (self.teacher, self.student)
         self._entered: list[Tap] = []  # modules enclosing the block, the outermost first
-        self._arguments: list[dict[int, Captured]] = []  # of each of them, by id of the network
+        self._arguments: list[dict[int, ActivationCache]] = []  # of each of them, by id of the network
 
     def fit(self, block: Block, phase: ReconstructionPhase, index: int, total: int) -> UnitFacts:
         """Reconstruct one block and return how near it came.
@@ -67,8 +67,8 @@ class Reconstruction:
         """
         with dropping(self._quantizers.values(), Drop(1.0) if phase.drop >= 1 else None):
             self._enter(block)
-            fp_inputs, outputs = self._captured(), self._captured()
-            inputs = self._captured() if self.student in self._networks else fp_inputs
+            fp_inputs, outputs = self._cache(), self._cache()
+            inputs = self._cache() if self.student in self._networks else fp_inputs
             for batch in self.items.batches(CAPTURE_BATCH, self.device):
                 self._capture(self.teacher, block.name, batch, fp_inputs, outputs)
                 if inputs is not fp_inputs:
@@ -157,7 +157,7 @@ class Reconstruction:
         """Return whether a module, run by itself on its captured arguments, answers as in the network."""
         batch = next(self.items.batches(1, self.device))
         assert batch.item is not None
-        inputs, outputs = self._captured(), self._captured()
+        inputs, outputs = self._cache(), self._cache()
         self._capture(self.teacher, name, batch, inputs, outputs)
         args, kwargs = to_device(inputs[batch.item], self.device)
         expected = to_device(outputs[batch.item], self.device)
@@ -171,7 +171,12 @@ class Reconstruction:
 
     @torch.no_grad()
     def _capture(
-        self, network: nn.Module, name: str, batch: Batch, inputs: Captured, outputs: Captured | None = None
+        self,
+        network: nn.Module,
+        name: str,
+        batch: Batch,
+        inputs: ActivationCache,
+        outputs: ActivationCache | None = None,
     ) -> None:
         """Capture a module's arguments, and its outputs if asked for, in a run that stops there."""
         assert batch.item is not None
@@ -193,15 +198,15 @@ class Reconstruction:
             for captured in self._arguments.pop().values():
                 captured.free()
         for tap in block.enclosing[len(self._entered) :]:
-            arguments = {id(network): self._captured() for network in self._networks}
+            arguments = {id(network): self._cache() for network in self._networks}
             for network in self._networks:
                 for batch in self.items.batches(CAPTURE_BATCH, self.device):
                     self._capture(network, tap.name, batch, arguments[id(network)])
             self._entered.append(tap)
             self._arguments.append(arguments)
 
-    def _captured(self) -> Captured:
-        return Captured(self.items.count, self.pool)
+    def _cache(self) -> ActivationCache:
+        return ActivationCache(self.items.count, self.pool)
 
 
 def _by_channel(layer: Layer) -> Tensor:

@@ -81,7 +81,7 @@ class NoisedPictures:
         row = torch.randint(len(c.items.timesteps), (len(picks),), generator=g)
         clean = pictures.x[picks].float()
         noise = torch.randn(clean.shape, generator=g)
-        x = noised(clean, noise, (self._signal[row], self._deviation[row]))
+        x = add_noise(clean, noise, (self._signal[row], self._deviation[row]))
         scale = c.guidance_scale
         row = repeat_for_guidance(row, scale)
         return Batch(
@@ -119,7 +119,7 @@ def shares(sampler: Sampler, timestep: Tensor) -> tuple[Tensor, Tensor]:
     return a.sqrt(), (1 - a).sqrt()
 
 
-def noised(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
+def add_noise(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
     """Return pictures (N,...) with noise, each by its own two factors (N)."""
     signal, deviation = shares
     return (
