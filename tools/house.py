@@ -8,6 +8,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from radon.complexity import cc_visit
@@ -51,13 +52,18 @@ class Module:
         return (n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def modules(room: str | None = None) -> list[Module]:
-    """Return the modules of the source, or of one room."""
+@cache
+def _all_modules() -> tuple[Module, ...]:
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         text = path.read_text()
         found.append(Module(path, text, ast.parse(text)))
-    return [module for module in found if room in (None, module.room)]
+    return tuple(found)
+
+
+def modules(room: str | None = None) -> list[Module]:
+    """Return the modules of the source, or of one room."""
+    return [module for module in _all_modules() if room in (None, module.room)]
 
 
 def room_shares() -> dict[str, float]:

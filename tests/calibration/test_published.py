@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdquant_cli.calibration.recipe import Recipe
 from sdquant_cli.calibration.recipes.eda_dm import RECIPE as EDA_DM
 from sdquant_cli.calibration.recipes.parallel import RECIPE as PARALLEL
 from sdquant_cli.calibration.recipes.pcr import RECIPE as PCR
@@ -34,6 +35,12 @@ def test_each_method_is_one_file_that_cites_its_source():
         assert METHODS[name] is recipe
         assert recipe.name == name
         assert recipe.cites
+
+
+def test_a_recipe_trains_as_a_whole_or_block_by_block_or_not_at_all():
+    assert not Recipe(name="none", cites="").trains
+    assert Recipe(name="whole", cites="", source=MixedLatents).trains
+    assert [name for name, recipe in METHODS.items() if not recipe.trains] == ["ptq4dm", "rtn"]
 
 
 def test_networks_trained_as_a_whole_differ_in_their_batches():

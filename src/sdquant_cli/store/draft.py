@@ -119,8 +119,7 @@ class Draft:
 
     def missing(self) -> list[int]:
         """Return the units that are still to be written."""
-        done = self.receipts()
-        return [unit for unit in range(self.units) if unit not in done]
+        return sorted(set(range(self.units)) - set(self.receipts()))
 
     def missing_rows(self, array: str) -> dict[int, range]:
         """Return the rows of `array` in each unit that is still to be written."""
