@@ -1,9 +1,12 @@
 """Sensitivity: a ranking of all quantizable layers, with the numbers it follows from."""
 
+from ..calibration.bit_allocation import Ranking
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..quant.allocate import WIDTHS
 from ..store import ArraySpec, Artifact
 from ..types import Kind, Measure
+from .latents import Latents
+from .workspace import Workspace
 
 BATCHES_PER_UNIT = 8
 LAYERS_PER_UNIT = 8
@@ -13,6 +16,25 @@ class Sensitivity(Artifact[SensitivitySpec, SensitivityFacts]):
     """A stored sensitivity ranking."""
 
     KIND = Kind.SENSITIVITY
+
+    def ranking(self, *, with_errors: bool = False) -> Ranking:
+        """Return the ranking; its rounding errors are stored by the direct measure alone."""
+        errors = self.read("rounding_error") if with_errors else None
+        return Ranking(self.spec, self.facts, errors)
+
+
+def latest_of_model(workspace: Workspace, latents: Latents) -> Sensitivity | None:
+    """Return the latest ranking; None, with a warning, if it ranks another model than that of the latents."""
+    ranking = workspace.latest(Sensitivity)
+    if ranking is None:
+        return None
+    ranked = workspace.input(Latents, ranking, "latents")
+    if ranked.spec.setting.model.digest == latents.spec.setting.model.digest:
+        return ranking
+    workspace.events.warn(
+        f"{ranking.name} was computed for a different model and is ignored; run `sdquant sensitivity`"
+    )
+    return None
 
 
 def layout(spec: SensitivitySpec, layers: int, halves: int) -> tuple[dict[str, ArraySpec], int]:

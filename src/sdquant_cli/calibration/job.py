@@ -1,6 +1,7 @@
 """A calibration in progress: its inputs, the networks, and the results so far."""
 
 import gc
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,13 +10,15 @@ import torch
 from torch import nn
 
 from ..events import Events
-from ..manifests import LossSpec, QuantStateSpec, Setting, UnitFacts
+from ..manifests import LossSpec, QuantStateFacts, QuantStateSpec, Setting, UnitFacts
 from ..models.layers import block_names
 from ..models.load import Model
 from ..types import Bits, Dtype
-from .checkpoints import Scratch
+from .bit_allocation import Choice, mean_bits
+from .checkpoints import EVERY, Scratch
 from .distillation import LossTargets
 from .items import Items
+from .output_correction import mean_slope
 from .recipe import Recipe
 from .sources import Pictures
 from .tabulated import TabulatedDenoiser, TimeFeatures, tabulated_denoiser
@@ -61,6 +64,11 @@ class Results:
     losses: list[float] = field(default_factory=list)  # by iteration
     units: tuple[UnitFacts, ...] = ()  # of the last phase of reconstruction, in running order
     forwards: float = 0.0  # cost in runs of the network by one item
+
+    def mean_losses(self) -> tuple[float, ...]:
+        """Return the mean loss of the iterations between checkpoints."""
+        starts = range(0, len(self.losses), EVERY)
+        return tuple(statistics.fmean(self.losses[start : start + EVERY]) for start in starts)
 
 
 @dataclass
@@ -122,3 +130,21 @@ def _teacher_cache(inputs: CalibrationInputs, student: TabulatedDenoiser) -> Cac
     if spec.train.teacher is not Dtype.FP32 or spec.iterations * spec.batch_size < 2 * len(items):
         return None
     return CachedTeacher(TeacherNetwork(student.network, inputs.targets.watched), items.count)
+
+
+def facts_of(inputs: CalibrationInputs, choice: Choice, results: Results) -> QuantStateFacts:
+    """Return the facts of a quantizer state."""
+    usual = Bits.parse(inputs.spec.bits)
+    return QuantStateFacts(
+        setting=inputs.setting,
+        layers=len(choice.bits),
+        bits={name: str(bits) for name, bits in choice.bits.items() if bits != usual},
+        average_bits=mean_bits(choice.bits, inputs.model, results.table_rows, inputs.spec.relax),
+        losses=results.mean_losses(),
+        borrowed_rows=results.borrowed_rows,
+        allocation=choice.allocation,
+        frontier=choice.frontier,
+        units=results.units,
+        forwards=results.forwards,
+        correction_slope=mean_slope(results.arrays),
+    )

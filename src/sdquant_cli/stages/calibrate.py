@@ -1,7 +1,5 @@
 """`calibrate`: find quantizers with which the UNet's output stays that of the floating-point one."""
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,24 +8,21 @@ from ..artifacts.images import Images
 from ..artifacts.latents import Latents, load_items
 from ..artifacts.pictures import drawn_pictures, folder_digest, pictures_of_folder, pictures_of_images
 from ..artifacts.quant_state import QuantState, layout, model_of
-from ..artifacts.sensitivity import Sensitivity
+from ..artifacts.sensitivity import Sensitivity, latest_of_model
 from ..artifacts.settings import inherit
 from ..artifacts.time_table import make_time_table
 from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..calibration.bit_allocation import (
     Choice,
-    Ranking,
     attention_bits,
     by_split_layer,
     check_attention,
     check_budget,
     check_ranking,
     choose_bits,
-    mean_bits,
 )
-from ..calibration.checkpoints import EVERY, Scratch
-from ..calibration.job import CalibrationInputs, Results
-from ..calibration.output_correction import mean_slope
+from ..calibration.checkpoints import Scratch
+from ..calibration.job import CalibrationInputs, facts_of
 from ..calibration.phases import calibrate
 from ..calibration.recipe import Recipe
 from ..calibration.resolve import check_guidance, losses_in_words, reads_ranking, recipe_of, spec_of
@@ -58,11 +53,6 @@ class _Resolved:
         """The setting of the latents."""
         return self.latents.spec.setting
 
-    @property
-    def cache_bytes(self) -> int:
-        """The memory for captured activations."""
-        return int(self.request.cache_memory * 1e9)
-
 
 def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
@@ -70,7 +60,7 @@ def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     setting, model, spec = work.setting, work.model, work.spec
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)
-    latents, cache = work.latents.facts.latents, work.cache_bytes
+    latents, cache = work.latents.facts.latents, int(request.cache_memory * 1e9)
     needs = predicted.calibrating(model, setting, spec, latents, cache, checkpointing=request.checkpointing)
     return Plan(
         "calibrate",
@@ -93,43 +83,42 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
     model, spec, setting = work.model, work.spec, work.setting
     check_budget(request, model)
     table = make_time_table(workspace, model, setting)
-    inputs: dict[str, Artifact] = {"latents": work.latents, "time-table": table}
+    parents: dict[str, Artifact] = {"latents": work.latents, "time-table": table}
     if work.sensitivity:
-        inputs["sensitivity"] = work.sensitivity
+        parents["sensitivity"] = work.sensitivity
     rounded_table = None
     if request.time_path is TimePath.QUANTIZED:
         rounded_table = make_time_table(workspace, model, setting, Bits.parse(spec.bits))
-        inputs["time-table"] = rounded_table
+        parents["time-table"] = rounded_table
     images = None
     if work.recipe.needs_pictures and spec.train and not request.images:
         images = drawn_pictures(workspace, work.latents, request.seed)
-        inputs["pictures"] = images
+        parents["pictures"] = images
 
     def fill(draft: Draft) -> QuantStateFacts:
         choice = _choose_bits(work, workspace)
-        results = calibrate(
-            CalibrationInputs(
-                model=model,
-                setting=setting,
-                recipe=work.recipe,
-                spec=spec,
-                bits=choice.bits | attention_bits(spec, model),
-                items=load_items(workspace, work.latents, table),
-                time_features=table.features(),
-                rounded_time_features=rounded_table.features() if rounded_table else None,
-                device=workspace.device,
-                sensitive_layers=work.sensitivity.facts.top if work.sensitivity else (),
-                pictures=_pictures(work, images, workspace),
-                cache_bytes=work.cache_bytes,
-                checkpointing=request.checkpointing,
-            ),
-            Scratch(draft.scratch, draft.meter.save, workspace.events),
+        inputs = CalibrationInputs(
+            model=model,
+            setting=setting,
+            recipe=work.recipe,
+            spec=spec,
+            bits=choice.bits | attention_bits(spec, model),
+            items=load_items(workspace, work.latents, table),
+            time_features=table.features(),
+            rounded_time_features=rounded_table.features() if rounded_table else None,
+            device=workspace.device,
+            sensitive_layers=work.sensitivity.facts.top if work.sensitivity else (),
+            pictures=_pictures(work, images, workspace),
+            cache_bytes=int(request.cache_memory * 1e9),
+            checkpointing=request.checkpointing,
         )
+        results = calibrate(inputs, Scratch(draft.scratch, draft.meter.save, workspace.events))
         for unit in draft.missing():
             draft.write(unit, results.arrays)
-        return _facts(work, choice, results)
+        return facts_of(inputs, choice, results)
 
-    return workspace.produce(QuantState, Blueprint(spec, inputs, layout(model, table.facts.rows, spec)), fill)
+    blueprint = Blueprint(spec, parents, layout(model, table.facts.rows, spec))
+    return workspace.produce(QuantState, blueprint, fill)
 
 
 def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:
@@ -159,16 +148,9 @@ def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:
 def _sensitivity(
     request: CalibrateRequest, recipe: Recipe, latents: Latents, workspace: Workspace
 ) -> Sensitivity | None:
-    """Return the latest ranking if it has a use and ranks the same model."""
+    """Return the latest ranking of the model if it has a use."""
     has_use = reads_ranking(request, recipe)
-    ranking = workspace.latest(Sensitivity) if has_use else None
-    if ranking is not None:
-        ranked = workspace.input(Latents, ranking, "latents").spec.setting
-        if ranked.model.digest != latents.spec.setting.model.digest:
-            workspace.events.warn(
-                f"{ranking.name} was computed for a different model and is ignored; run `sdquant sensitivity`"
-            )
-            ranking = None
+    ranking = latest_of_model(workspace, latents) if has_use else None
     check_ranking(request, ranking.spec if ranking else None)
     workspace.announce({"latents": latents, **({"sensitivity": ranking} if ranking else {})})
     if ranking is None and has_use:
@@ -198,11 +180,9 @@ def _batch_size(request: CalibrateRequest, recipe: Recipe, latents: Latents, wor
 
 def _choose_bits(work: _Resolved, workspace: Workspace) -> Choice:
     """Return the bits of all layers of the model, its shortcuts split if the spec has them so."""
-    request, sensitivity = work.request, work.sensitivity
-    ranking = None
-    if sensitivity:
-        errors = sensitivity.read("rounding_error") if request.budget else None
-        ranking = Ranking(sensitivity.spec, sensitivity.facts, errors)
+    request, ranking = work.request, None
+    if work.sensitivity:
+        ranking = work.sensitivity.ranking(with_errors=request.budget is not None)
     edges = Bits.parse(work.spec.edges) if work.spec.edges else None
     choice = choose_bits(request, workspace.model(work.setting), ranking, edges, workspace.events)
     return by_split_layer(choice, work.model)
@@ -215,26 +195,3 @@ def _pictures(work: _Resolved, images: Images | None, workspace: Workspace) -> P
     if work.request.images and work.spec.train:
         return pictures_of_folder(workspace, work.request.images, work.setting)
     return None
-
-
-def _facts(work: _Resolved, choice: Choice, results: Results) -> QuantStateFacts:
-    bits, spec = choice.bits, work.spec
-    changed = {name: str(layer) for name, layer in bits.items() if layer != Bits.parse(spec.bits)}
-    return QuantStateFacts(
-        setting=work.setting,
-        layers=len(bits),
-        bits=changed,
-        average_bits=mean_bits(bits, work.model, results.table_rows, spec.relax),
-        losses=_means(results.losses),
-        borrowed_rows=results.borrowed_rows,
-        allocation=choice.allocation,
-        frontier=choice.frontier,
-        units=results.units,
-        forwards=results.forwards,
-        correction_slope=mean_slope(results.arrays),
-    )
-
-
-def _means(losses: Sequence[float]) -> tuple[float, ...]:
-    """Return the mean loss between checkpoints."""
-    return tuple(statistics.fmean(losses[first : first + EVERY]) for first in range(0, len(losses), EVERY))
