@@ -17,14 +17,14 @@ from tests.runtime.exports import WEIGHTS, change_config, load, read_config, sea
 def test_a_truncated_file_is_named(exported, folder):
     file = weights(folder)
     file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file}: is not as it was written" in exported[0]("verify", folder, code=3).stderr
+    assert f"{file}: has changed since it was written" in exported[0]("verify", folder, code=3).stderr
     with pytest.raises(OSError, match="diffusion_pytorch_model"):
         load(folder)
 
 
 def test_an_edited_and_a_missing_file_are_named(exported, folder):
     (folder / "recipe.json").write_text("{}")
-    assert "recipe.json: is not as it was written" in exported[0]("verify", folder, code=3).stderr
+    assert "recipe.json: has changed since it was written" in exported[0]("verify", folder, code=3).stderr
     (folder / "recipe.json").unlink()
     assert "recipe.json: is missing" in exported[0]("verify", folder, code=3).stderr
     (folder / "provenance.json").unlink()
@@ -77,12 +77,12 @@ FOUR_BITS = "mid_block.resnets.0.conv1"  # weights; conv_in has 8, and 16 for it
         ("conv_in.weight_step", 0.0, "not finite and positive"),
         (f"{FOUR_BITS}.activation_step", float("inf"), "not finite and positive"),
         (f"{FOUR_BITS}.activation_step", -1.0, "not finite and positive"),
-        (f"{FOUR_BITS}.activation_zero", -1, "zero-points outside of the grid"),
-        (f"{FOUR_BITS}.activation_zero", 256, "zero-points outside of the grid"),
-        ("conv_in.activation_zero", 65536, "zero-points outside of the grid"),
-        ("conv_in.weight", -128, "codes outside of -127 ... 127"),
-        (f"{FOUR_BITS}.weight", 0x08, "codes outside of -7 ... 7"),
-        (f"{FOUR_BITS}.weight", 0x80, "codes outside of -7 ... 7"),
+        (f"{FOUR_BITS}.activation_zero", -1, "zero-points outside the grid"),
+        (f"{FOUR_BITS}.activation_zero", 256, "zero-points outside the grid"),
+        ("conv_in.activation_zero", 65536, "zero-points outside the grid"),
+        ("conv_in.weight", -128, "codes outside -127 ... 127"),
+        (f"{FOUR_BITS}.weight", 0x08, "codes outside -7 ... 7"),
+        (f"{FOUR_BITS}.weight", 0x80, "codes outside -7 ... 7"),
     ],
 )
 def test_numbers_that_no_calibration_gives(network, name, number, said):
@@ -134,7 +134,7 @@ def test_a_newer_format(folder):
         ("timesteps", [1, "x"], "valid number, found x"),
         ("timesteps", [1, float("nan")], "finite number, found nan"),
         ("timesteps", [], "at least 1 item"),
-        ("timesteps", [751, 501, 251, 251], "has one of them twice"),
+        ("timesteps", [751, 501, 251, 251], "has duplicates"),
         ("time_table", 1, "valid boolean"),
         ("sha256", "none", "valid dictionary"),
         ("format_version", "x", "is 'x', expected 1 ... 1"),
@@ -149,7 +149,7 @@ def test_a_field_of_another_type(folder, field, value, said):
 
 def test_a_configuration_that_makes_no_sense(folder):
     change_config(folder, layers={"w8a16": ["conv_middle"]})
-    with pytest.raises(DamagedArtifact, match="names conv_middle, no such layer"):
+    with pytest.raises(DamagedArtifact, match="names conv_middle, which is not a layer"):
         load(folder)
     change_config(folder, layers={}, bits="w40a8")
     with pytest.raises(DamagedArtifact, match="w40a8"):
@@ -179,7 +179,7 @@ def test_every_flip_in_the_list_of_digests_is_found(folder, at):
         ({"quantization_config": {"quant_method": "gguf"}}, "quant_method is 'gguf', expected sdquant"),
         ({"_class_name": "os"}, "_class_name is 'os', expected UNet2DConditionModel"),
         ({"_class_name": ["a"]}, "expected UNet2DConditionModel"),
-        ({"block_out_channels": "x"}, "diffusers does not load it"),
+        ({"block_out_channels": "x"}, "diffusers cannot load it"),
     ],
 )
 def test_a_hostile_configuration_is_one_line(exported, folder, fields, said):
@@ -207,7 +207,7 @@ def test_a_bias_of_another_shape_is_one_line(exported, folder):
 def test_a_self_test_without_a_call_is_one_line(exported, folder):
     save_file({"x": torch.zeros(1)}, folder / "selftest.safetensors")
     seal(folder)
-    assert "holds no call of this network" in exported[0]("verify", folder, code=3).stderr
+    assert "has no call of this network" in exported[0]("verify", folder, code=3).stderr
 
 
 class Opened:

@@ -1,1 +1,1 @@
-"""Quantized networks as they are shipped and run: packed weights, integer execution, diffusers' plug-in."""
+"""Packed networks: integer weights, engines that compute with them, and exported folders."""

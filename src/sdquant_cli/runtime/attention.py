@@ -1,9 +1,8 @@
-"""Attention of a packed network in bfloat16 on a CPU: our kernel where torch's takes half of a call.
+"""Attention of a packed network in bfloat16 on a CPU, by a native kernel.
 
-It goes where diffusers' own processor was, and hands back to that whatever it is not made for.
+torch's attention takes half of a call there. The processor here replaces diffusers' default one and calls
+it for all inputs that the kernel does not support.
 """
-
-from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -14,29 +13,31 @@ from ..native import attention as native
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v (N,L,heads d) of bfloat16 q (N,L,heads d), k and v (N,S,heads d)."""
+    """Compute softmax(q k^T / sqrt(d)) v (N,L,heads d) of bfloat16 q (N,L,heads d), k and v (N,S,heads d)."""
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    (n, length, channels), given = query.shape, key.shape[1]
+    n, length, channels = query.shape
+    keys = key.shape[1]
     width = channels // heads
     out = torch.empty_like(query)
     addresses = (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr())
-    native.attention(addresses, (n, length, given, heads, width), width**-0.5)
+    native.attention(addresses, (n, length, keys, heads, width), width**-0.5)
     return out
 
 
 class PackedAttention(AttnProcessor2_0):
-    """diffusers' processor with our kernel in it."""
+    """diffusers' attention processor with the native kernel."""
 
     def __call__(
         self,
-        attn: Any,
+        attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
+        *args: object,
+        **kwargs: object,
     ) -> Tensor:
-        if attention_mask is not None or not _fits(attn, hidden_states):
+        """Compute attention by the kernel where it supports the inputs, else as diffusers does."""
+        if attention_mask is not None or not _is_supported(attn, hidden_states):
             return super().__call__(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
@@ -46,7 +47,7 @@ class PackedAttention(AttnProcessor2_0):
         return projected
 
 
-def _fits(attn: Any, x: Tensor) -> bool:
+def _is_supported(attn: Attention, x: Tensor) -> bool:
     width = attn.inner_dim // attn.heads
     return (
         x.dtype is torch.bfloat16
@@ -61,7 +62,7 @@ def _fits(attn: Any, x: Tensor) -> bool:
 
 
 def use_packed_attention(network: nn.Module) -> None:
-    """Put our processor where diffusers' default one is."""
+    """Replace diffusers' default attention processors by the one with the kernel."""
     for module in network.modules():
         if isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0:
             module.set_processor(PackedAttention())

@@ -1,4 +1,4 @@
-"""Numbers of a packed network that no calibration gives: they would draw another picture without a word."""
+"""Checks for numbers of a packed network that no calibration gives and that would change its images."""
 
 from collections.abc import Iterator
 
@@ -8,28 +8,28 @@ from torch import Tensor, nn
 from ..errors import DamagedArtifact
 from ..quant.grid import Grid
 from .codes import code_range
-from .digests import AGAIN
+from .digests import REMEDY
 from .layers import Packed
 from .network import packed_layers
 
 
 def check_numbers(network: nn.Module) -> None:
-    """Raise DamagedArtifact that names the first layer with numbers outside of their grids."""
+    """Raise DamagedArtifact that names the first layer with numbers outside their grids."""
     for name, layer in packed_layers(network).items():
         for field, problem in _problems(layer):
-            raise DamagedArtifact(f"{name}.{field}: {problem}; {AGAIN}")
+            raise DamagedArtifact(f"{name}.{field}: {problem}; {REMEDY}")
 
 
 def _problems(layer: Packed) -> Iterator[tuple[str, str]]:
     for field in ("weight_step", "activation_step"):
         step: Tensor = getattr(layer, field)
         if not bool((step.isfinite() & (step > 0)).all()):
-            yield field, "has step sizes that are not finite and positive"
+            yield field, "has scales that are not finite and positive"
     highest = torch.tensor([Grid(bits, signed=False).high for bits in layer.row_bits])
     zero = layer.activation_zero.cpu()
     if not bool(((zero >= 0) & (zero <= highest)).all()):
-        yield "activation_zero", "has zero-points outside of the grid"
+        yield "activation_zero", "has zero-points outside the grid"
     grid = Grid(layer.bits.weights, signed=True)
     low, high = code_range(layer.weight.data, layer.bits.weights)
     if low < grid.low or high > grid.high:
-        yield "weight", f"has codes outside of {grid.low} ... {grid.high}"
+        yield "weight", f"has codes outside {grid.low} ... {grid.high}"

@@ -6,18 +6,18 @@ from torch.nn import functional as F
 
 from ..native import quantize as native
 
-NIBBLE = 4  # bits; codes of so many or fewer lie two in a byte
+NIBBLE = 4  # bits; codes of this many or fewer are stored two in a byte
 
 
 def packed_shape(shape: torch.Size, bits: int) -> torch.Size:
-    """Shape of the packed codes of a weight (C_out,...), of as many axes: adapters count them."""
+    """Return the shape of a weight's packed codes, with as many axes as the weight: adapters count them."""
     if bits > NIBBLE:
         return shape
     return torch.Size([shape[0], -(-shape[1:].numel() // 2), *[1] * (len(shape) - 2)])
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes int8 (C_out,...) in bytes: two in one, uint8, the first in the low half, or as they are."""
+    """Pack int8 codes (C_out,...): two of 4 bits in a uint8, the first in the low half, or unchanged."""
     if bits > NIBBLE:
         return codes.contiguous()
     flat = codes.flatten(1)
@@ -26,7 +26,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
-    """The inverse of `pack`: int8 codes of a weight's shape."""
+    """Return the int8 codes that `pack` packed, in the weight's shape."""
     if bits > NIBBLE:
         return packed
     packed = packed.flatten(1)
@@ -45,10 +45,10 @@ def code_range(packed: Tensor, bits: int) -> tuple[int, int]:
 
 
 def quantize(x: Tensor, step: float, zero: int, bits: int, padding: tuple[int, int] = (0, 0)) -> list[Tensor]:
-    """Codes uint8 of activations (eq. 4), with a border that stands for 0: [codes], or [low, high bytes].
+    """Return uint8 codes of activations (eq. 4): [codes], or [low bytes, high bytes] above 8 bits.
 
-    x (...,C), or (N,C,h,w) which gives (N,C,h + 2p,w + 2p) in channels-last memory. Of more than 8 bits the
-    code is low + 256 high.
+    x is (...,C), or (N,C,h,w), which gives (N,C,h + 2p,w + 2q) in channels-last memory; the border of
+    `padding` (p,q) has the code of 0. A code above 8 bits is low + 256 high.
     """
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and native.available():
         return _by_kernel(x, step, zero, bits, padding)

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: its configuration, recipe and model card."""
+"""The description inside an exported folder: its configuration, recipe and model card."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +11,7 @@ from .plugin import SdquantConfig
 
 
 def config_of(layout: Layout) -> SdquantConfig:
-    """Return the quantization config of a layout; it lists the bits of layers that differ from the most."""
+    """Return the quantization config of a layout; it lists layers whose bits differ from the most common."""
     usual, _ = Counter(map(str, layout.bits.values())).most_common(1)[0]
     layers: dict[str, list[str]] = {}
     for name, bits in layout.bits.items():
@@ -29,7 +29,7 @@ def config_of(layout: Layout) -> SdquantConfig:
 
 
 def portable(ref: ModelRef) -> dict[str, object]:
-    """Return a model's reference with local files by name alone: the exported folder goes to others."""
+    """Return a model's reference with local paths reduced to file names, for other machines."""
     fields: dict[str, object] = ref.model_dump(mode="json", exclude_none=True)
     for name, value in fields.items():
         if isinstance(value, str) and Path(value).exists():
@@ -38,19 +38,19 @@ def portable(ref: ModelRef) -> dict[str, object]:
 
 
 def recipe_of(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> dict[str, object]:
-    """Return the content of recipe.json: how the model draws, how it was calibrated, each layer's bits."""
+    """Return the content of recipe.json: setting, calibration and each layer's bits."""
     setting = facts.setting.model_dump(mode="json") | {"model": portable(facts.setting.model)}
     return {
         "format": str(form),
         "setting": setting,
         "calibration": spec.model_dump(mode="json"),
         "average_bits": facts.average_bits,
-        "bits": facts.bits,  # of layers that differ from the calibration's
+        "bits": facts.bits,  # of layers that differ from the calibration's bits
     }
 
 
 def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> str:
-    """Return the model card: what the weights are, and how they are loaded."""
+    """Return the model card, which describes the weights and how to load them."""
     setting = facts.setting
     bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in facts.average_bits.items())
     lines = [
@@ -65,7 +65,7 @@ def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> st
             f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
         )
     else:
-        lines.append(f"Weights on their grids as fp16, activations not rounded; for {setting.scheduler}.")
+        lines.append(f"Quantized weights as fp16, activations not quantized; for {setting.scheduler}.")
     lines += ["", "```python"]
     if form is ExportFormat.PACKED:
         lines.append("import sdquant_cli  # pip install sdquant")
@@ -85,7 +85,7 @@ def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> st
 
 
 def _header(setting: Setting, spec: QuantStateSpec) -> list[str]:
-    """Return the card's front matter; only a model of the Hub is named as its base."""
+    """Return the card's front matter; only a Hub model is named as the base."""
     source = setting.model.source
     base = []
     if source.count("/") == 1 and not Path(source).exists():

@@ -1,11 +1,11 @@
-"""sha256 of files, and the error that names one that has changed."""
+"""sha256 digests of files, and the error for a file that has changed."""
 
 import hashlib
 from pathlib import Path
 
 from ..errors import DamagedArtifact
 
-AGAIN = "make the folder again with `sdquant export`"
+REMEDY = "export the folder again with `sdquant export`"
 
 
 def sha256(path: Path) -> str:
@@ -17,4 +17,4 @@ def sha256(path: Path) -> str:
 def check(path: Path, expected: str) -> None:
     """Raise DamagedArtifact unless the file has this digest."""
     if sha256(path) != expected:
-        raise DamagedArtifact(f"{path}: is not as it was written; {AGAIN}")
+        raise DamagedArtifact(f"{path}: has changed since it was written; {REMEDY}")

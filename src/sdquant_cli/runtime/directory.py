@@ -1,15 +1,15 @@
-"""A pipeline directory that diffusers loads, written from a packed network.
+"""Write and load an exported folder: a pipeline that diffusers loads, with a packed denoiser.
 
-Beside what diffusers reads: recipe.json (bits of each layer, the calibration), a model card, and the proof
-(proof.py).
+The folder also has recipe.json (description.py), a model card, and the proof that it is intact (proof.py).
 """
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ..errors import DamagedArtifact, SdquantError, UsageProblem, first_line
 from ..models.families import FAMILIES, Family
@@ -21,13 +21,16 @@ from . import digests
 from .checks import check_numbers
 from .plugin import METHOD, SHA256, SdquantConfig, SdquantQuantizer
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
 SHARD = "100MB"
 RECIPE, CARD = "recipe.json", "README.md"
-_TEXT_DTYPES = {"text_encoder_3": "bfloat16"}  # of T5, as it is drawn with here; of others float32
+_TEXT_DTYPES = {"text_encoder_3": "bfloat16"}  # T5, as images are generated here; others are float32
 
 
-def write_packed(network: Any, config: SdquantConfig, folder: Path) -> None:
-    """Write the denoiser's folder by diffusers' `save_pretrained`, and the digests of its weight files."""
+def write_packed(network: "ModelMixin", config: SdquantConfig, folder: Path) -> None:
+    """Write a packed denoiser with diffusers' `save_pretrained`, and digests of its weight files."""
     check_numbers(network)
     network.hf_quantizer = SdquantQuantizer(config, pre_quantized=True)
     network.register_to_config(quantization_config=config, _name_or_path="")
@@ -39,18 +42,18 @@ def write_packed(network: Any, config: SdquantConfig, folder: Path) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def write_dense(network: Any, folder: Path) -> None:
-    """Write the denoiser's folder with ordinary weights."""
+def write_dense(network: "ModelMixin", folder: Path) -> None:
+    """Write a denoiser with floating-point weights."""
     network.register_to_config(_name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
 
 
-def write_others(model: Model, sampler: Any, folder: Path) -> None:
-    """All components but the denoiser, and the index; the scheduler is the sampler calibrated for."""
+def write_others(model: Model, sampler: "SchedulerMixin", folder: Path) -> None:
+    """Write all other components and the index; the scheduler is the one of the calibration."""
     index = json.loads((model.folder / INDEX).read_text())
     sampler.save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", type(sampler).__name__]
-    if model.name.lora:  # is in the text encoders too
+    if model.name.lora:  # an adapter changes text encoders too
         pipeline = model.text_pipeline()
         for part in model.text_parts:
             getattr(pipeline, part).save_pretrained(folder / part)
@@ -67,7 +70,7 @@ def write_others(model: Model, sampler: Any, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path, variant: str | None) -> None:
-    """A component's files, of weights only those that are loaded; a variant's become the ordinary ones."""
+    """Copy a component with only the weight files that are loaded; those of a variant lose its name."""
     target.mkdir(parents=True)
     weights = {path.name for path in weight_files(source, variant)}
     for path in sorted(source.iterdir()):
@@ -82,25 +85,29 @@ def _copy(source: Path, target: Path, variant: str | None) -> None:
 
 
 def set_dtype(path: Path, dtype: str) -> None:
-    """Have transformers load a component in `dtype` where none is asked for, not as its weights are stored.
+    """Set the dtype in which transformers loads a component by default, instead of that of its weights.
 
-    diffusers' own components are fp32 then, and the first call fails where the text is not.
+    diffusers loads its own components in fp32 by default, and a call fails if text encoders differ.
     """
     config = json.loads(path.read_text())
-    config.pop("torch_dtype", None)  # the name before transformers 5
+    config.pop("torch_dtype", None)  # its name before transformers 5
     path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
 
 
-def pipeline_scheduler(model: Model, folder: Path) -> Any:
-    """Return a written folder's scheduler as the pipeline holds it, which may have changed its config."""
+def pipeline_scheduler(model: Model, folder: Path) -> "SchedulerMixin":
+    """Return a written folder's scheduler as the pipeline loads it, which may change its config."""
     import diffusers
 
     name = json.loads((folder / INDEX).read_text())["scheduler"][1]
     return in_pipeline(model.pipeline_class, getattr(diffusers, name).from_pretrained(folder / "scheduler"))
 
 
-def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, bool]:
-    """Return the denoiser of an exported directory, and whether it is packed; `dtype`: of what is not."""
+def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, bool]:
+    """Return the denoiser of an exported folder and whether it is packed.
+
+    `dtype` is that of unpacked weights. Raises DamagedArtifact if diffusers cannot load it, and UsageProblem
+    for a folder without a denoiser.
+    """
     import diffusers
 
     for family in FAMILIES:
@@ -111,23 +118,23 @@ def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any
                 network = cls.from_pretrained(path.parent, dtype=dtype, use_safetensors=True)
             except SdquantError:
                 raise
-            except Exception as error:  # whatever a config.json of nonsense leads to
+            except Exception as error:  # a damaged config.json can raise anything
                 raise DamagedArtifact(
-                    f"{path.parent}: diffusers does not load it ({type(error).__name__}: "
-                    f"{first_line(error)}); {digests.AGAIN}"
+                    f"{path.parent}: diffusers cannot load it ({type(error).__name__}: "
+                    f"{first_line(error)}); {digests.REMEDY}"
                 ) from None
             return network.requires_grad_(False), packed
     raise UsageProblem(f"{folder}: has no denoiser; expected a folder that `sdquant export` wrote")
 
 
 def _is_packed(path: Path, family: Family) -> bool:
-    """Return whether a denoiser's config.json has our quantization; raise DamagedArtifact for nonsense."""
+    """Tell if a denoiser's config.json has sdquant's quantization; raises DamagedArtifact."""
     try:
         config = json.loads(path.read_text())
         name, quantization = config["_class_name"], config.get("quantization_config")
         method = None if quantization is None else quantization["quant_method"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.AGAIN}") from None
+        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.REMEDY}") from None
     if name != family.denoiser.cls:
         raise DamagedArtifact(f"{path}: _class_name is {name!r}, expected {family.denoiser.cls}")
     if method not in (None, METHOD):

@@ -1,8 +1,8 @@
-"""Ways to compute a packed layer, and which of them a machine can do.
+"""The engines that compute packed layers, and the choice of one for a device.
 
-All give what quant/modules.py specifies, up to the order of float additions. `integer`: products of codes,
-summed in integers by oneDNN on a CPU. `dequantized`: packed in memory, each layer's weights turned into
-floats when it is called; on any device. `reference`: sums of codes in fp64, which holds them exactly.
+All compute what quant/modules.py specifies, up to the order of floating-point additions. `integer`
+multiplies codes and sums them in int32, with oneDNN on a CPU. `dequantized` converts a layer's packed
+weights to floating point at each call, on any device. `reference` sums codes in fp64, which is exact.
 """
 
 from collections.abc import Callable
@@ -18,44 +18,43 @@ from ..quant import rounding
 from ..quant.grid import Grid
 from ..types import Execution
 from .codes import quantize
-from .layers import LayerKernel, Packed, PackedConv2d, Quantizer, Run
+from .layers import ActivationQuantizer, LayerKernel, Packed, PackedConv2d, Run
 
 Multiply = Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor]
-_STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # no operation after the product
+_STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # oneDNN: no operation after the product
 
 
 def reference(layer: Packed) -> Run:
-    """Exact sums of integer codes, carried in fp64: what the others are held to."""
+    """Compute with exact sums of integer codes in fp64; the other engines are tested against it."""
     codes = layer.codes().double()
     shape = (-1, 1, 1) if isinstance(layer, PackedConv2d) else (-1,)
     scale = layer.weight_step.double().view(shape)
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.double().view(shape)
 
-    def run(x: Tensor, own: Quantizer) -> Tensor:
-        rounded = torch.round(x.float() / _filled(x, own.step)) + own.zero
-        shifted = rounded.clamp_(0, 2**own.bits - 1).double() - own.zero
-        return (_float_layer(layer, shifted, codes, None) * (own.step * scale) + bias).to(x.dtype)
+    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+        rounded = torch.round(x.float() / _filled(x, quantizer.step)) + quantizer.zero
+        shifted = rounded.clamp_(0, 2**quantizer.bits - 1).double() - quantizer.zero
+        return (_float_layer(layer, shifted, codes, None) * (quantizer.step * scale) + bias).to(x.dtype)
 
     return run
 
 
 def dequantized(layer: Packed) -> Run:
-    """Weights in floats for the length of a call; inputs rounded in fp32, as specified."""
+    """Compute with floating-point weights that live for one call; inputs are rounded in fp32."""
     step_shape = (-1, *[1] * (len(layer.weight_shape) - 1))
 
-    def run(x: Tensor, own: Quantizer) -> Tensor:
+    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
         weight = (layer.codes() * layer.weight_step.view(step_shape)).to(x.dtype)
-        quantizer = rounding.Quantizer(
-            _filled(x, own.step), _filled(x, own.zero), Grid(own.bits, signed=False)
-        )
-        rounded = rounding.round_values(x.float(), quantizer)
+        step, zero = _filled(x, quantizer.step), _filled(x, quantizer.zero)
+        grid = Grid(quantizer.bits, signed=False)
+        rounded = rounding.round_values(x.float(), rounding.Quantizer(step, zero, grid))
         return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
 
     return run
 
 
 def _filled(x: Tensor, value: float) -> Tensor:
-    """One fp32 number, shaped to broadcast against x: dividing by a Python number may round otherwise."""
+    """Return an fp32 tensor that broadcasts against x; dividing by a Python number may round differently."""
     return torch.full([1] * x.dim(), value, dtype=torch.float32, device=x.device)
 
 
@@ -66,10 +65,11 @@ def _float_layer(layer: Packed, x: Tensor, weight: Tensor, bias: Tensor | None) 
 
 
 def integer(layer: Packed) -> Run:
-    """Products of uint8 and int8 summed in int32 by oneDNN.
+    """Compute with oneDNN's products of uint8 and int8, summed in int32.
 
-    The zero-point's share, s z sum(w), is the same for every output of a channel because the border
-    holds zero-points too: it goes into the bias. A code of more than 8 bits is two of 8: so is the product.
+    The zero-point's term, s z sum(w), is the same for every output of a channel, since the border has the
+    zero-point's code too: it is added to the bias. A code above 8 bits is split into two bytes, and the
+    product is the sum of two.
     """
     codes = layer.codes()
     is_conv = isinstance(layer, PackedConv2d)
@@ -78,8 +78,8 @@ def integer(layer: Packed) -> Run:
     sums = codes.flatten(1).sum(1, dtype=torch.int64) * layer.weight_step.double()
     bias = torch.zeros_like(sums) if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, own: Quantizer) -> Tensor:
-        step, zero, bits = own
+    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+        step, zero, bits = quantizer
         shifted = torch.add(bias, sums, alpha=-step * zero).float()
         low, *high = quantize(x, step, zero, bits, padding)
         if not high:
@@ -104,7 +104,7 @@ def _linear(layer: Packed, codes: Tensor) -> Multiply:
 
 
 def _convolution(layer: Any, codes: Tensor) -> Multiply:
-    """Over an input with its border; of 1x1 that steps by one, a linear layer over pixels."""
+    """Return the product for inputs with their border; 1x1 with stride 1 is a linear layer over pixels."""
     if layer.kernel_size == (1, 1) == layer.stride and layer.groups == 1:
         linear = _linear(layer, codes.flatten(1))
 
@@ -114,17 +114,28 @@ def _convolution(layer: Any, codes: Tensor) -> Multiply:
         return over_pixels
     scale, zeros = layer.weight_step, torch.zeros(len(codes), dtype=torch.int32)
     moves = (list(layer.stride), [0, 0], list(layer.dilation), layer.groups)
-    ready: dict[torch.Size, Tensor] = {}
+    packed: dict[torch.Size, Tensor] = {}
 
     def multiply(x: Tensor, step: float, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        # oneDNN lays out weights for one size of picture; at another it would do so again in every call
-        if x.shape[1:] not in ready:
-            ready.clear()
-            ready[x.shape[1:]] = torch.ops.onednn.qconv_prepack(
+        # oneDNN packs weights for one image size; for another it would pack them again in every call
+        if x.shape[1:] not in packed:
+            packed.clear()
+            packed[x.shape[1:]] = torch.ops.onednn.qconv_prepack(
                 layer.codes(), scale, 1.0, 0, *moves, list(x.shape)
             )
         y = torch.ops.onednn.qconv2d_pointwise(
-            x, step, 0, ready[x.shape[1:]], scale, zeros, bias, *moves, 1.0, 0, _supported(dtype), *_STRAIGHT
+            x,
+            step,
+            0,
+            packed[x.shape[1:]],
+            scale,
+            zeros,
+            bias,
+            *moves,
+            1.0,
+            0,
+            _supported(dtype),
+            *_STRAIGHT,
         )
         return y.to(dtype)
 
@@ -132,15 +143,15 @@ def _convolution(layer: Any, codes: Tensor) -> Multiply:
 
 
 def _supported(dtype: torch.dtype) -> torch.dtype:
-    """What oneDNN writes; fp16 it does not, or ten thousand times slower."""
+    """Return the dtype of oneDNN's output; fp16 is unsupported, or ten thousand times slower."""
     return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
 
 
 @cache
 def sums_exactly() -> bool:
-    """Whether oneDNN's products are right here at the largest codes.
+    """Tell if oneDNN's products of the largest codes are exact on this CPU.
 
-    A CPU without VNNI adds pairs of products in 16 bits, which saturate.
+    A CPU without VNNI adds pairs of products in 16 bits, which saturates.
     """
     try:
         weights = torch.ops.onednn.qlinear_prepack(torch.full((1, 64), 127, dtype=torch.int8), None)
@@ -157,24 +168,24 @@ def sums_exactly() -> bool:
 ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}
 
 
-def choose(device: torch.device, wanted: Execution | None = None) -> Execution:
-    """The engine for a device: integers where they are computed right, else dequantized weights.
+def choose(device: torch.device, requested: Execution | None = None) -> Execution:
+    """Return the requested engine, or the default one: integer where it is exact, else dequantized.
 
-    Raises EnvironmentProblem for integers where there are none.
+    Raises EnvironmentProblem if the integer engine is requested where it is not exact.
     """
-    able = device.type == "cpu" and sums_exactly()
-    if wanted is Execution.INTEGER and not able:
+    exact = device.type == "cpu" and sums_exactly()
+    if requested is Execution.INTEGER and not exact:
         raise EnvironmentProblem(
-            f"--engine integer: {device} has no integer products that oneDNN computes without saturation "
-            f"(on a CPU: AVX512-VNNI, AVX-VNNI or AMX); use --engine auto"
+            f"--engine integer: oneDNN's integer products saturate on this {device} "
+            f"(a CPU with AVX512-VNNI, AVX-VNNI or AMX is needed); use --engine auto"
         )
-    return wanted or (Execution.INTEGER if able else Execution.DEQUANTIZED)
+    return requested or (Execution.INTEGER if exact else Execution.DEQUANTIZED)
 
 
-def engine_for(wanted: Execution | None) -> LayerKernel:
-    """The engine of a name; None: what suits the device on which a layer is when it is first called."""
+def engine_for(requested: Execution | None) -> LayerKernel:
+    """Return the requested engine, or with None one that chooses by a layer's device at its first call."""
 
-    def engine(layer: Packed) -> Run:
-        return ENGINES[choose(layer.weight.device, wanted)](layer)
+    def kernel(layer: Packed) -> Run:
+        return ENGINES[choose(layer.weight.device, requested)](layer)
 
-    return engine
+    return kernel

@@ -1,7 +1,7 @@
-"""Registers our quantizer with diffusers, now or when diffusers is imported. Standard library only.
+"""Registration of sdquant's quantizer with diffusers, now or when it is imported. Standard library only.
 
-diffusers offers no entry point: its two dictionaries of methods are the only door, and importing it to
-reach them would cost every command seconds.
+diffusers has no entry points for quantizers, only two dictionaries, and importing it to reach them would cost
+every command seconds.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ _DICTIONARIES = "diffusers.quantizers.auto"
 
 
 def register_with_diffusers() -> None:
-    """Make `quant_method: sdquant` known, whichever of the two packages is imported first."""
+    """Register `quant_method: sdquant`, whichever of the two packages is imported first."""
     if _DICTIONARIES in sys.modules:
         _register(sys.modules[_DICTIONARIES])
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -26,13 +26,13 @@ def _register(auto: ModuleType) -> None:
     from . import plugin
 
     if not hasattr(plugin, "SdquantQuantizer"):
-        return  # it is what imports diffusers just now, and registers when it is ready
+        return  # plugin is importing diffusers, and registers at its end
     auto.AUTO_QUANTIZATION_CONFIG_MAPPING[plugin.METHOD] = plugin.SdquantConfig
     auto.AUTO_QUANTIZER_MAPPING[plugin.METHOD] = plugin.SdquantQuantizer
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module, once, as the others would, and has it call us after it ran."""
+    """A finder for one module, used once, that registers the quantizer after the module was executed."""
 
     def find_spec(
         self,
@@ -50,6 +50,8 @@ class _Finder(MetaPathFinder):
 
 
 class _ThenRegister(Loader):
+    """A loader that registers the quantizer after executing the module."""
+
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 

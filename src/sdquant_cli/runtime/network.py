@@ -1,8 +1,7 @@
-"""A denoiser with packed layers and its time table: from numbers in memory, or to be filled from files."""
+"""A denoiser with packed layers and a time table, filled from a quantizer state or from files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,17 @@ from .layers import LayerKernel, Packed, packed
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides the names and shapes of a packed denoiser's tensors."""
+    """The layout of a packed denoiser: everything that decides its tensors' names and shapes."""
 
     bits: Mapping[str, Bits]  # of every packed layer
     timesteps: tuple[float, ...]  # one for each row
     tables: Tables
-    time_table: bool  # whether the time path is a table; of some families it is each prompt's own
+    time_table: bool  # whether the time path is one table; in some families it depends on the prompt
     relax: Relax = Relax.NONE
 
 
 def pack_network(network: nn.Module, layout: Layout) -> None:
-    """Replace layers and time path of `network` by packed ones without numbers, in place."""
+    """Replace layers and time path of `network` by packed ones on the meta device, in place."""
     rows = Rows(layout.timesteps)
     if layout.time_table:
         widths = {name: layer.out_features for name, layer in projections(network).items()}
@@ -48,7 +47,7 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
 
 
 def packed_layers(network: nn.Module) -> dict[str, Packed]:
-    """The packed layers of a network, by module path."""
+    """Return the packed layers of a network by module path."""
     return {
         name: module
         for name, module in network.named_modules()
@@ -57,25 +56,25 @@ def packed_layers(network: nn.Module) -> dict[str, Packed]:
 
 
 def fill_layers(network: nn.Module, state: State) -> None:
-    """Give packed layers the numbers of a quantizer state."""
+    """Fill packed layers from a quantizer state."""
     for name, layer in packed_layers(network).items():
         layer.fill(state[name])
 
 
-def fill_rest(network: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Give a packed network all other numbers, by name."""
+def fill_rest(network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Fill all other tensors of a packed network, by name."""
     network.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, strict=False, assign=True)
     if left := missing(network):
-        raise RuntimeError(f"tensors without numbers: {left}")
+        raise RuntimeError(f"tensors without values: {left}")
     network.requires_grad_(False).eval()
 
 
 def missing(network: nn.Module) -> list[str]:
-    """Names of tensors that have no numbers."""
+    """Return the names of tensors that are not filled."""
     return [name for name, tensor in network.state_dict().items() if tensor.is_meta]
 
 
 def use_engine(network: nn.Module, engine: LayerKernel) -> None:
-    """Compute all packed layers with this engine."""
+    """Compute all packed layers of a network with this engine."""
     for layer in packed_layers(network).values():
         layer.use(engine)

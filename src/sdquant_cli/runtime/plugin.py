@@ -1,20 +1,20 @@
-"""Our quantization method as diffusers knows it: a config, and a quantizer that loads and saves.
+"""sdquant's quantization method for diffusers: a config, and a quantizer that loads and saves networks.
 
-Only for networks that are quantized already; `sdquant calibrate` and `sdquant export` make them. Numbers
-stay as they are in the file, whatever `dtype` says: it applies to what is not quantized, and so does a
-later cast. Weight files are checked against the digests that were exported with them.
+It loads networks that `sdquant calibrate` and `sdquant export` have quantized. Quantized tensors keep the
+dtype of the file: `dtype` and later casts apply only to the others. Weight files are checked against the
+digests that were exported with them.
 """
 
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
 from ..types import Bits, Execution, Relax, Tables
@@ -25,6 +25,9 @@ from .hook import register_with_diffusers
 from .layers import TABLES, Packed
 from .network import Layout, missing, pack_network, use_engine
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
 METHOD = "sdquant"
 FORMAT = 1
 SHA256 = "sha256"  # the field with the digests of weight files
@@ -32,12 +35,14 @@ ENGINE_VARIABLE = "SDQUANT_ENGINE"
 SKIP_VARIABLE = "SDQUANT_SKIP_SHA256"
 
 
-class Method(StrEnum):  # diffusers asks for its `.value`
+class Method(StrEnum):
+    """The name of the method, as an enum because diffusers reads its `.value`."""
+
     SDQUANT = METHOD
 
 
 class _Fields(BaseModel):
-    """The fields of a quantization_config, and the types that JSON gives them."""
+    """The fields of a quantization_config with their JSON types."""
 
     model_config = ConfigDict(strict=True)
     bits: str = ""  # of all layers but those in `layers`
@@ -53,12 +58,12 @@ class _Fields(BaseModel):
 class SdquantConfig(QuantizationConfigMixin):
     """`quantization_config` of a config.json: the layout of a packed network."""
 
-    def __init__(self, format_version: Any = FORMAT, **fields: Any) -> None:
+    def __init__(self, format_version: object = FORMAT, **fields: object) -> None:
         """Raise NewerFormat for a newer format, DamagedArtifact for a field of another type."""
         if not isinstance(format_version, int) or format_version < 1:
             raise DamagedArtifact(
                 f"config.json: quantization_config.format_version is {format_version!r}, "
-                f"expected 1 ... {FORMAT}; {digests.AGAIN}"
+                f"expected 1 ... {FORMAT}; {digests.REMEDY}"
             )
         if format_version > FORMAT:
             raise NewerFormat(
@@ -69,28 +74,30 @@ class SdquantConfig(QuantizationConfigMixin):
         for name, value in _fields(fields):
             setattr(self, name, value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a config.json says; without digests: the files that are saved now may be others."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields for a config.json, without digests, since other weight files may be saved."""
         fields = {name: getattr(self, name) for name in _Fields.model_fields if name != SHA256}
         timesteps = [int(t) if t.is_integer() else t for t in self.timesteps]
         return {**fields, "format_version": FORMAT, "quant_method": METHOD, "timesteps": timesteps}
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return what diffusers prints."""
+    def to_diff_dict(self) -> dict[str, object]:
+        """Return the fields that diffusers prints."""
         return self.to_dict()
 
     def layout(self, names: list[str]) -> Layout:
-        """Return the layout of a network's layers `names`; raise DamagedArtifact where it makes no sense."""
+        """Return the layout of the layers `names`; raises DamagedArtifact if the fields are inconsistent."""
         usual: str = self.bits
-        own = {name: bits for bits, group in self.layers.items() for name in group}
-        if unknown := sorted(own.keys() - set(names)):
+        exceptions: dict[str, str] = {}
+        for text, group in self.layers.items():
+            exceptions |= dict.fromkeys(group, text)
+        if unknown := sorted(exceptions.keys() - set(names)):
             raise DamagedArtifact(
-                f"config.json: quantization_config.layers names {unknown[0]}, no such layer"
+                f"config.json: quantization_config.layers names {unknown[0]}, which is not a layer"
             )
         if len(set(self.timesteps)) < len(self.timesteps):
-            raise DamagedArtifact("config.json: quantization_config.timesteps has one of them twice")
+            raise DamagedArtifact("config.json: quantization_config.timesteps has duplicates")
         try:
-            bits = {name: Bits.parse(own.get(name, usual)) for name in names}
+            bits = {name: Bits.parse(exceptions.get(name, usual)) for name in names}
             return Layout(
                 bits, tuple(self.timesteps), Tables(self.tables), self.time_table, Relax(self.relax)
             )
@@ -98,28 +105,29 @@ class SdquantConfig(QuantizationConfigMixin):
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
 
 
-def _fields(fields: dict[str, Any]) -> _Fields:
+def _fields(fields: dict[str, object]) -> _Fields:
     try:
-        return _Fields(**fields)
+        return _Fields.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
         raise DamagedArtifact(
             f"config.json: quantization_config.{name}: {first['msg']}, found {str(first['input'])[:40]}; "
-            f"{digests.AGAIN}"
+            f"{digests.REMEDY}"
         ) from None
 
 
 class SdquantQuantizer(DiffusersQuantizer):
-    """Loads what `sdquant export` wrote, and saves it again to the same bytes."""
+    """A quantizer that loads the networks of `sdquant export`, and saves them to the same bytes."""
 
     requires_calibration = True
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
+        """Return the dtype of tensors that are not quantized, fp32 by default."""
         return torch_dtype or torch.float32
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
-        """Check the weight files against their digests, where config.json has them; the keys stay."""
+        """Check weight files against the digests in config.json; return the keys unchanged."""
         expected = self.quantization_config.sha256
         if expected and os.environ.get(SKIP_VARIABLE, "0") == "0":
             for path in map(Path, checkpoint_files):
@@ -127,59 +135,62 @@ class SdquantQuantizer(DiffusersQuantizer):
         return loaded_keys
 
     def check_if_quantized_param(
-        self, model: nn.Module, _: Any, name: str, __: dict[str, Any], **___: Any
+        self, model: nn.Module, _: Tensor, name: str, __: dict[str, Tensor], **___: object
     ) -> bool:
-        path, _, field = name.rpartition(".")
+        """Tell if a tensor belongs to a packed layer."""
+        path, _dot, field = name.rpartition(".")
         return field in ("weight", *TABLES) and isinstance(model.get_submodule(path), Packed)
 
     def create_quantized_param(
         self,
         model: nn.Module,
-        _: Any,
+        _: Tensor,
         name: str,
-        device: Any,
-        state_dict: dict[str, Any],
-        *__: Any,
-        **___: Any,
+        device: torch.device,
+        state_dict: dict[str, Tensor],
+        *__: object,
+        **___: object,
     ) -> None:
-        """The tensor as it is in the file: the one handed over has been cast."""
-        path, _, field = name.rpartition(".")
+        """Set a tensor of a packed layer from the file's; the one that diffusers passes has been cast."""
+        path, _dot, field = name.rpartition(".")
         layer, tensor = model.get_submodule(path), state_dict[name].to(device)
         expected = getattr(layer, field)
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise DamagedArtifact(
                 f"{name}: is {tensor.dtype} {tuple(tensor.shape)}, config.json says {expected.dtype} "
-                f"{tuple(expected.shape)}; {digests.AGAIN}"
+                f"{tuple(expected.shape)}; {digests.REMEDY}"
             )
         if field == "weight":
             layer.weight = nn.Parameter(tensor, requires_grad=False)
         else:
             setattr(layer, field, tensor)
 
-    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+    def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> None:
         from ..models.layers import quantizable_layers
 
         layout = self.quantization_config.layout(list(quantizable_layers(model)))
         pack_network(model, layout)
 
-    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+    def _process_model_after_weight_loading(self, model: "ModelMixin", **_: object) -> None:
         if left := missing(model):
             raise DamagedArtifact(
-                f"{len(left)} tensors are missing from the weight files, the first {left[0]}; {digests.AGAIN}"
+                f"{len(left)} tensors are missing from the weight files, first {left[0]}; {digests.REMEDY}"
             )
         check_numbers(model)
-        wanted = os.environ.get(ENGINE_VARIABLE, "auto")
-        if wanted not in ("auto", *ENGINES):
-            raise UsageProblem(f"{ENGINE_VARIABLE}={wanted}: expected auto, {' or '.join(ENGINES)}")
-        use_engine(model, engine_for(None if wanted == "auto" else Execution(wanted)))
-        model.is_quantized = False  # diffusers then allows casts, which `Packed` takes part in as it can
+        engine = os.environ.get(ENGINE_VARIABLE, "auto")
+        if engine not in ("auto", *ENGINES):
+            raise UsageProblem(f"{ENGINE_VARIABLE}={engine}: expected auto, {' or '.join(ENGINES)}")
+        use_engine(model, engine_for(None if engine == "auto" else Execution(engine)))
+        model.is_quantized = False  # so that diffusers allows casts, which `Packed` handles
 
     @property
     def is_serializable(self) -> bool:
+        """Whether networks can be saved."""
         return True
 
     @property
     def is_trainable(self) -> bool:
+        """Whether networks can be trained."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""The proof that an exported folder is as it was written: digests of its files, and a stored call.
+"""The proof that an exported folder is intact: digests of its files, and a stored call to replay.
 
 provenance.json has the sha256 of every other file, and of its own text without that entry.
 """
@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +19,13 @@ from ..models.conditioning import Conditioning, predict
 from . import digests
 
 PROVENANCE, SELF_TEST = "provenance.json", "selftest.safetensors"
-_CHECKSUM = "sha256"  # the entry of provenance.json about itself
+_CHECKSUM = "sha256"  # the field of provenance.json with its own digest
 
 
 def write_self_test(
     network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Conditioning, file: Path
 ) -> None:
-    """Store one call's inputs and output, computed by the network as it is."""
+    """Store the inputs and the output of one call of the network."""
     with torch.no_grad():
         tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, conditioning)}
     tensors["tokens"] = conditioning.tokens
@@ -35,9 +34,9 @@ def write_self_test(
 
 
 def replay(network: nn.Module, file: Path) -> float:
-    """Return the signal to noise, dB, of a network's answer to the stored call; infinite if it is the same.
+    """Return the SNR, in dB, of a network's output for the stored call; infinite if it is identical.
 
-    Raises DamagedArtifact for a file that holds no call of this network.
+    Raises DamagedArtifact for a file without a call of this network.
     """
     try:
         stored = load_file(file)
@@ -47,42 +46,42 @@ def replay(network: nn.Module, file: Path) -> float:
         ratio = snr(stored["output"][None], answer[None])
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DamagedArtifact(
-            f"{file}: holds no call of this network ({type(error).__name__}: {first_line(error)}); "
-            f"{digests.AGAIN}"
+            f"{file}: has no call of this network ({type(error).__name__}: {first_line(error)}); "
+            f"{digests.REMEDY}"
         ) from None
     return float(ratio)
 
 
-def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the facts and the digests of all files; call it last."""
+def write_provenance(folder: Path, facts: Mapping[str, object]) -> None:
+    """Write the facts and the digests of all files; call it after all files are written."""
     files = {name: digests.sha256(folder / name) for name in _files(folder)}
     (folder / PROVENANCE).write_text(provenance_text({**facts, "files": files}))
 
 
-def provenance_text(content: Mapping[str, Any]) -> str:
-    """Return the text of provenance.json, with the checksum of it."""
+def provenance_text(content: Mapping[str, object]) -> str:
+    """Return the text of provenance.json, its own checksum included."""
     checksum = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
     return json.dumps({**content, _CHECKSUM: checksum}, indent=1) + "\n"
 
 
 def check_files(folder: Path) -> int:
-    """Return how many files there are, all as written; raise DamagedArtifact that names one that is not."""
+    """Check all files and return their number; raises DamagedArtifact that names a changed file."""
     files = _read_provenance(folder / PROVENANCE)
     present = _files(folder)
     for name, digest in files.items():
         if name not in present:
-            raise DamagedArtifact(f"{folder / name}: is missing; {digests.AGAIN}")
+            raise DamagedArtifact(f"{folder / name}: is missing; {digests.REMEDY}")
         digests.check(folder / name, digest)
     for name in present:
-        if name not in files and "/" in name:  # diffusers may load it
+        if name not in files and "/" in name:  # diffusers might load it
             raise DamagedArtifact(
-                f"{folder / name}: is not among the files that were written; remove it, or {digests.AGAIN}"
+                f"{folder / name}: is not one of the exported files; remove it, or {digests.REMEDY}"
             )
     return len(files)
 
 
 def _read_provenance(path: Path) -> dict[str, str]:
-    """Return the digests by name, of a provenance.json that is as it was written."""
+    """Return the digests by file name from an intact provenance.json."""
     try:
         text = path.read_text()
         content = json.loads(text)
@@ -94,17 +93,17 @@ def _read_provenance(path: Path) -> dict[str, str]:
         ) from None
     except KeyError as error:
         raise DamagedArtifact(
-            f"{path}: has no {error}; it is damaged, or an older sdquant wrote it; {digests.AGAIN}"
+            f"{path}: has no {error}; it is damaged or from an older sdquant; {digests.REMEDY}"
         ) from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.AGAIN}") from None
+        raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.REMEDY}") from None
     if provenance_text(content) != text:
-        raise DamagedArtifact(f"{path}: is not as it was written; {digests.AGAIN}")
+        raise DamagedArtifact(f"{path}: has changed since it was written; {digests.REMEDY}")
     return files
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the names of all files but provenance.json and hidden ones, relative to the folder."""
+    """Return the relative paths of all files except provenance.json and hidden ones."""
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     shown = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     return [name for name in shown if name != PROVENANCE]

@@ -1,7 +1,7 @@
-"""A folder that is there whole or not at all.
+"""Atomic output folders: a folder is complete, or does not exist.
 
-It is written under another name, which a lock marks as in use, and renamed at the end. What processes that
-died have left is removed by the next one that writes there.
+It is written under a temporary name that a lock marks as in use, and renamed at the end. Leftovers of killed
+processes are removed by the next one that writes there.
 """
 
 import shutil
@@ -22,9 +22,9 @@ _LOCK = "lock"
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a new folder to write in; at the end it becomes `target`, which may be there if it is empty.
+    """Yield a new folder to write in; at the end it becomes `target`, which may exist if it is empty.
 
-    Nothing is left where that fails, or where SIGTERM ends the process.
+    Nothing is left if writing fails or SIGTERM ends the process.
     """
     target = target.resolve()
     parent = next(folder for folder in target.parents if folder.is_dir())
@@ -33,7 +33,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         folder = scratch / "folder"
         folder.mkdir()
         yield folder
-        _settle(folder)
+        _make_durable(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
         sync(target.parent)
@@ -46,7 +46,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove the scratch folders that no process holds the lock of."""
+    """Remove temporary folders whose lock no process holds."""
     for folder in parent.glob(f"{PREFIX}*"):
         if not (folder / _LOCK).is_file():
             continue
@@ -57,9 +57,9 @@ def _remove_leftovers(parent: Path) -> None:
             continue
 
 
-def _settle(folder: Path) -> None:
-    """Give files the mode of new ones, which safetensors does not, and have the disk keep them."""
-    mode = folder.stat().st_mode & 0o666  # what the umask leaves
+def _make_durable(folder: Path) -> None:
+    """Give files the default mode, which safetensors does not, and flush them to disk."""
+    mode = folder.stat().st_mode & 0o666  # that the umask allows
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
             path.chmod(mode)
@@ -68,7 +68,7 @@ def _settle(folder: Path) -> None:
 
 @contextmanager
 def _ended_by_an_exception() -> Iterator[None]:
-    """Within: SIGTERM raises SystemExit, unless the program handles it otherwise."""
+    """Raise SystemExit on SIGTERM within the context, unless the program handles it."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
