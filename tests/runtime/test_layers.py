@@ -11,7 +11,7 @@ from torch import nn
 
 from sdquant_cli.errors import EnvironmentProblem
 from sdquant_cli.quant.grid import Grid
-from sdquant_cli.quant.modules import quantized
+from sdquant_cli.quant.modules import quantized_layer
 from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.state import SavedLayer, grids
@@ -63,7 +63,7 @@ def both(layer, bits, engine, tables=3, *, text_fed=False, relaxed=None):
     twin.use(engine)
     layer = copy.deepcopy(layer)
     layer.weight.data = saved.weight()
-    specified = quantized(layer, saved.layer_state(relaxed), specified_rows, weights_on_grid=True)
+    specified = quantized_layer(layer, saved.layer_state(relaxed), specified_rows, weights_on_grid=True)
     networks = Network(specified, specified_rows).requires_grad_(False), Network(twin, packed_rows)
     return *networks, partial(close, saved=saved)
 
