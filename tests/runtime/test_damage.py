@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_found_by_diffusers(folder, monkeypatch):
     written[len(written) // 2] ^= 1
     weights(folder).write_bytes(written)
     for cls, path in ((DiffusionPipeline, folder), (UNet2DConditionModel, folder / "unet")):
-        with pytest.raises(DamagedArtifact, match=f"{weights(folder)}: is not as.*`sdquant export`"):
+        with pytest.raises(DamagedArtifact, match=f"{weights(folder)}: has changed.*`sdquant export`"):
             cls.from_pretrained(path)
     monkeypatch.setenv("SDQUANT_SKIP_SHA256", "1")
     assert load(folder).conv_in.installed
@@ -220,7 +220,7 @@ class Opened:
 def test_a_pickle_is_not_opened(exported, folder):
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Opened()))
     said = exported[0]("verify", folder, code=3).stderr
-    assert "diffusion_pytorch_model.bin: is not among the files" in said
+    assert "diffusion_pytorch_model.bin: is not one of the exported files" in said
     weights(folder).unlink()
     proof.write_provenance(folder, {})
     said = exported[0]("verify", folder, code=3).stderr

@@ -235,7 +235,7 @@ def test_bad_flags(exported, tmp_path):
     run, folder = exported
     assert "exists; name a new folder" in run("export", "--output", folder, code=2).stderr
     assert (
-        "expected a quantizer state"
+        "expected quant-state"
         in run("export", "--output", tmp_path / "x", "--state", "latents", code=2).stderr
     )
     assert not (tmp_path / "x").exists()
