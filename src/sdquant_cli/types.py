@@ -89,7 +89,7 @@ class Preset(StrEnum):
 
 
 class Execution(StrEnum):
-    """How a network computes its layers."""
+    """The computation of a network's layers."""
 
     FP = "fp"
     SIMULATED = "simulated"  # fake quantization: rounded values in floating-point weights
@@ -152,7 +152,7 @@ class Tables(StrEnum):
 
 
 class Ranges(StrEnum):
-    """How an activation's range is computed from data."""
+    """The rule that computes an activation's range from data."""
 
     MIN_MAX = "min-max"
     MSE = "mse"
@@ -173,7 +173,7 @@ class Train(StrEnum):
 
 
 class TimePath(StrEnum):
-    """How the time path's table is computed."""
+    """The computation of the time path's table."""
 
     PRECALCULATED = "precalculated"
     QUANTIZED = "quantized"

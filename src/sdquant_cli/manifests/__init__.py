@@ -1,8 +1,8 @@
 """The shape of what the store holds: a spec, facts and a manifest for each artifact kind. Pydantic only.
 
 A spec is everything that decides an artifact's content besides its inputs; its hash, with the inputs'
-digests, is the artifact's key. A manifest describes one published artifact and repeats its most wanted
-numbers, the facts, so that reading them needs neither zarr nor torch.
+digests, is the artifact's key. A manifest describes one published artifact and repeats the
+numbers people ask for, its facts, so that reading them needs neither zarr nor torch.
 """
 
 from .base import (

@@ -1,4 +1,4 @@
-"""What the manifests of all kinds share, and the key of an artifact."""
+"""The parts that manifests of all kinds share, and the key of an artifact."""
 
 import hashlib
 from typing import ClassVar, Literal
@@ -44,7 +44,7 @@ class ModelRef(Frozen):
 
 
 class Setting(Frozen):
-    """How images are generated: everything two images must share to be comparable."""
+    """The settings of image generation: everything that two comparable images share."""
 
     model: ModelRef
     scheduler: str  # a short name, or the diffusers class of a scheduler without one
@@ -108,7 +108,7 @@ class ArrayInfo(Frozen):
 
 
 class Provenance(Frozen):
-    """How an artifact was made; not part of its key."""
+    """The versions, time and memory behind an artifact; not part of its key."""
 
     sdquant: str
     python: str

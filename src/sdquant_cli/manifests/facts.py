@@ -4,7 +4,7 @@ from .base import Frozen, Setting
 
 
 class PromptsFacts(Frozen):
-    """Where prompts come from, and how many there are."""
+    """Source and number of prompts."""
 
     source: str
     prompts: int
@@ -27,7 +27,7 @@ class LatentsFacts(Frozen):
 
 
 class TimeTableFacts(Frozen):
-    """Size of a time table, and of what it replaces."""
+    """Size of a time table, and of the parameters that it replaces."""
 
     rows: int
     layers: int
@@ -69,14 +69,14 @@ class UnitFacts(Frozen):
 
 
 class QuantStateFacts(Frozen):
-    """What a calibration chose, and what it took."""
+    """Results and cost of a calibration."""
 
     setting: Setting
     layers: int
     bits: dict[str, str]  # only layers that differ from the spec's bits
     average_bits: dict[str, float]
     losses: tuple[float, ...]  # mean over each checkpoint interval
-    borrowed_rows: int  # activation table entries without data of their own timestep
+    borrowed_rows: int  # activation table entries computed from other timesteps' data
     allocation: FrontierPoint | None = None  # what --budget chose
     correction_slope: float | None = None  # mean over rows: slope of the output's error on the output
     frontier: tuple[FrontierPoint, ...] = ()  # allocations of other budgets, smallest first
@@ -131,7 +131,7 @@ class MetricsFacts(Frozen):
 
 
 class LeaderboardRow(Frozen):
-    """How close a method comes at these bits, and what its calibration took."""
+    """Metrics of a method at one bit width, and the cost of its calibration."""
 
     method: str
     bits: str

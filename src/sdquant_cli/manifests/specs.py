@@ -78,7 +78,7 @@ class LossSpec(Frozen):
 
 
 class TrainSpec(Frozen):
-    """What distillation trains, and how."""
+    """Parameters and settings of distillation."""
 
     what: Train
     rank: int | None  # of a low-rank update; None: the weights themselves, if they are trained
@@ -92,7 +92,7 @@ class TrainSpec(Frozen):
 
 
 class ReconstructSpec(Frozen):
-    """How the blocks of the network are reconstructed, one after another."""
+    """Settings of block reconstruction, one block after another."""
 
     layer_weight: float  # gamma: weight of the errors of a block's layers, added to the block's own
     drop: float  # share of layer inputs left unrounded while rounding is learned; 1: all of them are

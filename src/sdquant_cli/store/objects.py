@@ -47,7 +47,7 @@ _MEANINGS = (
 
 @contextmanager
 def plain_errors(where: str) -> Iterator[None]:
-    """Turn obstore's and the system's errors into one line that names the place."""
+    """Turn obstore's and the system's errors into one line that names the path."""
     try:
         yield
     except (AlreadyExistsError, FileNotFoundError):

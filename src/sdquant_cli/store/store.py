@@ -45,7 +45,7 @@ MADE_BY = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact's place in the store; it is unfinished if it has neither artifact nor problem."""
+    """An artifact in any state; it is unfinished if it has neither artifact nor problem."""
 
     kind: Kind
     key: str
@@ -92,7 +92,7 @@ class Store:
             where = f"{url}/{HEADER}"
             if "format" not in read_document(header, where, FORMAT):
                 raise DamagedArtifact(f'{where} is damaged: expected {{"format": {FORMAT}}}')
-        elif self._places():
+        elif self._keys():
             raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
 
     # ------------------------------------------------------------------------------ making
@@ -178,17 +178,18 @@ class Store:
         if kind_text in set(Kind):
             kind = Kind(kind_text)
             key = name if KEY.fullmatch(name) else self._tagged_key(kind, name or "latest")
-            places = [(kind, key)] if key and key in self.objects.folders(f"artifacts/{kind}") else []
+            matches = [(kind, key)] if key and key in self.objects.folders(f"artifacts/{kind}") else []
             what = f"{kind} artifact"
         else:
+            matches = [(kind, key) for kind, key in self._keys() if text and key.startswith(text)]
             what = "artifact"
-            places = [place for place in self._places() if text and place[1].startswith(text)]
-        if len(places) == 1:
-            return self._entry(places[0])
-        number = f"{len(places)} {what}s" if places else f"no {what}"
+        if len(matches) == 1:
+            return self._entry(matches[0])
+        number = f"{len(matches)} {what}s" if matches else f"no {what}"
         raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` lists artifacts")
 
-    def _places(self) -> list[tuple[Kind, str]]:
+    def _keys(self) -> list[tuple[Kind, str]]:
+        """Return kind and key of every artifact's folder."""
         return [
             (kind, key)
             for kind in Kind
@@ -196,16 +197,16 @@ class Store:
             if KEY.fullmatch(key)
         ]
 
-    def _entry(self, place: tuple[Kind, str]) -> Entry:
+    def _entry(self, name: tuple[Kind, str]) -> Entry:
         """Return the entry of a kind and key."""
         try:
-            return Entry(*place, artifact=self.find(*place))
+            return Entry(*name, artifact=self.find(*name))
         except (DamagedArtifact, NewerFormat, EnvironmentProblem) as error:
-            return Entry(*place, problem=error)
+            return Entry(*name, problem=error)
 
     def entries(self) -> list[Entry]:
         """Return the entries of all artifacts, published ones first, oldest first."""
-        entries = self.objects.each(self._entry, self._places())
+        entries = self.objects.each(self._entry, self._keys())
         return sorted(entries, key=_age)
 
     def artifacts(self) -> list[Artifact]:
