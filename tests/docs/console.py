@@ -39,7 +39,7 @@ VARYING = {  # parts of an output that differ from run to run or from machine to
     r"\b[0-9a-f]{20}\b": r"[0-9a-f]{20}",  # keys
     r"\d{4}-\d\d-\d\dT[\d:]+(?:\+00:00|Z)": r"\S+",  # times
     r"-?\d+\.\d+(?:e[-+]?\d+)?": _NUMBER,  # measurements; whole numbers are counts and must be equal
-    r"\b\d{6,}\b": r"\d+",  # bytes
+    r"\b\d{6,}\b|\d+(?=\s+published)": r"\d+",  # bytes
     r"\.\.\.": r".*?",
     r"\s+": r"\s+",
 }

@@ -1,0 +1,93 @@
+"""The console blocks of tutorial and how-tos do what their pages show."""
+
+import pytest
+
+from tests.docs.console import (
+    HOW_TOS,
+    ROOT,
+    TUTORIAL,
+    Shell,
+    blocks_of,
+    commands_of,
+    matches,
+    pages_in_folders,
+    run_page,
+    updated,
+)
+
+
+def test_the_blocks_print_what_the_pages_show(tmp_path, monkeypatch):
+    monkeypatch.delenv("SDQUANT_STORE", raising=False)
+    for page in pages_in_folders(tmp_path, HOW_TOS):
+        for command, output in run_page(page):
+            place = f"{page.relative_to(ROOT)}:{command.first}"
+            assert matches(command.output, output), f"{place}: `{command.text}` printed\n{output}"
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, *HOW_TOS], ids=lambda page: page.stem)
+def test_what_is_not_run_says_why(page):
+    blocks = list(blocks_of(page.read_text()))
+    assert blocks
+    assert all(block.reason != "" for block in blocks)
+    for block in blocks:
+        assert block.language, f"line {block.number}: a block without a language"
+        if block.language == "console":
+            assert block.lines[0].startswith("$ "), f"line {block.number}: no command"
+
+
+PAGE = """Text.
+
+```console
+$ echo one \\
+    two
+one two
+$ false
+$ echo $?
+1
+```
+
+<!-- not run: needs a GPU -->
+```console
+$ rm -r /
+```
+"""
+
+
+def test_a_page_is_run_command_by_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert [(command.text, output) for command, output in run_page(page)] == [
+        ("echo one two", "one two"),
+        ("false", ""),
+        ("echo $?", "1"),
+    ]
+    assert [block.reason for block in blocks_of(PAGE)] == [None, "needs a GPU"]
+
+
+def test_a_failure_that_the_page_does_not_show_is_one():
+    shell = Shell()
+    shell.run("false")
+    with pytest.raises(AssertionError, match="exit code 1 before"):
+        shell.run("true")
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "equal"),
+    [
+        ("psnr  25.74  8", "psnr 1.5e-05   8\n", True),
+        ("psnr  25.74  8", "psnr 25.74 9", False),
+        ("images/" + "0" * 20, "images/" + "abcde" * 4, True),
+        ("first\n...\nlast", "first\n1\n2\nlast", True),
+        ("first\n...\nlast", "first\n1\n2", False),
+        ("", "a line", False),
+    ],
+)
+def test_what_varies_is_left_out_of_the_comparison(expected, output, equal):
+    assert matches(expected, output) == equal
+
+
+def test_outputs_that_differ_are_written_into_the_page():
+    (block, _) = blocks_of(PAGE)
+    results = list(zip(commands_of(block), ["one two", "new", "2"], strict=True))
+    assert updated(PAGE, results) == PAGE.replace("$ false\n", "$ false\nnew\n").replace("\n1\n", "\n2\n")
