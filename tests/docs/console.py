@@ -34,16 +34,16 @@ SKIP = re.compile(r"<!-- not run:(.*)-->")
 FENCE = re.compile(r"( *)```(\w*)(?: title=\"([^\"]+)\")?$")
 PROGRESS = re.compile(r"^.*: \d+/\d+, .* left$\n?", re.MULTILINE)  # a terminal shows a bar that goes away
 
-_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
-VARYING = {  # parts of an output that differ from run to run or from machine to machine
-    r"\b[0-9a-f]{20}\b": r"[0-9a-f]{20}",  # keys
+KEY = r"\b[0-9a-f]{20}\b"
+# What differs from run to run or from machine to machine, and what stands for it.
+VARYING = {
+    KEY: r"([0-9a-f]{20})",
     r"\d{4}-\d\d-\d\dT[\d:]+(?:\+00:00|Z)": r"\S+",  # times
-    r"-?\d+\.\d+(?:e[-+]?\d+)?": _NUMBER,  # measurements; whole numbers are counts and must be equal
     r"\b\d{6,}\b|\d+(?=\s+published)": r"\d+",  # bytes
     r"\.\.\.": r".*?",
     r"\s+": r"\s+",
 }
-_TOKENS = re.compile("|".join(f"({pattern})" for pattern in VARYING))
+MEASURED = {r"-?\d+(?:\.\d+)*(?:e[-+]?\d+)?": r"-?\d+(?:\.\d+)*(?:e[-+]?\d+)?"}  # numbers beside a decimal
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,25 @@ def commands_of(block: Block) -> Iterator[Command]:
         )
 
 
-def matches(expected: str, output: str) -> bool:
-    """Whether an output is the expected one, apart from spacing, `...` and the parts that vary."""
+def match(expected: str, output: str) -> re.Match[str] | None:
+    """Match an output with the expected one, apart from spacing, `...` and the parts that vary.
+
+    Whole numbers are counts and must be equal, but for those in a line that has a decimal. The groups of the
+    match are the keys in the output.
+    """
+    lines = [_pattern(line) for line in expected.splitlines() if line.strip()]
+    pattern = r"\s+".join(lines).replace(r"\s+.*?", r"\s*.*?").replace(r".*?\s+", r".*?\s*")
+    return re.fullmatch(rf"\s*{pattern}\s*", output, re.DOTALL)
+
+
+def _pattern(line: str) -> str:
+    """Return the regular expression of one line."""
+    varying = VARYING | MEASURED if re.search(r"\d\.\d", line) else VARYING
     pieces, at = [], 0
-    for token in _TOKENS.finditer(expected):
-        pieces += [re.escape(expected[at : token.start()]), list(VARYING.values())[token.lastindex - 1]]
+    for token in re.finditer("|".join(f"({pattern})" for pattern in varying), line.strip()):
+        pieces += [re.escape(line.strip()[at : token.start()]), list(varying.values())[token.lastindex - 1]]
         at = token.end()
-    pieces.append(re.escape(expected[at:]))
-    return re.fullmatch(rf"\s*{''.join(pieces)}\s*", output, re.DOTALL) is not None
+    return "".join([*pieces, re.escape(line.strip()[at:])])
 
 
 class Shell:
@@ -167,12 +178,14 @@ def pages_in_folders(folder: Path, how_tos: list[Path]) -> Iterator[Path]:
 
 
 def updated(page: str, results: list[tuple[Command, str]]) -> str:
-    """Return a page with the outputs that differ replaced."""
-    lines = page.splitlines()
+    """Return a page with the outputs that differ replaced, and with the keys of this run."""
+    lines, keys = page.splitlines(), {}
     for command, output in reversed(results):
-        if not matches(command.output, output):
+        if found := match(command.output, output):
+            keys |= dict(zip(re.findall(KEY, command.output), found.groups(), strict=True))
+        else:
             lines[command.first - 1 : command.last - 1] = output.splitlines()
-    return "\n".join(lines) + "\n"
+    return re.sub(KEY, lambda key: keys.get(key[0], key[0]), "\n".join(lines)) + "\n"
 
 
 def main(names: list[str]) -> None:
