@@ -7,7 +7,7 @@ it out.
 
 The tutorial is the first page; each how-to goes on in a copy of the tutorial's folder.
 `python -m tests.docs.console [PAGE...]` runs the tutorial and the how-tos named, by default all, and writes
-outputs that differ into the pages.
+their outputs into the pages.
 """
 
 import re
@@ -178,10 +178,11 @@ def pages_in_folders(folder: Path, how_tos: list[Path]) -> Iterator[Path]:
 
 
 def updated(page: str, results: list[tuple[Command, str]]) -> str:
-    """Return a page with the outputs that differ replaced, and with the keys of this run."""
+    """Return a page with the outputs of a run; those that match and have a `...` only get the new keys."""
     lines, keys = page.splitlines(), {}
     for command, output in reversed(results):
-        if found := match(command.output, output):
+        found = match(command.output, output) if "..." in command.output else None
+        if found:
             keys |= dict(zip(re.findall(KEY, command.output), found.groups(), strict=True))
         else:
             lines[command.first - 1 : command.last - 1] = output.splitlines()
