@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from sdquant_cli.options.commands import COMMANDS
 from tests.docs.console import ROOT
 
 DOCS = ROOT / "docs"
@@ -54,6 +55,29 @@ def test_the_readme_has_the_commands_that_must_work_as_written():
         "sdquant evaluate --against fp",
     ):
         assert command in readme
+
+
+def commands_in(text: str) -> list[tuple[str, str]]:
+    """Commands of a page at the start of a line or within backquotes, each as its name and the rest."""
+    joined = re.sub(r"\\\n\s+", " ", text)
+    pattern = r"(?:^\s*(?:\$ )?|`)sdquant (" + "|".join(COMMANDS) + r")\b([^`#|\n]*)"
+    return re.findall(pattern, joined, re.MULTILINE)
+
+
+def test_commands_in_the_pages_have_the_options_that_they_name():
+    unknown = []
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        for name, rest in commands_in(page.read_text()):
+            known = {flag.spelling for flag in COMMANDS[name].flags}
+            known |= {f"--no-{spelling[2:]}" for spelling in known} | {"--help"}
+            wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)) - known
+            unknown += [(page.name, name, flag) for flag in sorted(wrong)]
+    assert unknown == []
+
+
+def test_a_command_within_a_page_is_found():
+    text = "Run `sdquant ls --json`:\n\n$ sdquant sample \\\n    --limit 4  # few\n"
+    assert commands_in(text) == [("ls", " --json"), ("sample", "  --limit 4  ")]
 
 
 def test_links_of_pages_outside_the_site_lead_somewhere():
