@@ -12,8 +12,10 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from sdquant_cli.cli import app
+from sdquant_cli.cli.execute import quiet_libraries
 from sdquant_cli.store import Store
 
+quiet_libraries()  # before a test imports them: their bars are no part of what a command prints
 settings.register_profile("default", deadline=None)  # the first example pays for imports
 settings.load_profile("default")
 

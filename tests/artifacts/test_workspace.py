@@ -93,7 +93,7 @@ def openings(monkeypatch):
 
 
 def test_each_command_opens_and_hashes_the_model_once(sdquant, tiny, openings):
-    model = tiny("sd-v1-4")
+    model = tiny("sd-v1-4/two-blocks")
     for words in (
         ("sample", "--prompts", TRAIN, "--limit", 2, "--steps", 2, "--model", model),
         ("precalc-time",),

@@ -23,7 +23,9 @@ def sampled(tmp_path_factory, tiny):
     sdquant = Sdquant(tmp_path_factory.mktemp("corrected") / "store")
     prompts = sdquant.store.parent / "prompts.txt"
     prompts.write_text("".join(f"a red circle {i}\n" for i in range(4)))
-    sdquant("sample", "--prompts", prompts, "--model", tiny("sd-v1-4"), "--steps", 3, "--per-prompt", 2)
+    sdquant(
+        "sample", "--prompts", prompts, "--model", tiny("sd-v1-4/two-blocks"), "--steps", 3, "--per-prompt", 2
+    )
     return sdquant
 
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from sdquant_cli.errors import EnvironmentProblem
 from sdquant_cli.metrics import catalog, pairs
-from sdquant_cli.metrics.distribution import frechet_distance
 from sdquant_cli.metrics.features import clip_vit_b_32, inception, lpips_network, spatial_inception
 from sdquant_cli.metrics.weights import Weights
 from tests.fakes import noisy, pictures
@@ -28,23 +27,16 @@ def folders(tmp_path):
     return [str(tmp_path / "0"), str(tmp_path / "1")], sets
 
 
-def test_fid_is_clean_fids_folder_against_folder(weights, folders):
-    from cleanfid.fid import compare_folders
+def test_inception_features_are_clean_fids(weights, folders):
+    """The distance of features is compared with clean-fid's in test_distribution."""
+    from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
 
-    names, (first, second) = folders
-    network = inception(weights, CPU)
-    ours = frechet_distance(network.of_images(first), network.of_images(second))
-    theirs = compare_folders(
-        *names,
-        InceptionV3W(str(weights.folder), download=False),
-        mode="clean",
-        device=CPU,
-        num_workers=0,
-        verbose=False,
-    )
-    assert ours > 0
-    assert ours == pytest.approx(theirs, rel=1e-3)
+    names, sets = folders
+    network, theirs = inception(weights, CPU), InceptionV3W(str(weights.folder), download=False)
+    for name, images in zip(names, sets, strict=True):
+        expected = get_folder_features(name, theirs, num_workers=0, device=CPU, mode="clean", verbose=False)
+        np.testing.assert_allclose(network.of_images(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sfid_features_are_pyiqas(weights, folders):

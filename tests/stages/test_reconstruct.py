@@ -21,7 +21,7 @@ def sampled(tmp_path_factory, tiny):
     sdquant = Sdquant(tmp_path_factory.mktemp("reconstruct") / "store")
     prompts = sdquant.store.parent / "prompts.txt"
     prompts.write_text("a big red circle\na small cyan star\n")
-    words = ("--model", tiny("sd-v1-4"), "--steps", 3, "--per-prompt", 2)
+    words = ("--model", tiny("sd-v1-4/two-blocks"), "--steps", 3, "--per-prompt", 2)
     sdquant("sample", "--prompts", prompts, *words)
     return sdquant
 
