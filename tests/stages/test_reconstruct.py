@@ -221,7 +221,7 @@ def test_a_report_shows_how_near_each_unit_came(sampled, tmp_path, method):
     sampled("evaluate", "--against", "fp", "--no-floor")
     sampled("report", "--output", tmp_path / "report.html")
     told = (tmp_path / "report.html").read_text()
-    assert "units in the order in which they run, after reconstruction" in told
+    assert "blocks in the order in which they run, after reconstruction" in told
     assert "without training" not in told
     assert ("conv_shortcut.skipped" in told) == (method == "q-diffusion")
 
