@@ -10,8 +10,8 @@ from PIL import Image
 from sdquant_cli.artifacts.latents import Latents, load_items
 from sdquant_cli.artifacts.quant_state import QuantState, quantized_denoiser
 from sdquant_cli.artifacts.time_table import TimeTable
+from sdquant_cli.calibration import phases
 from sdquant_cli.models.conditioning import predict
-from sdquant_cli.stages import calibrate
 from tests.conftest import PROMPTS, Sdquant
 
 TRAIN = PROMPTS / "shapes-train.txt"
@@ -66,8 +66,8 @@ def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
 
 
 def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, monkeypatch, tmp_path):
-    students, capture = [], calibrate.capture
-    monkeypatch.setattr(calibrate, "capture", lambda net, bits: students.append(net) or capture(net, bits))
+    students, capture = [], phases.capture
+    monkeypatch.setattr(phases, "capture", lambda net, bits: students.append(net) or capture(net, bits))
     plain = calibrated(sampled, "--method", "rtn")
     before = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
     words = ("--method", "rtn", "--attention-bits", 8, "--softmax-bits", 16)

@@ -107,8 +107,8 @@ def test_a_dry_run_makes_no_pilot(sdquant, tmp_path, tiny, monkeypatch):
     [
         (("--select", "density", "--per-prompt", 2), "--per-prompt 2: --select density takes one"),
         (("--select-radius", 0.5), "--select-radius 0.5: is only taken with --select density"),
-        (("--select", "normal", "--select-variety", 1), "--select-variety 1.0: has a meaning with"),
-        (("--select", "density", "--select-mean", 0.5), "--select-mean 0.5: has a meaning with"),
+        (("--select", "normal", "--select-variety", 1), "--select-variety 1.0: is only taken with"),
+        (("--select", "density", "--select-mean", 0.5), "--select-mean 0.5: is only taken with"),
         (("--select", "density", "--select-radius", 0), "--select-radius 0"),
     ],
 )
