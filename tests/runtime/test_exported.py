@@ -268,12 +268,13 @@ def test_bench_measures_every_way(exported, monkeypatch):
 
     monkeypatch.setattr(bench, "footprint", here)  # five processes would import diffusers five times
     run = exported[0]
-    found = json.loads(run("bench", "--repeats", 2, "--json").stdout)
+    side = ("--height", 64, "--width", 64)
+    found = json.loads(run("bench", "--repeats", 1, *side, "--json").stdout)
     names = [(way["execution"], way["dtype"]) for way in found["ways"]]
     assert names[:3] == [("fp", "fp32"), ("fp", "bf16"), ("simulated", "fp32")]
     assert len(names) == 5
     for way in found["ways"]:
-        assert len(way["call_seconds"]) == 2
+        assert len(way["call_seconds"]) == 1
         assert min(way["call_seconds"]) > 0
     assert found["ways"][3]["disk"] < found["ways"][1]["disk"] / 2
     assert found["ways"][0]["psnr_to_simulated"] > 15

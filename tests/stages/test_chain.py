@@ -165,7 +165,7 @@ def test_calibration_without_a_ranking_and_with_few_latents(sdquant):
     assert "run" not in (result := sdquant("calibrate", "--mixed", code=3)).stdout
     assert "sdquant sensitivity" in result.stderr
     told = sdquant("calibrate", "--bits", "w8a8", "--iterations", 1).stderr
-    assert "batch cut to the 3 latents" in told
+    assert "batch size reduced to 3: only 3 latents available" in told
     assert "L_out alone" in told
     facts = sdquant.opened().resolve("quant-state").facts
     assert facts.bits == {}

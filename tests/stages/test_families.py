@@ -1,5 +1,6 @@
 """All six stages on every family, at tiny width with real classes."""
 
+import itertools
 import json
 import shutil
 
@@ -30,15 +31,19 @@ def test_the_six_stages(sdquant, tiny, tmp_path, name):
     assert "is up to date" in sdquant("calibrate", *words).stderr
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "serial-to-parallel"])
-def test_the_other_methods_on_sdxl_and_sd3(sdquant, tiny, tmp_path, method):
+OTHERS = [name for name in METHODS if name != "serial-to-parallel"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), zip(OTHERS, itertools.cycle(("sdxl", "sd3-medium")), strict=False)
+)
+def test_the_other_methods_on_sdxl_or_sd3(sdquant, tiny, tmp_path, method, name):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a big red circle\na small cyan star\n")
-    for name in ("sdxl", "sd3-medium"):
-        sdquant("sample", "--prompts", prompts, "--model", tiny(name), "--steps", 3)
-        words = ("--iterations", 2) if METHODS[method].trains else ()
-        made = json.loads(sdquant("calibrate", "--method", method, *words, "--json").stdout)
-        assert made["spec"]["method"] == method
+    sdquant("sample", "--prompts", prompts, "--model", tiny(name), "--steps", 3)
+    words = ("--iterations", 2) if METHODS[method].trains else ()
+    made = json.loads(sdquant("calibrate", "--method", method, *words, "--json").stdout)
+    assert made["spec"]["method"] == method
 
 
 def test_a_half_precision_model_goes_through(sdquant, tiny, tmp_path):

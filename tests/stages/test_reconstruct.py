@@ -12,7 +12,7 @@ from sdquant_cli.report.reproduce import spec_flags
 from tests.conftest import Sdquant
 
 SHORT = ("--iterations", 2)
-UNITS, LAYERS, SHORTCUTS = 52, 165, 8  # of the tiny UNet; a split shortcut is one layer more
+UNITS, LAYERS, SHORTCUTS = 24, 73, 4  # of the tiny UNet; a split shortcut is one layer more
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_units_are_the_same_whether_reached_from_what_is_around_them_or_from_the
     first = calibrated(sampled, *words)
     sampled("rm", f"quant-state/{first['key']}", "--force")
     alone, tried = Reconstruction.runs_alone, []
-    roots = ("mid_block", "down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1")
+    roots = ("mid_block", "down_blocks.0", "up_blocks.0", "up_blocks.1")
 
     def not_roots(self, name):
         tried.append(name)
