@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--store", default=str(ROOT / "runs" / "board"))
     parser.add_argument("--prompts", type=int, default=64)
     asked = parser.parse_args()
-    workspace = Workspace(Store(asked.store), device_name="cpu")
+    workspace = Workspace(Store(asked.store)).on("cpu")
     split = find_state(workspace, asked.q_diffusion)
     of_parts(quantized_denoiser(workspace, split, split.facts.setting))
     of_progression(find_state(workspace, asked.pcr), workspace, asked.prompts)

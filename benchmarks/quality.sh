@@ -27,12 +27,12 @@ done
 python3 - "$SDQUANT_STORE"/*-w*a*.json <<'PY'
 import json, pathlib, sys
 from sdquant_cli.manifests import MetricSummary
-from sdquant_cli.report.markdown import interval, number
+from sdquant_cli.report.numbers import interval, mean
 shown = ["psnr", "ssim", "feature_distance[shapes-clip]", "fid[shapes-clip]", "kid[shapes-clip]",
          "clip_score_difference[shapes-clip]"]
 def row(name, metrics):
     found = [MetricSummary.model_validate(metrics[metric]) for metric in shown]
-    print(f"| {name} |", " | ".join(f"{number(s)} {interval(s)}".strip() for s in found), "|")
+    print(f"| {name} |", " | ".join(f"{mean(s)} {interval(s)}".strip() for s in found), "|")
 documents = {pathlib.Path(path).stem: json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]}
 first = next(iter(documents.values()))
 print("| | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 1) + "|")

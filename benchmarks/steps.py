@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--store", default=str(ROOT / "runs" / "ablation"))
     parser.add_argument("--prompts", type=int, default=24)
     asked = parser.parse_args()
-    workspace = Workspace(Store(asked.store), device_name="cpu")
+    workspace = Workspace(Store(asked.store)).on("cpu")
     states = [find_state(workspace, name) for name in asked.states]
     setting = states[0].facts.setting
     ground = Ground(setting, asked.prompts, workspace)

@@ -6,12 +6,14 @@ import socketserver
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from sdquant_cli.cli import app
+from sdquant_cli.version import __version__
 from tests.conftest import PROMPTS, ROOT
 
 SCRIPT = ROOT / "examples" / "ci" / "quantize.sh"
@@ -71,6 +73,12 @@ def test_the_ci_script_runs_all_stages_and_ends_as_its_gates_do(tmp_path, sdquan
     assert "`psnr>=1` met" in summary
     assert "`ssim>=2` **not met**" in summary
     assert (tmp_path / "sdquant-report.html").stat().st_size > 10_000
+
+
+def test_the_installed_command_runs():
+    command = [Path(sys.executable).with_name("sdquant"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
 
 
 def test_the_workflow_calls_the_script():

@@ -25,15 +25,15 @@ def test_the_recording_has_every_kind():
 
 
 def test_artifacts_are_what_they_were(made):
-    compare(made, RECORDED["quick"])
+    assert_as_recorded(made, RECORDED["quick"])
 
 
 @pytest.mark.full_size
 def test_artifacts_of_slow_settings_are_what_they_were(tmp_path):
-    compare(golden.make(tmp_path, golden.SLOW_COMMANDS), RECORDED["slow"])
+    assert_as_recorded(golden.make(tmp_path, golden.SLOW_COMMANDS), RECORDED["slow"])
 
 
-def compare(made, expected):
+def assert_as_recorded(made, expected):
     """Assert that artifacts are those recorded."""
     same_machine = golden.fingerprint() == RECORDED["fingerprint"]
     assert named(made) == named(expected)

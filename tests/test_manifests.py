@@ -79,6 +79,6 @@ def test_facts_go_through_json_unchanged():
 
 def test_all_names_are_exported():
     for name in manifests.__all__:
-        assert getattr(manifests, name) is not None
+        assert hasattr(manifests, name)
     assert {cls.__name__ for cls in Spec.__subclasses__()} <= set(manifests.__all__)
     assert PROMPTS.name == f"prompts/{'a' * 20}"

@@ -1,7 +1,7 @@
 """Measure the structure of the source: `python -m tools.house [ROOM]` prints each figure beside its limit.
 
 A room is a folder of `src/sdquant_cli`. With a room, only its own figures are printed, and what breaks a
-limit is named; `tests/test_architecture.py` holds the whole house to the limits.
+limit is named; `tests/test_house.py` holds the whole house to the limits.
 """
 
 import ast

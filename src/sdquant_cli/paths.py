@@ -166,12 +166,23 @@ def check_overwrites(path: Path, flag: str, beginning: bytes, kind: str) -> None
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to, in the same folder; it is renamed to `path` at the end, or removed."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}.partial")
+    partial = path.with_name(_partial_name(path, str(os.getpid())))
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(path: Path) -> None:
+    """Remove what killed processes left of writing `path`."""
+    for partial in path.parent.glob(_partial_name(path, "*")):
+        partial.unlink(missing_ok=True)
+
+
+def _partial_name(path: Path, process: str) -> str:
+    """Return the name of a partial file; with the end of a long name, which must fit 255 bytes."""
+    return f".{path.name[-48:]}-{process}.partial"
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:

@@ -9,7 +9,7 @@ from sdquant_cli.artifacts.images import Images
 from sdquant_cli.artifacts.metrics import Metrics
 from sdquant_cli.artifacts.prompts import Prompts
 from sdquant_cli.artifacts.workspace import Blueprint, Workspace
-from sdquant_cli.errors import EnvironmentProblem, MissingArtifact, UsageProblem
+from sdquant_cli.errors import MissingArtifact, UsageProblem
 from sdquant_cli.events import Events
 from sdquant_cli.manifests import PromptsFacts, PromptsSpec
 from sdquant_cli.models import load
@@ -69,10 +69,17 @@ def test_an_artifact_of_another_kind_is_refused(workspace):
         workspace.need(Metrics)
 
 
-def test_a_device_that_is_not_there_is_refused_when_it_is_asked_for(workspace):
-    elsewhere = workspace.on("cuda:7")
-    with pytest.raises(EnvironmentProblem, match="--device cuda:7"):
-        elsewhere.device  # noqa: B018
+def test_a_device_that_is_not_there_is_refused_before_anything_is_stored(sdquant, tiny):
+    absent = ("--device", "cuda:7")
+    sample = ("sample", "--prompts", TRAIN, "--limit", 1, "--steps", 2, "--model", tiny("sd-v1-4/two-blocks"))
+    assert "--device cuda:7" in sdquant(*sample, *absent, code=5).stderr
+    assert sdquant.opened().artifacts() == []
+    sdquant(*sample)
+    kinds = {artifact.kind for artifact in sdquant.opened().artifacts()}
+    for words in (("sensitivity",), ("calibrate", "--method", "rtn")):
+        assert "--device cuda:7" in sdquant(*words, *absent, code=5).stderr
+    assert {artifact.kind for artifact in sdquant.opened().artifacts()} == kinds
+    sdquant("calibrate", "--method", "rtn", "--dry-run", *absent)  # which computes nothing
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from sdquant_cli.calibration.recipes.rtn import RECIPE as RTN
 from sdquant_cli.calibration.recipes.serial import RECIPE as SERIAL
 from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE as SERIAL_TO_PARALLEL
 from sdquant_cli.calibration.sources import MixedLatents, NoisedPictures, TrajectoryBatches
+from sdquant_cli.options.option import Option
+from sdquant_cli.options.requests import CalibrateRequest
 from sdquant_cli.types import Bits, Ranges, Relax, Select, Tables
 
 IN_ORDER = {
@@ -27,6 +29,12 @@ IN_ORDER = {
     "pcr": PCR,
     "rtn": RTN,
 }
+
+
+def test_help_names_every_method():
+    described = CalibrateRequest.model_fields["method"].metadata
+    (option,) = [item for item in described if isinstance(item, Option)]
+    assert all(name in option.help for name in METHODS)
 
 
 def test_each_method_is_one_file_that_cites_its_source():

@@ -3,7 +3,7 @@
 import pytest
 
 from sdquant_cli import manifests
-from sdquant_cli.options import base, calibration, values
+from sdquant_cli.options import base, calibration
 from sdquant_cli.options.commands import COMMANDS, flags_by_spec
 from sdquant_cli.options.requests import CalibrateRequest, SampleRequest
 
@@ -33,6 +33,7 @@ def test_flags_name_fields_that_specs_have():
 def test_requests_share_one_description_of_the_setting():
     assert issubclass(SampleRequest, base.SettingRequest)
     assert calibration.CalibrateRequest is CalibrateRequest
-    assert SampleRequest.model_fields["steps"] is not None
+    for name in base.SettingRequest.model_fields:
+        descriptions = [cls.model_fields[name].metadata for cls in (base.SettingRequest, CalibrateRequest)]
+        assert descriptions[0] == descriptions[1]
     assert CalibrateRequest.without_flag == base.MODEL | {"dtype"}
-    assert values.LARGEST == 2**31 - 1

@@ -47,7 +47,7 @@ prompt_lists = st.lists(text | awkward | st.sampled_from(["null", "NA", "prompt"
 lines_only = prompt_lists.map(lambda prompts: [" ".join(p.split("\n")).replace("\r", " ") for p in prompts])
 
 
-def comes_back(data: bytes, suffix: str, prompts, tmp_path_factory, *, refusable: bool) -> None:
+def assert_comes_back(data: bytes, suffix: str, prompts, tmp_path_factory, *, refusable: bool) -> None:
     """Assert that the file holds these prompts, stripped and without blank ones, or is refused."""
     path = tmp_path_factory.getbasetemp() / f"property{suffix}"
     path.write_bytes(data)

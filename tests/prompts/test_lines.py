@@ -10,13 +10,13 @@ from sdquant_cli.errors import UsageProblem
 from sdquant_cli.prompts.lines import fit_lines, read_lines
 from sdquant_cli.prompts.read import read_prompts
 
-from .files import comes_back, lines_only, read, refusal
+from .files import assert_comes_back, lines_only, read, refusal
 
 
 @given(lines_only)
 def test_any_lines_come_back(tmp_path_factory, prompts):
     data = "".join(f"{prompt}\n" for prompt in prompts).encode("utf-8-sig")
-    comes_back(data, ".txt", prompts, tmp_path_factory, refusable=False)
+    assert_comes_back(data, ".txt", prompts, tmp_path_factory, refusable=False)
 
 
 def test_nothing_but_line_ends_ends_a_line(tmp_path):
@@ -56,8 +56,10 @@ def test_bad_text_is_named_in_one_line(tmp_path, name, data, says):
     assert re.search(says, message), message
 
 
-def test_a_column_has_no_meaning(tmp_path):
-    assert "--column prompt has no meaning" in refusal(tmp_path, "a.txt", "x\n", column="prompt")
+def test_a_column_is_refused(tmp_path):
+    assert "--column prompt: not supported for .txt files" in refusal(
+        tmp_path, "a.txt", "x\n", column="prompt"
+    )
 
 
 def test_lines_keep_their_ends_and_lose_the_byte_order_mark(tmp_path):

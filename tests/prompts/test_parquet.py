@@ -12,7 +12,7 @@ from sdquant_cli.errors import UsageProblem
 from sdquant_cli.prompts.parquet import BATCH_ROWS, read_parquet
 from sdquant_cli.prompts.read import read_prompts
 
-from .files import arrow, comes_back, prompt_lists, refusal
+from .files import arrow, assert_comes_back, prompt_lists, refusal
 
 
 @given(prompt_lists)
@@ -22,7 +22,7 @@ def test_any_prompts_come_back_from_parquet(tmp_path_factory, prompts):
         id=pyarrow.array(range(len(prompts))),
         Caption=pyarrow.array(prompts, pyarrow.string()),
     )
-    comes_back(path.read_bytes(), ".parquet", prompts, tmp_path_factory, refusable=False)
+    assert_comes_back(path.read_bytes(), ".parquet", prompts, tmp_path_factory, refusable=False)
 
 
 def test_parquet_columns_of_every_kind(tmp_path):

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from sdquant_cli.prompts.read import read_prompts
 from sdquant_cli.prompts.records import read_json, read_json_lines
 
-from .files import comes_back, prompt_lists, read, refusal
+from .files import assert_comes_back, prompt_lists, read, refusal
 
 
 @given(prompt_lists, st.booleans())
 def test_any_prompts_come_back_from_json_lines(tmp_path_factory, prompts, escaped):
     lines = [json.dumps({"id": 1, "prompt": prompt}, ensure_ascii=escaped) + "\n" for prompt in prompts]
-    comes_back("".join(lines).encode(), ".jsonl", prompts, tmp_path_factory, refusable=False)
+    assert_comes_back("".join(lines).encode(), ".jsonl", prompts, tmp_path_factory, refusable=False)
 
 
 @given(prompt_lists, st.booleans(), st.sampled_from([None, 1]))
@@ -24,7 +24,7 @@ def test_any_prompts_come_back_from_json(tmp_path_factory, prompts, escaped, ind
     document = {"annotations": [{"image_id": 1, "caption": prompt} for prompt in prompts]}
     for shape in (document, prompts, {"prompts": prompts}):
         data = json.dumps(shape, ensure_ascii=escaped, indent=indent).encode()
-        comes_back(data, ".json", prompts, tmp_path_factory, refusable=False)
+        assert_comes_back(data, ".json", prompts, tmp_path_factory, refusable=False)
 
 
 def test_records_may_hold_null_and_other_fields_of_any_kind(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sdquant_cli.prompts.tables import read_table
 
-from .files import comes_back, lines_only, prompt_lists, read, refusal, table
+from .files import assert_comes_back, lines_only, prompt_lists, read, refusal, table
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
@@ -30,7 +30,7 @@ def test_any_prompts_come_back_from_csv(tmp_path_factory, prompts, names, separa
     data = table([names, *rows], separator, quoting=quoting, lineterminator=end)
     # white space before a quotation mark is what hand-written files have by mistake
     refusable = any(prompt[:1].isspace() and prompt.lstrip().startswith('"') for prompt in prompts)
-    comes_back(data, ".csv", prompts, tmp_path_factory, refusable=refusable)
+    assert_comes_back(data, ".csv", prompts, tmp_path_factory, refusable=refusable)
 
 
 @given(
@@ -41,14 +41,14 @@ def test_any_prompts_come_back_from_csv(tmp_path_factory, prompts, names, separa
 def test_prompts_of_one_column_come_back_or_are_refused(tmp_path_factory, prompts, suffix, first):
     data = table([[first], *([prompt] for prompt in prompts)], SEPARATORS[suffix])
     prompts = prompts if first == "Prompt" else [first, *prompts]
-    comes_back(data, suffix, prompts, tmp_path_factory, refusable=True)
+    assert_comes_back(data, suffix, prompts, tmp_path_factory, refusable=True)
 
 
 @given(prompt_lists, st.sampled_from([["id", "prompt"], ["Prompt", "note"], ["id", "text", "note"]]))
 def test_prompts_between_tabs_come_back_or_are_refused(tmp_path_factory, prompts, names):
     columns = {"id": 7, "note": "plain"}
     rows = [[columns.get(name, prompt) for name in names] for prompt in prompts]
-    comes_back(table([names, *rows], "\t"), ".tsv", prompts, tmp_path_factory, refusable=True)
+    assert_comes_back(table([names, *rows], "\t"), ".tsv", prompts, tmp_path_factory, refusable=True)
 
 
 @given(lines_only, st.booleans())
@@ -58,7 +58,7 @@ def test_unquoted_prompts_between_tabs_come_back_or_are_refused(tmp_path_factory
     head = "prompt\tnote\n" if header else "Prompt\n"
     rest = "\tplain\n" if header else "\n"
     data = (head + "".join(prompt + rest for prompt in prompts)).encode()
-    comes_back(data, ".tsv", prompts, tmp_path_factory, refusable=True)
+    assert_comes_back(data, ".tsv", prompts, tmp_path_factory, refusable=True)
 
 
 @pytest.mark.parametrize(

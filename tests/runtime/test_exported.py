@@ -240,7 +240,7 @@ def test_bad_flags(exported, tmp_path):
     )
     assert not (tmp_path / "x").exists()
     assert (
-        "--engine auto: has no meaning with --model fp"
+        "--engine auto: not supported with --model fp"
         in run("generate", "--model", "fp", "--engine", "auto", code=2).stderr
     )
     words = ("generate", "--engine", "auto", "--scheduler", "ddim", "--step-match", "nearest")

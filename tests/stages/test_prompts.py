@@ -44,7 +44,7 @@ def test_a_leaderboard_passes_on_how_its_files_are_read(file):
         (("sample", "--prompts", "FILE"), "--prompts FILE: the first line names no column"),
         (("sample", "--prompts", "FILE", "--column", "x"), "--prompts FILE: has no column x (--column)"),
         (("sample", "--prompts", "FILE", "--shuffle", -1), "--shuffle -1"),
-        (("generate", "--model", "fp", "--column", "x"), "--column x: has a meaning with --prompts alone"),
+        (("generate", "--model", "fp", "--column", "x"), "--column x: requires --prompts"),
         (("leaderboard", "--prompts", "FILE"), "--prompts FILE: the first line names no column"),
         (
             ("leaderboard", "--prompts", "FILE", "--column", "title", "--test-prompts", "FILE"),

@@ -37,7 +37,7 @@ def test_steps_are_taken_as_asked_and_the_artifact_says_so(sdquant, tmp_path, ti
 
 def test_a_mean_without_meaning_is_refused(sdquant, tmp_path):
     said = sample(sdquant, tmp_path, "--select-mean", 0.2, code=2).stderr
-    assert "only taken with --select normal" in said
+    assert "requires --select normal" in said
     assert "--select-mean 2.0" in sample(sdquant, tmp_path, "--select-mean", 2, code=2).stderr
 
 
@@ -106,9 +106,9 @@ def test_a_dry_run_makes_no_pilot(sdquant, tmp_path, tiny, monkeypatch):
     ("words", "says"),
     [
         (("--select", "density", "--per-prompt", 2), "--per-prompt 2: --select density takes one"),
-        (("--select-radius", 0.5), "--select-radius 0.5: is only taken with --select density"),
-        (("--select", "normal", "--select-variety", 1), "--select-variety 1.0: is only taken with"),
-        (("--select", "density", "--select-mean", 0.5), "--select-mean 0.5: is only taken with"),
+        (("--select-radius", 0.5), "--select-radius 0.5: requires --select density"),
+        (("--select", "normal", "--select-variety", 1), "--select-variety 1.0: requires --select"),
+        (("--select", "density", "--select-mean", 0.5), "--select-mean 0.5: requires --select"),
         (("--select", "density", "--select-radius", 0), "--select-radius 0"),
     ],
 )

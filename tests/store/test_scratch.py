@@ -43,4 +43,6 @@ def test_it_is_cleared_unless_another_process_holds_it(tmp_path):
 
 def test_a_lock_that_was_released_is_claimed_again(tmp_path):
     claim(tmp_path / "scratch", "a").release(force=True)
-    claim(tmp_path / "scratch", "a").release(force=True)
+    again = claim(tmp_path / "scratch", "a")
+    assert again.is_locked
+    again.release(force=True)

@@ -1,1 +1,1 @@
-"""What each kind of artifact holds, how it is read and how it is made where it is absent."""
+"""Artifacts by kind: the arrays of each, and functions that read it and compute it where it is absent."""

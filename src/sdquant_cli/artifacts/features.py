@@ -1,4 +1,4 @@
-"""Measures sets of pictures against each other: reads them in batches, keeps their features in the store."""
+"""Features of images, kept in the store, and the metrics computed from them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -126,7 +126,7 @@ class Measures:
             -(-count // IMAGES_PER_UNIT),
         )
         return self._workspace.produce(
-            Features, blueprint, partial(self._extract, images, network), quiet=True
+            Features, blueprint, partial(self._extract, images, network), quiet=True, retag=False
         )
 
     def _extract(self, images: Images, network: str, draft: Draft) -> FeaturesFacts:

@@ -50,7 +50,7 @@ class Images(Artifact[ImagesSpec, ImagesFacts]):
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn: stored prompts with their text, by a quantizer state, or without one by the FP model."""
+    """Images to draw: stored prompts with their text, and a quantizer state unless the FP model draws."""
 
     spec: ImagesSpec
     prompts: Prompts

@@ -1,4 +1,4 @@
-"""Latents: what the floating-point model is given at some calls of its own trajectories."""
+"""Latents: inputs of the denoiser at selected steps of floating-point trajectories."""
 
 from collections.abc import Mapping
 

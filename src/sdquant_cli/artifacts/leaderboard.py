@@ -35,9 +35,12 @@ def store_leaderboard(
 
     def fill(draft: Draft) -> LeaderboardFacts:
         rows = _rows(workspace, metrics)
-        means = [[row.metrics[name].mean for name in names] for row in rows]
+        means = np.empty((len(rows), len(names)))
+        for i, row in enumerate(rows):
+            values = [row.metrics[name].mean for name in names]
+            means[i] = np.array(values, dtype=float)  # None becomes nan
         for unit in draft.missing():
-            draft.write(unit, {"value": np.array(means, dtype=float)})  # None becomes nan
+            draft.write(unit, {"value": means})
         images = workspace.input(Images, first, "images")
         return LeaderboardFacts(
             setting=images.spec.setting,
@@ -69,11 +72,11 @@ def distance(row: LeaderboardRow) -> float:
     return -math.inf if mean is None else CATALOG[ORDERED_BY].distance(mean)
 
 
-def _paired_differences(own: Metrics, best: Metrics) -> dict[str, MetricSummary]:
+def _paired_differences(metrics: Metrics, best: Metrics) -> dict[str, MetricSummary]:
     """Return the differences to the best row, for each metric that has a value per image."""
     differences = {}
-    for name in own.manifest.arrays:
-        summary = paired_difference(own.read(name), best.read(name))
+    for name in metrics.manifest.arrays:
+        summary = paired_difference(metrics.read(name), best.read(name))
         if summary is not None:
             differences[name] = summary
     return differences

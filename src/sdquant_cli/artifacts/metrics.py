@@ -1,4 +1,4 @@
-"""Metrics: what pictures measure against a reference, picture by picture and in sum."""
+"""Metrics: images measured against a reference, each and in summary."""
 
 from collections.abc import Iterable
 

@@ -25,7 +25,7 @@ class Prompts(Artifact[PromptsSpec, PromptsFacts]):
 
 
 def store_prompts(workspace: Workspace, file: PromptFile) -> Prompts:
-    """Store the prompts of a file; warns of blank ones and tells of repeats."""
+    """Store the prompts of a file; report blank and repeated ones."""
     if file.blank:
         workspace.events.warn(f"{file.path}: skipped {file.blank} blank prompts")
     if file.duplicates:

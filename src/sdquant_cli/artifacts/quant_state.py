@@ -1,4 +1,4 @@
-"""Quantizer state: what a quantized denoiser is rebuilt from, simulated or packed as it is shipped."""
+"""Quantizer state: the parameters from which a quantized denoiser is rebuilt, simulated or packed."""
 
 import copy
 

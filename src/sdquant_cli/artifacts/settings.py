@@ -1,4 +1,4 @@
-"""How the model draws: the setting that a request names, or that it inherits from its input artifact."""
+"""Settings of the model: from a request, or inherited from its input artifact."""
 
 from ..errors import UsageProblem
 from ..manifests import Setting

@@ -1,4 +1,4 @@
-"""Time table: what the timesteps of a schedule bring to the denoiser, computed once in fp32."""
+"""Time table: time features of a schedule, computed once in fp32."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def make_time_table(
     if bits and model.family.pooled:
         raise UsageProblem(
             f"--time-path quantized: the time features of {model.family.name} are each prompt's own; "
-            f"taken by families with a static table"
+            f"supported only for families with a static table"
         )
     timesteps = schedule_of(model.sampler(setting)).timesteps
     spec = TimeTableSpec(

@@ -1,4 +1,4 @@
-"""What a command works with: the store, the device, where progress goes, and the models opened so far."""
+"""The workspace of a command: store, device, progress events and the models opened so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would do: numbers by name."""
+    """The plan of a stage for `--dry-run`: numbers by name."""
 
     stage: str
     numbers: dict[str, int | float | str] = field(default_factory=dict)
@@ -32,12 +32,12 @@ class Workspace:
 
     store: Store
     events: Events = SILENT
-    device_name: str = "auto"
+    _device: torch.device | None = None
     _models: dict[tuple[ModelName, bool], Model] = field(default_factory=dict, repr=False)
 
     def on(self, device: str) -> "Workspace":
-        """Return the workspace on another device, with the same opened models."""
-        return replace(self, device_name=device)
+        """Return the workspace on a device; raises EnvironmentProblem if it is absent or has no float64."""
+        return replace(self, _device=use_device(device))
 
     def silent(self) -> "Workspace":
         """Return the workspace without progress and notes."""
@@ -53,8 +53,8 @@ class Workspace:
 
     @cached_property
     def device(self) -> torch.device:
-        """The torch device; raises EnvironmentProblem if it is absent or has no float64."""
-        return use_device(self.device_name)
+        """The torch device: that of `on`, else CUDA where there is a GPU."""
+        return self._device or use_device("auto")
 
     # ---------------------------------------------------------------------------- models
 
@@ -102,7 +102,7 @@ class Workspace:
         return self.follow(kind, artifact.manifest.inputs[role])
 
     def announce(self, inputs: Mapping[str, Artifact]) -> None:
-        """Tell which versions of the inputs are used."""
+        """Note the names of the inputs."""
         for role, artifact in inputs.items():
             self.events.note(f"using {role}: {artifact.name}")
 
@@ -114,10 +114,11 @@ class Workspace:
         tags: Sequence[str] = LATEST,
         *,
         quiet: bool = False,
+        retag: bool = True,
     ) -> A:
         """Return the artifact of a blueprint; where it is absent, `fill` writes its units, returns its facts.
 
-        Either way it gets the tags. `quiet`: do not say that it was there already.
+        It gets the tags, unless it was there and `retag` is off. `quiet`: do not say that it was there.
         """
         refs = {role: artifact.ref for role, artifact in blueprint.inputs.items()}
         draft = self.store.begin(blueprint.spec, refs, dict(blueprint.arrays), blueprint.units)
@@ -126,6 +127,7 @@ class Workspace:
             artifact = draft.publish(facts, self.store.provenance(torch.get_num_threads()))
         else:
             artifact = draft
+            tags = tags if retag else ()
             if not quiet:
                 self.events.note(f"{artifact.name} is up to date")
         for tag in tags:
@@ -135,7 +137,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What decides an artifact's key and shape: spec, inputs by role, arrays, and units of work."""
+    """The inputs to an artifact's key and shape: spec, inputs by role, arrays, and units of work."""
 
     spec: Spec
     inputs: Mapping[str, Artifact]

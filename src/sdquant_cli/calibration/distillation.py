@@ -180,19 +180,19 @@ class Training:
 
     @torch.no_grad()
     def _diagnosis(self, batch: Batch, value: float) -> str:
-        """Name the place of the first number that is not finite."""
+        """Return a message naming the layer and timestep of the first number that is not finite."""
         with collecting_outputs(self.student, list(self.layers)) as outputs:
             prediction(self.student, batch)
-        place = "in the gradients" if math.isfinite(value) else "in the loss"
+        where = "in the gradients" if math.isfinite(value) else "in the loss"
         for name, output in outputs.items():  # in the order they ran
             bad = ~output.flatten(1).isfinite().all(1)
             if bool(bad.any()):
-                place = f"first in layer {name}"
+                where = f"first in layer {name}"
                 if len(bad) == len(batch.timestep):
-                    place += f" at timestep {float(batch.timestep[bad][0]):g}"
+                    where += f" at timestep {float(batch.timestep[bad][0]):g}"
                 break
         return (
-            f"calibration diverged at iteration {self.iteration}: loss {value:g}, {place}; the last "
+            f"calibration diverged at iteration {self.iteration}: loss {value:g}, {where}; the last "
             f"checkpoint is kept; lower --weight-rate or --step-rate"
         )
 

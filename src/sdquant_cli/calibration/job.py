@@ -45,7 +45,7 @@ class CalibrationInputs:
 
     @property
     def targets(self) -> LossTargets:
-        """What training compares; nothing for a method that does not train the network as a whole."""
+        """The targets of training; empty for a method that does not train the network as a whole."""
         return LossTargets(
             weights=self.spec.loss or LossSpec(sensitive=0, blocks=0, guided=0),
             sensitive=self.sensitive_layers,

@@ -81,7 +81,7 @@ class Progression:
             quantizers = self._row_quantizers()
             self._install(quantizers)
         result = StepResult(self._guided(), quantizers)
-        self._path.advance(result.guided)
+        self._step(result.guided)
         return result
 
     @torch.no_grad()
@@ -89,7 +89,11 @@ class Progression:
         """Advance by a call that was made before."""
         if result.quantizers is not None:
             self._install(result.quantizers)
-        self._path.advance(result.guided.to(self._device))
+        self._step(result.guided.to(self._device))
+
+    def _step(self, guided: Tensor) -> None:
+        """Advance the latents (P,C,h,w) by predictions of the same shape."""
+        self._path.advance(guided)
 
     def _row_quantizers(self) -> RowQuantizers:
         """Observe the next call with unquantized activations, and return the quantizers of its row."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Invocation:
-    """What a command line says beside the request."""
+    """The words of a command line beside the request."""
 
     store: str = ""
     dry_run: bool = False

@@ -38,8 +38,8 @@ def ls(request: "ListRequest", call: Invocation) -> None:
     if call.json:
         render.print_json(rows)
     else:
-        cells = [[_cell(value) for value in row.values()] for row in rows]
-        render.print_table(("artifact", "tags", "created", "bytes", "state"), cells)
+        columns = ("artifact", "tags", "created", "bytes", "state")
+        render.print_table(columns, [tuple(map(_cell, row.values())) for row in rows])
 
 
 def _cell(value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import EnvironmentProblem, UsageProblem
 from ..events import Events
-from ..paths import cache_folder, partial_file
+from ..paths import cache_folder, partial_file, remove_partial_files
 
 _CLIP = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 _BLOCK = 1 << 20
@@ -112,6 +112,7 @@ class Weights:
         """Fetch the missing files; a file that arrives with another sha256 is not kept."""
         for name in self.missing(names):
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_partial_files(self.path(name))
             with partial_file(self.path(name)) as partial:
                 digest = _fetch(WEIGHT_FILES[name].url, partial, name, events)
                 if digest != WEIGHT_FILES[name].sha256:

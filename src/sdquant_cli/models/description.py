@@ -1,4 +1,4 @@
-"""What the JSON files of a pipeline say about a model: sizes, shapes and classes, without any weights."""
+"""The description of a model in its pipeline's JSON files: sizes, shapes and classes, without weights."""
 
 from functools import cached_property
 from pathlib import Path

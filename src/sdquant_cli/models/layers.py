@@ -1,4 +1,4 @@
-"""Which modules of a denoiser are quantized, and which belong to its time path."""
+"""The modules of a denoiser that are quantized, and those of its time path."""
 
 from torch import nn
 

@@ -46,7 +46,7 @@ class Sampler(Protocol):
 
 
 class Step(Protocol):
-    """What `step` returns."""
+    """The result of `step`."""
 
     prev_sample: Tensor
 

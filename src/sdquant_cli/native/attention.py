@@ -27,7 +27,7 @@ def available() -> bool:
 def attention(
     addresses: tuple[int, int, int, int], shape: tuple[int, int, int, int, int], scale: float
 ) -> None:
-    """Write the output of attention; `addresses` are output, q, k, v, in this order.
+    """Write the output of attention; `addresses` are those of q, k, v and the output, in this order.
 
     `shape` is batch, queries, keys, heads, channels of a head (n, l, s, heads, channels).
     Raises MemoryError if there is no memory for the kernel's layout of keys and values.

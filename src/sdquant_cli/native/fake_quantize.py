@@ -10,7 +10,7 @@ _POINTER, _INT, _FLOAT, _WORD = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float,
 
 
 class Arguments(NamedTuple):
-    """What both passes of the kernel are given, in C's order; scale and zero-point are addresses."""
+    """The arguments of both passes of the kernel, in C's order; scale and zero-point are addresses."""
 
     rows: int
     inner: int  # values of a row

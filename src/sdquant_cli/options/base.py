@@ -1,4 +1,4 @@
-"""What all requests share: strict fields, the device, and the setting that images are drawn with."""
+"""Base classes of requests: strict fields, the device, and the setting that images are drawn with."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar

@@ -29,7 +29,7 @@ class Panel(StrEnum):
 
 
 class Needs(StrEnum):
-    """What a calibration method must do for an option to have a meaning."""
+    """A requirement on the calibration method for an option to apply."""
 
     TRAINING = "methods that train"
     DISTILLATION = "methods that train the network as a whole"
@@ -39,7 +39,7 @@ class Needs(StrEnum):
 
 @dataclass(frozen=True)
 class Option:
-    """What a user reads about a field of a request, and where its value ends up."""
+    """The description of a field of a request: help, panel, and the spec fields that it sets."""
 
     help: str
     panel: Panel = Panel.EVERYDAY

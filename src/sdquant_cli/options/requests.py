@@ -1,4 +1,4 @@
-"""What a user may ask of each stage: the command line's flags and a configuration file's fields.
+"""Requests of the stages: the command line's flags and a configuration file's fields.
 
 `None` means: as the input artifact has it, or else the model's default.
 """

@@ -56,7 +56,7 @@ def read_document(path: Path) -> str:
 def read_plain(path: Path, column: str | None) -> Iterator[Entry]:
     """Yield the text of each line."""
     if column is not None:
-        raise Unreadable(f"--column {column} has no meaning: a .txt file holds one prompt per line")
+        raise Unreadable(f"--column {column}: not supported for .txt files, which hold one prompt per line")
     for number, line in enumerate(read_lines(path), 1):
         yield Entry(f"line {number}", line)
 

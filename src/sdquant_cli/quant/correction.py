@@ -73,7 +73,7 @@ def slope(count: Tensor, eps: Tensor, error: Tensor, square: Tensor, product: Te
 
 
 class _Output(Protocol):
-    """What a diffusers denoiser returns."""
+    """The output of a diffusers denoiser."""
 
     sample: Tensor
 

@@ -17,7 +17,7 @@ from .rounding import Quantizer, round_gradients, round_values
 
 
 class Convolution(NamedTuple):
-    """How a convolution moves over its input; padding is with zeros."""
+    """The stride, padding, dilation and groups of a convolution; padding is with zeros."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -61,7 +61,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 class _LayerContext(NamedTuple):
-    """What both passes need besides the tensors that get gradients."""
+    """The values that both passes need besides the tensors that get gradients."""
 
     zero_point: Tensor
     grid: Grid

@@ -21,7 +21,7 @@ _ZERO = torch.zeros(())
 
 
 class Quantizer(NamedTuple):
-    """How a tensor is rounded: scale and zero-point broadcast against it; a draw keeps part as it is."""
+    """A quantizer of a tensor: scale and zero-point broadcast against it; a draw keeps part as it is."""
 
     scale: Tensor
     zero_point: Tensor

@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page from numbers and pictures. Knows no store and no model."""
+"""The report: one self-contained HTML page from numbers and pictures. Knows no store."""

@@ -81,7 +81,7 @@ class Board:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """What a reader needs to know to read the table."""
+        """The remarks that a reader needs beside the table."""
         return (
             f"Means, or medians if named, over {self.images} images, each compared with the floating-point "
             "model's image of the same prompt and noise; simulated execution. Rows are ordered by PSNR "

@@ -92,13 +92,18 @@ def reproduction(
     """Return the commands that compute the same metrics in an empty store, with their prompt files."""
     targets = [ReproductionTarget(m.metrics, m.images, m.state, m.drift) for m in models]
     try:
-        made = script(targets, lineage, prompt_files)
+        commands = script(targets, lineage, prompt_files)
     except MissingArtifact as error:
         return page.Unavailable(f"Not available: {error}.")
     return page.Reproduction(
-        commands=("export SDQUANT_STORE=./sdquant-again", *_threads(models), *made.lines, _report(models)),
-        prompts=tuple(_download(name, prompt_files[key]) for key, name in made.files.items()),
-        remarks=(*made.remarks, *_weights(models)),
+        commands=(
+            "export SDQUANT_STORE=./sdquant-again",
+            *_threads(models),
+            *commands.lines,
+            _report(models),
+        ),
+        prompts=tuple(_download(name, prompt_files[key]) for key, name in commands.files.items()),
+        remarks=(*commands.remarks, *_weights(models)),
     )
 
 

@@ -10,7 +10,7 @@ from . import numbers, page
 
 @dataclass(frozen=True)
 class Scale:
-    """How a metric's numbers are written, and the two ends they lie between."""
+    """A metric's number format, and the two ends that its values lie between."""
 
     places: int  # decimals
     near: float | None = None  # the reference compared with itself

@@ -1,4 +1,4 @@
-"""What a model's layers are rounded to: activation ranges by timestep, and a map of all bits."""
+"""Quantization of a model's layers: activation ranges by timestep, and a map of all bits."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -34,7 +34,7 @@ def layer_names(models: Sequence[ComparedModel], lineage: Lineage) -> list[str] 
         return page.Unavailable(f"The names of the layers are not available: {error}.")
 
 
-def _own_names(model: ComparedModel, names: list[str]) -> list[str]:
+def _quantized_names(model: ComparedModel, names: list[str]) -> list[str]:
     """Return the names of a model's layers, with its split shortcut convolutions in two."""
     return split_names(names) if model.state.spec.split_shortcuts else names
 
@@ -65,8 +65,8 @@ def chosen_layers(models: Sequence[ComparedModel], names: list[str], lineage: Li
     ranking = first_ranking(models, lineage)
     if ranking is None:
         per_step = _without_text_fed(names)
-        places = np.linspace(0, len(per_step) - 1, min(CHOSEN_LAYERS, len(per_step))).round().astype(int)
-        chosen = [per_step[place] for place in places]
+        indices = np.linspace(0, len(per_step) - 1, min(CHOSEN_LAYERS, len(per_step))).round().astype(int)
+        chosen = [per_step[index] for index in indices]
         return {name: f"layer {names.index(name) + 1} of {len(names)}" for name in chosen}
     ranked, half = _without_text_fed(ranking.facts.ranking), CHOSEN_LAYERS // 2
     reasons = dict.fromkeys(ranked[-half:], f"among the {half} least sensitive")
@@ -79,11 +79,11 @@ def _without_text_fed(names: Sequence[str]) -> list[str]:
 
 def activation_range(model: ComparedModel, names: list[str], name: str) -> charts.ActivationRange:
     """Return the range of a layer's input grid, (0 - z) s to (q_max - z) s, and its scale s by timestep."""
-    own = _own_names(model, names)
-    if name not in own:
+    quantized = _quantized_names(model, names)
+    if name not in quantized:
         name = f"{name}.{PARTS[0]}"  # the first half of a split shortcut convolution
     tables = model.activations
-    index = own.index(name)
+    index = quantized.index(name)
     entries = slice(tables.offsets[index], tables.offsets[index + 1])
     scale = tables.scales[entries].astype(float)
     zero_point = tables.zero_points[entries].astype(float)
@@ -108,10 +108,10 @@ def activation_range(model: ComparedModel, names: list[str], name: str) -> chart
 
 def bit_map(model: ComparedModel, names: list[str]) -> page.BitMap:
     """Return the bits of every layer of a model, by block in network order."""
-    own = _own_names(model, names)
-    bits = bits_of(model, own)
+    quantized = _quantized_names(model, names)
+    bits = bits_of(model, quantized)
     blocks = []
-    for block, layers in groupby(charts.network_order(own), charts.block_of):
+    for block, layers in groupby(charts.network_order(quantized), charts.block_of):
         squares = [page.LayerBits(name, bits[name].weights, bits[name].activations) for name in layers]
         blocks.append((block, tuple(squares)))
     return page.BitMap(model.label, tuple(blocks))

@@ -183,8 +183,8 @@ def _strips(shown: BoardImages) -> tuple[tuple[PictureStrip, ...], pictures.Enco
     strips = []
     for i, prompt in enumerate(shown.prompts):
         scores = [f"{numbers.fixed(float(row.psnr[i]), places)} dB" for row in shown.rows]
-        own = uris[i * len(names) : (i + 1) * len(names)]
-        strips.append(PictureStrip(prompt, tuple(names), tuple(own), ("", *scores)))
+        images = uris[i * len(names) : (i + 1) * len(names)]
+        strips.append(PictureStrip(prompt, tuple(names), tuple(images), ("", *scores)))
     return tuple(strips), encoding
 
 

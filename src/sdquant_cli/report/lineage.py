@@ -33,6 +33,8 @@ def _created(manifest: Manifest) -> str:
     return manifest.provenance.created_at
 
 
-def _environment(made: Provenance) -> str:
-    packages = ", ".join(f"{package} {version}" for package, version in made.packages.items())
-    return f"sdquant {made.sdquant}, Python {made.python}, {packages}; threads: {made.threads}"
+def _environment(provenance: Provenance) -> str:
+    packages = ", ".join(f"{package} {version}" for package, version in provenance.packages.items())
+    return (
+        f"sdquant {provenance.sdquant}, Python {provenance.python}, {packages}; threads: {provenance.threads}"
+    )

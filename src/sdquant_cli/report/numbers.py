@@ -1,4 +1,4 @@
-"""How numbers are written: on pages, in Markdown and on the terminal."""
+"""Number formats of pages, Markdown and the terminal."""
 
 import math
 from collections.abc import Iterable

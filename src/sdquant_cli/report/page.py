@@ -199,6 +199,6 @@ def document(template: str, **values: object) -> str:
 def _code(text: str) -> Markup:
     """Return text with the words in backticks as code."""
     result = Markup("")
-    for place, part in enumerate(text.split("`")):
-        result += Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+    for i, part in enumerate(text.split("`")):
+        result += Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
     return result

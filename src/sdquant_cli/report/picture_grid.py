@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -117,20 +118,20 @@ def cards(
     metrics = _paired_metrics(models)
     rows = [_score_texts(models, metric) for metric in metrics]
     shown, width = 1 + len(models), 1 + 2 * len(models)  # the reference, the models, their differences
-    made = []
-    for place, index in enumerate(selection.indices):
-        own = uris[place * width : (place + 1) * width]
-        made.append(
+    result = []
+    for i, index in enumerate(selection.indices):
+        sources = uris[i * width : (i + 1) * width]
+        result.append(
             page.Card(
                 index=index,
                 prompt=images[index].prompt,
-                pictures=tuple(own[:shown]),
-                differences=tuple(own[shown:]),
+                pictures=tuple(sources[:shown]),
+                differences=tuple(sources[shown:]),
                 scores=tuple(row[index] for row in rows),
                 distance={metric: _distance(models, metric, index) for metric in metrics},
             )
         )
-    return tuple(made)
+    return tuple(result)
 
 
 def caption(selection: Selection, encoding: pictures.Encoding) -> str:
@@ -161,7 +162,8 @@ def _score_texts(models: Sequence[ComparedModel], metric: str) -> list[tuple[str
     """Return a metric's values as text, for each image one text per model."""
     values = np.stack([model.scores_of(metric) for model in models], axis=1)  # (N, models)
     places = numbers.decimals(values.flatten().tolist())
-    return [tuple(numbers.fixed(value, places) for value in row) for row in values.tolist()]
+    fixed = partial(numbers.fixed, places=places)
+    return [tuple(map(fixed, row)) for row in values.tolist()]
 
 
 def _short_names(metrics: Sequence[str]) -> dict[str, str]:

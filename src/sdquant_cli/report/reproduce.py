@@ -199,11 +199,11 @@ def script(
     targets: Sequence[ReproductionTarget], lineage: Lineage, prompt_files: Mapping[str, PromptFileContent]
 ) -> Script:
     """Return commands for an empty store; raises MissingArtifact if an ancestor was removed."""
-    made = Script(lineage, prompt_files)
+    commands = Script(lineage, prompt_files)
     # `calibrate` reads the latest ranking if there is one: models without a ranking come first
     for target in sorted(targets, key=lambda target: "sensitivity" in target.state.inputs):
-        made.make(target)
-    return made
+        commands.make(target)
+    return commands
 
 
 def spec_flags(spec: Frozen) -> tuple[list[str], list[str]]:

@@ -29,10 +29,11 @@ def drift(models: Sequence[ComparedModel]) -> Charts:
         return missing
     counts = sorted({manifest.spec.prompts for manifest in measured.values()})
     means = f"mean of {' or '.join(map(str, counts))} prompts"
-    own, shared = f"each model on its own trajectory, {means}", f"all on the FP trajectory, {means}"
+    separate = f"each model on its own trajectory, {means}"
+    shared = f"all on the FP trajectory, {means}"
     return [
-        _drift_chart("latent SNR, dB", "latent_snr", measured, own),
-        _drift_chart("latent cosine", "latent_cosine", measured, own),
+        _drift_chart("latent SNR, dB", "latent_snr", measured, separate),
+        _drift_chart("latent cosine", "latent_cosine", measured, separate),
         _drift_chart("noise-prediction SQNR, dB", "prediction_sqnr", measured, shared),
         *missing,
     ]

@@ -104,6 +104,10 @@ def _read_provenance(path: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> list[str]:
     """Return the relative paths of all files except provenance.json and hidden ones."""
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    shown = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
-    return [name for name in shown if name != PROVENANCE]
+    names = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and not hidden and relative.as_posix() != PROVENANCE:
+            names.append(relative.as_posix())
+    return names

@@ -63,7 +63,7 @@ class Way(Frozen):
 
 
 class Bench(Frozen):
-    """What was measured, and how."""
+    """The measurements of all ways, and the call they were taken on."""
 
     state: str
     height: int
@@ -114,7 +114,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What one way took: memory in a process of its own, timings by kind of call."""
+    """The cost of one way: memory in a process of its own, timings by kind of call."""
 
     cost: Footprint
     timings: list[list[Timing]]  # by kind, then by repeat
@@ -214,7 +214,7 @@ def _load_fp(name: ModelName, dtype: Dtype) -> nn.Module:
 
 
 def _load_simulated(setting: Setting, key: str, url: str) -> nn.Module:
-    workspace = Workspace(Store(url), device_name="cpu")
+    workspace = Workspace(Store(url)).on("cpu")
     state = workspace.resolve(QuantState, f"quant-state/{key}", "--state")
     return quantized_denoiser(workspace, state, setting.model_copy(update={"dtype": Dtype.FP32}))
 
@@ -243,12 +243,12 @@ def _measure(
             costs.append(footprint(partial(_loaded, plan.load, calls[0])))
             task.advance()
         networks = [plan.load() for plan in plans]
-        runs = [partial(call.run, network) for network in networks for call in calls]
+        runs = [partial(call.run, network) for call in calls for network in networks]
         timings = interleaved(runs, request.repeats, task.advance)
     psnr = _psnr(workspace, plans, networks, state, request.pictures)
     measurements = []
     for i, cost in enumerate(costs):
-        by_kind = timings[i * len(calls) : (i + 1) * len(calls)]
+        by_kind = timings[i :: len(networks)]
         measurements.append(_Measurement(cost, by_kind, psnr[i]))
     return measurements
 

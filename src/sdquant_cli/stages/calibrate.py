@@ -56,7 +56,7 @@ class _Resolved:
 
 def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
-    work = _resolve(request, workspace.on(request.device))
+    work = _resolve(request, workspace)
     setting, model, spec = work.setting, work.model, work.spec
     check_budget(request, model)
     rows = len(schedule_of(model.sampler(setting)).timesteps)

@@ -16,7 +16,7 @@ from ..artifacts.images import Drawing, Images, draw
 from ..artifacts.metrics import Metrics, layout
 from ..artifacts.prompts import Prompts
 from ..artifacts.text_embeds import TextEmbeds
-from ..artifacts.workspace import Blueprint, Plan, Workspace, use_device
+from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..errors import EnvironmentProblem, GateFailed, UsageProblem
 from ..events import Events
 from ..manifests import MetricsFacts, MetricsSpec, MetricSummary
@@ -78,7 +78,6 @@ def plan(request: EvaluateRequest, workspace: Workspace) -> Plan:
 def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:
     """Compare pictures (the latest quantized ones) with floating-point ones of the same prompts and noise."""
     check_files(request, workspace)
-    use_device(request.device)
     workspace = workspace.on(request.device)
     weights = Weights(request.weights_dir)
     if request.download:

@@ -32,7 +32,7 @@ _SCHEDULE = ("scheduler", "steps")
 
 @dataclass(frozen=True)
 class _Source:
-    """What draws: a setting, and a quantizer state unless it is the floating-point model."""
+    """The model that draws: its setting, and a quantizer state unless it is the floating-point model."""
 
     setting: Setting
     state: QuantState | None = None
@@ -103,7 +103,7 @@ def _floating_point(request: GenerateRequest, workspace: Workspace) -> _Source:
     """Return the setting of the latest state or latents, or where there are none that of the request."""
     if request.state or request.engine is not Engine.SIMULATED:
         flag = "--state" if request.state else f"--engine {request.engine}"
-        raise UsageProblem(f"{flag}: has no meaning with --model fp")
+        raise UsageProblem(f"{flag}: not supported with --model fp")
     request = request.model_copy(update={"model": None})
     if (state := workspace.latest(QuantState)) is not None:
         inherit(state.facts.setting, request, state)
@@ -165,9 +165,9 @@ def _refuse_other_steps(request: GenerateRequest, state: QuantState, workspace: 
 def _prompts(request: GenerateRequest, model: Model) -> PromptFile:
     path = request.prompts or model.prompts_file
     if path is None:
-        raise UsageProblem(f"--prompts: {model.source} brings no prompts of its own, name a file")
+        raise UsageProblem(f"--prompts: {model.source} has no built-in prompts; pass --prompts FILE")
     if request.prompts is None and request.column is not None:
-        raise UsageProblem(f"--column {request.column}: has a meaning with --prompts alone")
+        raise UsageProblem(f"--column {request.column}: requires --prompts")
     return read_prompts(path, request.limit, column=request.column, shuffle=request.shuffle)
 
 

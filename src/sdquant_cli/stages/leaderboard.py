@@ -11,7 +11,7 @@ from ..artifacts.leaderboard import Leaderboard, store_leaderboard
 from ..artifacts.metrics import Metrics
 from ..artifacts.prompts import Prompts
 from ..artifacts.settings import new_setting
-from ..artifacts.workspace import Plan, Workspace, use_device
+from ..artifacts.workspace import Plan, Workspace
 from ..calibration.method_requests import MethodRequests, method_requests
 from ..errors import SdquantError, UsageProblem
 from ..manifests import LeaderboardSpec
@@ -96,7 +96,7 @@ def _run_stages(row: MethodRequests, workspace: Workspace) -> Iterator[Artifact]
 
 def _check_files(request: LeaderboardRequest, workspace: Workspace) -> None:
     """Raise what the last row or page would fail on, before the first is computed."""
-    use_device(request.device)
+    workspace.on(request.device)  # is refused where it is absent
     model, _ = new_setting(request, workspace)
     read_prompts(request.prompts, column=request.column)
     if request.test_prompts is None and request.test_column is not None:

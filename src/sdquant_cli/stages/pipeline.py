@@ -1,4 +1,4 @@
-"""The six stages in order: from a configuration file, or with the demo's small settings."""
+"""All six stages in order, from a configuration file or for the demo."""
 
 import io
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from ..artifacts.settings import new_setting
 from ..artifacts.text_embeds import TextEmbeds, store_embeddings
 from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..calibration.selection import pilot
-from ..calibration.selection.rules import at_random, at_stride, normally
+from ..calibration.selection.rules import RULES, at_random, at_stride, normally
 from ..calibration.selection.trajectories import Trajectories
 from ..errors import UsageProblem
 from ..events import Events, Task
@@ -29,12 +29,6 @@ from ..types import Dtype, Select
 
 LATENTS_PER_UNIT = 256
 NOT_FINITE = "the model computes NaN, or a number beyond fp16; try another --dtype or --guidance-scale"
-RULES: dict[Select, dict[str, float]] = {  # the values that a rule takes, and their defaults
-    Select.RANDOM: {},
-    Select.STRIDE: {},
-    Select.NORMAL: {"mean": 0.4, "deviation": 0.4},  # as PTQ4DM's script has them
-    Select.DENSITY: {"variety": 5.0, "radius": 0.3},  # as EDA-DM's script for SD; our own
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def _select(request: SampleRequest, model: Model) -> SelectSpec | None:
             if value is None:
                 continue
             if other is not rule:
-                raise UsageProblem(f"--select-{name} {value}: is only taken with --select {other}")
+                raise UsageProblem(f"--select-{name} {value}: requires --select {other}")
             values[name] = value
     if rule is Select.DENSITY:
         _check_density(request, model)
@@ -140,7 +134,8 @@ def _check_density(request: SampleRequest, model: Model) -> None:
         model.skeleton.get_submodule(denoiser_of(model.skeleton).middle(model.skeleton))
     except AttributeError:
         raise UsageProblem(
-            f"--select density: {model.source} has no attention in its middle block; take another rule"
+            f"--select density: {model.source} has no attention in its middle block; "
+            f"choose another --select rule"
         ) from None
 
 

@@ -74,7 +74,7 @@ def keeping_inputs(network: nn.Module) -> Iterator[list[Tensor]]:
     """Give a list to which each call of the network adds its middle block's input (items,P,C) fp32."""
     kept: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+    def keep(_: str, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         by_position = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x  # a UNet's are (items,C,h,w)
         kept.append(by_position.float().cpu())

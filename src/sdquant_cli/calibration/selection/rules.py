@@ -7,7 +7,14 @@ import torch
 
 from ...errors import UsageProblem
 from ...models.noise import generator
+from ...types import Select
 
+RULES: dict[Select, dict[str, float]] = {  # the values that a rule takes, and their defaults
+    Select.RANDOM: {},
+    Select.STRIDE: {},
+    Select.NORMAL: {"mean": 0.4, "deviation": 0.4},  # as PTQ4DM's script has them
+    Select.DENSITY: {"variety": 5.0, "radius": 0.3},  # as EDA-DM's script for SD; our own
+}
 DRAWS = 10_000  # for each call, after which it is out of reach
 
 
