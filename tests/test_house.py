@@ -38,6 +38,7 @@ def test_stages_hold_verbs_that_work_in_a_workspace():
     assert verbs == {
         "bench",
         "calibrate",
+        "compare",
         "doctor",
         "drift",
         "evaluate",

@@ -52,6 +52,15 @@ def check_regular(path: Path, flag: str) -> None:
             raise UsageProblem(f"{flag} {path}: is a pipe, a socket or a device, expected a regular file")
 
 
+def check_folder(path: Path, flag: str) -> None:
+    """Raise UsageProblem unless `path` is a folder that exists."""
+    with _usage(path, flag):
+        if not path.exists():
+            raise UsageProblem(f"{flag} {path}: no such folder")
+        if not path.is_dir():
+            raise UsageProblem(f"{flag} {path}: is a file, expected a folder")
+
+
 # ------------------------------------------------------------------------------------- cache
 
 
@@ -107,8 +116,11 @@ def _temporary_cache() -> Path:
 # ------------------------------------------------------------------------------------ output
 
 
-def check_output(path: Path, flag: str, store: str) -> None:
-    """Raise UsageProblem if a file cannot or must not be written at `path`; call it before any work."""
+def check_output(path: Path, flag: str, store: str | None = None) -> None:
+    """Raise UsageProblem if a file cannot or must not be written at `path`; call it before any work.
+
+    No file is written into a store, that of the command or any other.
+    """
     with _usage(path, flag):
         _refuse_store(path, flag, store)
         if path.is_dir():
@@ -144,9 +156,9 @@ def _usage(path: Path, flag: str) -> Iterator[None]:
         raise UsageProblem(f"{flag} {path}: {first_line(error)}") from None
 
 
-def _refuse_store(path: Path, flag: str, store: str) -> None:
+def _refuse_store(path: Path, flag: str, store: str | None) -> None:
     """Raise UsageProblem for a path inside this store or another one."""
-    current = None if "://" in store else Path(store).resolve()
+    current = None if store is None or "://" in store else Path(store).resolve()
     resolved = path.resolve()
     for folder in (resolved, *resolved.parents):
         if folder == current or (folder / STORE_HEADER).is_file():

@@ -141,6 +141,9 @@ FLAGS = {
     "evaluate": {
         "--against": ("images/x", "images/x", None),
         "--images": ("images/y", "images/y", None),
+        "--prompts": ("p.txt", Path("p.txt"), None),
+        "--column": ("text", "text", None),
+        "--output": ("r.html", Path("r.html"), None),
         "--gate": ("psnr>=25.0", ("psnr>=25",), None),
         "--require": ("lpips, fid", ("lpips", "fid"), None),
         "--floor": (None, True, None),

@@ -88,7 +88,7 @@ class Made(SimpleNamespace):
 
     def __init__(self):
         document = {"facts": {"latents": 3}}
-        super().__init__(manifest=SimpleNamespace(kind="latents", model_dump=lambda mode: document))
+        super().__init__(kind="latents", manifest=SimpleNamespace(model_dump=lambda mode: document))
 
 
 def test_demo_names_the_file_that_it_wrote(returns, capsys, tmp_path, monkeypatch):

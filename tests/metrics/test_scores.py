@@ -54,7 +54,8 @@ def test_the_markdown_summary_has_every_metric_and_gate():
         floor={"psnr": MetricSummary(mean=12.0, n=4)},
         itself={"psnr": MetricSummary(mean=None, n=4, identical=4)},
     )
-    text = metrics_summary(facts, "metrics/abc", {"psnr>=25": True, "psnr>=40": False})
+    text = metrics_summary(facts, "Distance (metrics/abc)", {"psnr>=25": True, "psnr>=40": False})
+    assert text.startswith("### Distance (metrics/abc)\n")
     assert "| psnr | 31.5 (1 identical) | [30.1, 32.2] | 31 | 12 | identical (4) | 4 |" in text
     assert "skipped (needs a file)" in text
     assert "`psnr>=40` **not met**" in text

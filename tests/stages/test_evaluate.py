@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from sdquant_cli.artifacts.features import IMAGES_PER_UNIT
 from sdquant_cli.metrics.catalog import NETWORK_FILES
 from sdquant_cli.metrics.weights import WEIGHT_FILES
 from tests.conftest import PROMPTS
@@ -198,7 +199,7 @@ def test_one_picture_has_no_distance_of_sets(sdquant):
 
 
 def test_more_pictures_than_a_unit_are_measured_and_the_second_time_read(sdquant):
-    reference = pictures(300, side=16)
+    reference = pictures(IMAGES_PER_UNIT + 44, side=16)
     publish_pictures(sdquant.opened(), reference, "fp")
     publish_pictures(sdquant.opened(), noisy(reference, 8))
     found = document(sdquant, "--no-floor")
@@ -211,12 +212,10 @@ def test_more_pictures_than_a_unit_are_measured_and_the_second_time_read(sdquant
 def test_memory_holds_few_pictures_at_a_time():
     from types import SimpleNamespace
 
-    from sdquant_cli.artifacts.features import batches
+    from sdquant_cli.metrics.measures import batches
 
     def of(side):
-        return SimpleNamespace(
-            manifest=SimpleNamespace(arrays={"image": SimpleNamespace(shape=(100, side, side, 3))})
-        )
+        return SimpleNamespace(size=(side, side))
 
     assert list(batches(of(64), 0, 100)) == [(0, 64), (64, 100)]
     assert list(batches(of(512), 3, 5)) == [(3, 4), (4, 5)]

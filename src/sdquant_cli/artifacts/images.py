@@ -36,6 +36,20 @@ class Images(Artifact[ImagesSpec, ImagesFacts]):
 
     KIND = Kind.IMAGES
 
+    @property
+    def count(self) -> int:
+        """The number of pictures."""
+        return self.facts.images
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.spec.setting.height, self.spec.setting.width
+
+    def pictures(self, start: int, stop: int) -> np.ndarray:
+        """Return pictures start..stop - 1 (n,H,W,3), uint8."""
+        return self.read("image", start, stop)
+
     def comparable(self) -> dict[str, object]:
         """Return all that two sets of pictures must share to be compared: everything but the quantization."""
         setting = self.spec.setting

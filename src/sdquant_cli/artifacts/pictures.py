@@ -10,6 +10,7 @@ from ..calibration.sources import Pictures
 from ..errors import UsageProblem
 from ..manifests import ImagesSpec, Setting
 from ..models.autoencoder import encode_pictures
+from ..pictures import SUFFIXES
 from ..prompts import PromptFile
 from ..types import Execution
 from .images import Drawing, Images, draw
@@ -18,7 +19,6 @@ from .prompts import Prompts, store_prompts
 from .text_embeds import TextEmbeds, store_embeddings
 from .workspace import Workspace
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MICRO_BATCH = 8
 
 

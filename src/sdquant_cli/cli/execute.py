@@ -40,7 +40,20 @@ def execute(stage: ModuleType, request: object, call: Invocation) -> None:
     if call.dry_run:
         _show_plan(stage.plan(request, workspace.silent()), as_json=call.json)
         return
-    artifact = stage.run(request, workspace)
+    _finish(stage, stage.run(request, workspace), request, call)
+
+
+def execute_alone(stage: ModuleType, request: object, call: Invocation) -> None:
+    """Run a stage that needs no store and show what it found, or what it would do."""
+    from .render import Terminal
+
+    if call.dry_run:
+        _show_plan(stage.plan(request), as_json=call.json)
+    else:
+        _finish(stage, stage.run(request, Terminal()), request, call)
+
+
+def _finish(stage: ModuleType, artifact: "Artifact", request: object, call: Invocation) -> None:
     show_result(stage, artifact, as_json=call.json)
     if hasattr(stage, "conclude"):
         stage.conclude(artifact, request)
@@ -62,10 +75,10 @@ def show_artifact(artifact: "Artifact") -> None:
     """Print an artifact's name, and its facts in the form that suits its kind."""
     from . import render
 
-    if artifact.manifest.kind == Kind.METRICS:
+    if artifact.kind == Kind.METRICS:
         render.print_pairs(artifact.name, {})
         render.print_metrics(artifact.facts)
-    elif artifact.manifest.kind == Kind.LEADERBOARD:
+    elif artifact.kind == Kind.LEADERBOARD:
         from ..report.leaderboard import table
 
         render.print_pairs(artifact.name, {})

@@ -74,12 +74,20 @@ def generate(request: "requests.GenerateRequest", call: Invocation) -> None:
 def evaluate(request: "requests.EvaluateRequest", call: Invocation) -> None:
     """Measure how close quantized images are to the original's.
 
-    Example: sdquant evaluate --against fp --gate "psnr>=25"
-    """
-    from ..stages import evaluate as stage
-    from .execute import execute
+    Two folders of images that other tools drew are compared without a store.
 
-    execute(stage, request, call)
+    Example: sdquant evaluate --against fp --gate "psnr>=25"
+
+    Example: sdquant evaluate --images theirs --against original --output report.html
+    """
+    from ..stages import compare
+    from ..stages import evaluate as stage
+    from .execute import execute, execute_alone
+
+    if stage.is_of_folders(request):
+        execute_alone(compare, request, call)
+    else:
+        execute(stage, request, call)
 
 
 def leaderboard(request: "requests.LeaderboardRequest", call: Invocation) -> None:

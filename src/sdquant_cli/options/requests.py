@@ -224,11 +224,19 @@ class EvaluateRequest(Request):
     """Options of `evaluate`."""
 
     against: Annotated[
-        str, Option("Reference: fp for the floating-point model's images, or an images artifact.")
+        str,
+        Option(
+            "Reference: fp for the floating-point model's images, an images artifact, or a folder of images."
+        ),
     ] = "fp"
     images: Annotated[
-        str | None, Option("Images artifact to evaluate. Default: the latest quantized one.")
+        str | None,
+        Option("Images artifact to evaluate, or a folder of images. Default: the latest quantized artifact."),
     ] = None
+    prompts: Annotated[
+        Path | None, Option("Prompt file of a folder's images, in their order, for CLIP scores.")
+    ] = None
+    column: Column = None
     gate: Annotated[
         tuple[GateText, ...],
         Option("Bound on a metric, such as 'psnr>=25'; exit with 4 if it is not met. Repeatable."),
@@ -245,6 +253,9 @@ class EvaluateRequest(Request):
     ] = False
     drift_prompts: Annotated[Count, Option("Prompts to use for --drift.", spec="DriftSpec.prompts")] = 16
     summary: Annotated[Path | None, Option("Append the results to this Markdown file.", Panel.OUTPUT)] = None
+    output: Annotated[Path | None, Option("HTML file to write of two folders of images.", Panel.OUTPUT)] = (
+        None
+    )
     weights_dir: WeightsFolder = None
     download: Download = False
 

@@ -34,11 +34,10 @@ class ComparedModel:
     activations: ActivationTables
     label: str = field(default="")  # unique among those of a page
 
-    def scores_of(self, metric: str) -> np.ndarray:
-        """Return a metric's value for each image (N); nan if this model has none."""
-        if metric in self.scores:
-            return self.scores[metric]
-        return np.full(self.images.facts.images, np.nan)
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return self.images.facts.images
 
 
 def labelled(models: Sequence[ComparedModel]) -> list[ComparedModel]:

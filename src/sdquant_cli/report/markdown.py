@@ -11,9 +11,9 @@ HEAD = (
 )
 
 
-def metrics_summary(facts: MetricsFacts, artifact: str, verdicts: Mapping[str, bool]) -> str:
-    """Return a table of all metrics, and a line for each gate."""
-    lines = [f"### Distance to the floating-point model ({artifact})", "", *HEAD]
+def metrics_summary(facts: MetricsFacts, title: str, verdicts: Mapping[str, bool]) -> str:
+    """Return a table of all metrics under a title, and a line for each gate."""
+    lines = [f"### {title}", "", *HEAD]
     for name, summary in facts.metrics.items():
         lines.append(
             f"| {name} | {numbers.mean(summary)} | {numbers.interval(summary)} | {numbers.median(summary)} "

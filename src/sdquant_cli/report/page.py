@@ -73,6 +73,8 @@ class PictureGrid:
     width: int  # pixels of an image
     height: int
     cards: tuple[Card, ...]
+    reference: str = "FP"  # the label of the first image of a card
+    order: str = "order of the prompts"  # what sorting by no metric is called
 
 
 @dataclass(frozen=True)

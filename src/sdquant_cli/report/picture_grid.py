@@ -4,15 +4,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from ..metrics.catalog import CATALOG
 from . import numbers, page, pictures
-from .comparison import ComparedModel
 
 PICTURE_BYTES = 8_000_000  # of data URIs: the rest of the 10 MB is for charts and prompts
 SORTED_BY = ("psnr", "feature_distance")  # the first of these formulas that was measured chooses the worst
+
+
+class ScoredImages(Protocol):
+    """Images that were measured against the reference: a quantized model's, or a folder's."""
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+
+    @property
+    def scores(self) -> Mapping[str, np.ndarray]:
+        """By metric the value of each image (N)."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +54,26 @@ class PromptImages:
 # ---------------------------------------------------------------------------------- selection
 
 
-def select_prompts(models: Sequence[ComparedModel], count: int) -> Selection:
+def select_prompts(models: Sequence[ScoredImages], count: int) -> Selection:
     """Return `count` prompts: half are the worst by one metric, half the first of the others."""
-    images = models[0].images.facts.images
+    images = models[0].count
     sort_by = _sorting_metric(_paired_metrics(models))
     worst = _worst_first(models, sort_by)[: count // 2] if sort_by else []
     rest = [index for index in range(images) if index not in worst]
     return Selection(tuple(worst), tuple(rest[: count - len(worst)]), sort_by, images)
 
 
-def _paired_metrics(models: Sequence[ComparedModel]) -> list[str]:
+def _paired_metrics(models: Sequence[ScoredImages]) -> list[str]:
     """Return the metrics that have a value for each image."""
     names: dict[str, None] = {}
     for model in models:
         names |= dict.fromkeys(model.scores)
     return list(names)
+
+
+def _scores_of(model: ScoredImages, metric: str) -> np.ndarray:
+    """Return a metric's value for each image (N); nan if this model has none."""
+    return model.scores[metric] if metric in model.scores else np.full(model.count, np.nan)
 
 
 def _sorting_metric(names: Sequence[str]) -> str:
@@ -67,21 +84,21 @@ def _sorting_metric(names: Sequence[str]) -> str:
     return ""
 
 
-def _worst_first(models: Sequence[ComparedModel], metric: str) -> list[int]:
+def _worst_first(models: Sequence[ScoredImages], metric: str) -> list[int]:
     """Return the images by the worst model's distance, without those identical in all models."""
     distances: dict[int, float] = {}
-    for index in range(models[0].images.facts.images):
+    for index in range(models[0].count):
         distance = _distance(models, metric, index)
         if distance is not None:
             distances[index] = distance
     return sorted(distances, key=lambda index: -distances[index])
 
 
-def _distance(models: Sequence[ComparedModel], metric: str, index: int) -> float | None:
+def _distance(models: Sequence[ScoredImages], metric: str, index: int) -> float | None:
     """Return an image's distance in the model where it is largest; None if it is identical in all."""
     largest = None
     for model in models:
-        value = float(model.scores_of(metric)[index])
+        value = float(_scores_of(model, metric)[index])
         distance = None if math.isnan(value) else numbers.distance(metric, value)
         if distance is not None and (largest is None or distance > largest):
             largest = distance
@@ -92,24 +109,24 @@ def _distance(models: Sequence[ComparedModel], metric: str, index: int) -> float
 
 
 def picture_grid(
-    models: Sequence[ComparedModel], selection: Selection, images: Mapping[int, PromptImages]
+    models: Sequence[ScoredImages], selection: Selection, images: Mapping[int, PromptImages]
 ) -> page.PictureGrid:
     """Return the cards of the selected prompts with what is said of them."""
     metrics = _paired_metrics(models)
     uris, encoding = _encoded(selection, images)
-    setting = models[0].images.spec.setting
+    height, width, _ = images[selection.indices[0]].reference.shape
     return page.PictureGrid(
         sentence=caption(selection, encoding),
         metrics=_short_names(metrics),
         sort_by=selection.sort_by,
-        width=setting.width,
-        height=setting.height,
+        width=width,
+        height=height,
         cards=cards(models, selection, images, uris),
     )
 
 
 def cards(
-    models: Sequence[ComparedModel],
+    models: Sequence[ScoredImages],
     selection: Selection,
     images: Mapping[int, PromptImages],
     uris: Sequence[str],
@@ -158,9 +175,9 @@ def _encoded(selection: Selection, images: Mapping[int, PromptImages]) -> tuple[
     return pictures.encode(drawn, PICTURE_BYTES)
 
 
-def _score_texts(models: Sequence[ComparedModel], metric: str) -> list[tuple[str, ...]]:
+def _score_texts(models: Sequence[ScoredImages], metric: str) -> list[tuple[str, ...]]:
     """Return a metric's values as text, for each image one text per model."""
-    values = np.stack([model.scores_of(metric) for model in models], axis=1)  # (N, models)
+    values = np.stack([_scores_of(model, metric) for model in models], axis=1)  # (N, models)
     places = numbers.decimals(values.flatten().tolist())
     fixed = partial(numbers.fixed, places=places)
     return [tuple(map(fixed, row)) for row in values.tolist()]

@@ -2,56 +2,39 @@
 
 Every metric is measured on three sets of pictures against one reference: those in question,
 floating-point pictures of other noise (the baseline of another seed), and the reference itself.
+`compare` does the same for folders of pictures.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from ..artifacts.features import Measures
+from ..artifacts.features import KeptFeatures
 from ..artifacts.images import Drawing, Images, draw
 from ..artifacts.metrics import Metrics, layout
 from ..artifacts.prompts import Prompts
 from ..artifacts.text_embeds import TextEmbeds
 from ..artifacts.workspace import Blueprint, Plan, Workspace
-from ..errors import EnvironmentProblem, GateFailed, UsageProblem
-from ..events import Events
-from ..manifests import MetricsFacts, MetricsSpec, MetricSummary
-from ..metrics.catalog import CATALOG, NETWORK_WIDTHS, Form, metric_named
-from ..metrics.scores import summarise
+from ..errors import EnvironmentProblem, GateFailed, MissingArtifact, UsageProblem
+from ..manifests import MetricsFacts, MetricSummary
+from ..metrics.choice import Chosen, choose, required_metrics
+from ..metrics.measures import Measures, Networks
 from ..metrics.weights import WEIGHT_FILES, Weights
+from ..models.load import EMBEDDED_FOLDER
 from ..options.requests import EvaluateRequest
 from ..paths import atomic_append, check_output
+from ..pictures import is_folder
 from ..report.markdown import metrics_summary
 from ..store import Draft
 from ..types import Execution, Gate
 from .drift import measure_drift
 
 FP = "fp"
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The metrics whose weights are present, and why the others are left out."""
-
-    names: list[str]
-    skipped: dict[str, MetricSummary]
-    weights: Weights
-
-    @property
-    def of_single_pictures(self) -> list[str]:
-        return [name for name in self.names if CATALOG[name].form is not Form.SETS]
-
-    @property
-    def spec(self) -> MetricsSpec:
-        files: set[str] = set()
-        for name in self.names:
-            files.update(CATALOG[name].files)
-        weights = {file: WEIGHT_FILES[file].sha256 for file in sorted(files)}
-        return MetricsSpec(metrics=tuple(self.names), weights=weights)
+EMBEDDED_CLIP = EMBEDDED_FOLDER / "clip"
 
 
 @dataclass(frozen=True)
@@ -68,10 +51,17 @@ class _Sides:
         return sides | ({"floor": self.floor} if self.floor else {})
 
 
+def is_of_folders(request: EvaluateRequest) -> bool:
+    """Tell if a request names two folders, which `compare` takes; `fp` is the model, `./fp` a folder."""
+    names = (request.images or "", request.against)
+    return FP not in names and all(map(is_folder, names))
+
+
 def plan(request: EvaluateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
-    chosen = _choose(request, Weights(request.weights_dir))
-    count = _images(request, workspace).facts.images
+    check_files(request, workspace)
+    chosen = choose(required_metrics(request.gate, request.require), Weights(request.weights_dir))
+    count = _images(request, workspace).count
     return Plan("evaluate", {"images": count, "metrics": len(chosen.names), "skipped": len(chosen.skipped)})
 
 
@@ -82,7 +72,7 @@ def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:
     weights = Weights(request.weights_dir)
     if request.download:
         weights.download(WEIGHT_FILES, workspace.events)
-    chosen = _choose(request, weights)
+    chosen = choose(required_metrics(request.gate, request.require), weights)
     images = _images(request, workspace)
     if request.drift and "state" not in images.manifest.inputs:
         raise UsageProblem(f"--drift: {images.name} are floating-point pictures, there is no drift")
@@ -90,59 +80,59 @@ def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:
     workspace.announce(sides.by_role)
     if request.drift:
         measure_drift(workspace, images, request.drift_prompts)
-    arrays = layout(chosen.of_single_pictures, images.facts.images)
+    arrays = layout(chosen.of_single_pictures, images.count)
     blueprint = Blueprint(chosen.spec, sides.by_role, arrays)
     return workspace.produce(Metrics, blueprint, partial(_measure, workspace, chosen, sides))
 
 
-def _measure(workspace: Workspace, chosen: _Chosen, sides: _Sides, draft: Draft) -> MetricsFacts:
+def _measure(workspace: Workspace, chosen: Chosen, sides: _Sides, draft: Draft) -> MetricsFacts:
     prompts = workspace.input(Prompts, sides.images, "prompts").texts()
-    measures = Measures(workspace, chosen.names, prompts, chosen.weights)
-    values = {role: measures.compare(side, sides.reference) for role, side in sides.by_role.items()}
-    count = sides.images.facts.images
-    _warn_of_small_n(chosen.names, count, workspace.events)
+    networks = Networks(chosen.weights, workspace.device, EMBEDDED_CLIP)
+    measures = Measures(chosen, networks, KeptFeatures(workspace, networks), prompts, workspace.events)
+    measured = measures.measure(sides.images, sides.reference, sides.floor)
     for unit in draft.missing():
-        columns = {name: np.asarray(values["images"][name]) for name in chosen.of_single_pictures}
-        draft.write(unit, columns)
-    return MetricsFacts(
-        metrics=_summaries(values["images"], count) | chosen.skipped,
-        floor=_summaries(values["floor"], count) if sides.floor else {},
-        itself=_summaries(values["reference"], count),
-    )
+        draft.write(unit, measured.columns)
+    return measured.facts
 
 
 def check_files(request: EvaluateRequest, workspace: Workspace) -> None:
-    """Raise UsageProblem for a file of a request that cannot be written when all is done."""
+    """Raise UsageProblem for what stored images do not take, and a file that cannot be written at the end."""
+    if is_of_folders(request):
+        raise UsageProblem(
+            f"--images {request.images}: is a folder; only `sdquant evaluate` compares folders"
+        )
+    for flag, value in (("--prompts", request.prompts), ("--column", request.column)):
+        if value is not None:
+            raise UsageProblem(f"{flag} {value}: is for folders of images; stored ones have their prompts")
+    if request.output is not None:
+        raise UsageProblem(
+            f"--output {request.output}: is for folders of images; run `sdquant report` for stored ones"
+        )
     if request.summary is not None:
         check_output(request.summary, "--summary", workspace.store.url)
 
 
-def _choose(request: EvaluateRequest, weights: Weights) -> _Chosen:
-    """Choose the metrics whose weights are present; raises EnvironmentProblem for a required one's."""
-    required = {gate.metric: f"--gate {gate}" for gate in map(Gate.parse, request.gate)}
-    required |= {name: f"--require {name}" for name in request.require}
-    for name, flag in required.items():
-        metric_named(name, flag)
-    names: list[str] = []
-    skipped: dict[str, MetricSummary] = {}
-    for name, metric in CATALOG.items():
-        missing = weights.missing(metric.files)
-        if not missing:
-            names.append(name)
-            continue
-        if name in required:
-            raise EnvironmentProblem(
-                f"{required[name]}: needs {', '.join(missing)}, not in {weights.folder}; "
-                f"`sdquant doctor` says where to get it, `sdquant evaluate --download` fetches it"
-            )
-        skipped[name] = MetricSummary(mean=None, n=0, skipped=f"needs {', '.join(missing)}")
-    return _Chosen(names, skipped, weights)
+@contextmanager
+def _telling_folders(request: EvaluateRequest) -> Iterator[None]:
+    """Turn a missing artifact into a UsageProblem where one of both names is a folder."""
+    try:
+        yield
+    except MissingArtifact:
+        names = {"--images": request.images or FP, "--against": request.against}
+        for flag, other in (("--images", "--against"), ("--against", "--images")):
+            if names[flag] != FP and is_folder(names[flag]):
+                raise UsageProblem(
+                    f"{flag} {names[flag]}: is a folder, but {other} names none; "
+                    f"give a folder to both or neither"
+                ) from None
+        raise
 
 
 def _images(request: EvaluateRequest, workspace: Workspace) -> Images:
-    if request.images is None:
-        return workspace.need(Images, "latest-quantized")
-    return workspace.resolve(Images, request.images, "--images")
+    with _telling_folders(request):
+        if request.images is None:
+            return workspace.need(Images, "latest-quantized")
+        return workspace.resolve(Images, request.images, "--images")
 
 
 def _sides(request: EvaluateRequest, workspace: Workspace, images: Images) -> _Sides:
@@ -155,7 +145,8 @@ def _sides(request: EvaluateRequest, workspace: Workspace, images: Images) -> _S
     if request.against == FP:
         reference = draw(workspace, drawing, ("latest-fp",))
     else:
-        reference = workspace.resolve(Images, request.against, "--against")
+        with _telling_folders(request):
+            reference = workspace.resolve(Images, request.against, "--against")
         _refuse_unless_comparable(images, reference, request.against)
     if not request.floor:
         return _Sides(images, reference, None)
@@ -175,43 +166,25 @@ def _refuse_unless_comparable(images: Images, reference: Images, name: str) -> N
             )
 
 
-def _summaries(values: Mapping[str, np.ndarray | float], count: int) -> dict[str, MetricSummary]:
-    """Return the summary of each metric, in the catalog's order."""
-    summaries: dict[str, MetricSummary] = {}
-    for name, metric in CATALOG.items():
-        value = values.get(name)
-        if isinstance(value, np.ndarray):
-            summaries[name] = summarise(value, metric.distance)
-        elif value is not None:
-            summaries[name] = MetricSummary(mean=None if math.isnan(value) else value, n=count)
-    return summaries
-
-
-def _warn_of_small_n(names: Sequence[str], count: int, events: Events) -> None:
-    """Warn of distances between sets whose features outnumber the pictures: they are biased upwards."""
-    biased = []
-    for name in names:
-        metric = CATALOG[name]
-        width = NETWORK_WIDTHS[metric.network or ""] if metric.formula in ("fid", "sfid") else 0
-        if count < 10 * width:
-            biased.append(f"{name} ({width} features)")
-    if biased:
-        events.warn(
-            f"{count} pictures are few for {', '.join(biased)}: biased upwards, compare at equal N only"
-        )
+# -------------------------------------------------------------------------- what is told of it
 
 
 def conclude(metrics: Metrics, request: EvaluateRequest) -> None:
     """Write the Markdown summary and check the gates; raises GateFailed with those that are not met."""
+    judge(metrics.facts, f"Distance to the floating-point model ({metrics.name})", request)
+
+
+def judge(facts: MetricsFacts, title: str, request: EvaluateRequest) -> None:
+    """Write the Markdown summary under a title and check the gates; raises GateFailed."""
     verdicts: dict[str, bool] = {}
     failed = []
     for gate in map(Gate.parse, request.gate):
-        value = _gated_value(metrics.facts.metrics[gate.metric], gate)
+        value = _gated_value(facts.metrics[gate.metric], gate)
         verdicts[str(gate)] = gate.passes(value)
         if not gate.passes(value):
             failed.append(f"{gate} (is {value:.4g})")
     if request.summary is not None:
-        atomic_append(request.summary, metrics_summary(metrics.facts, metrics.name, verdicts))
+        atomic_append(request.summary, metrics_summary(facts, title, verdicts))
     if failed:
         raise GateFailed(f"gate not met: {', '.join(failed)}")
 
@@ -226,20 +199,24 @@ def _gated_value(summary: MetricSummary, gate: Gate) -> float:
 
 def document(metrics: Metrics) -> dict[str, object]:
     """Return what `evaluate --json` prints: `metrics` by name first, then a row for each picture."""
-    columns = {name: metrics.read(name) for name in metrics.manifest.arrays}
-    rows: list[dict[str, object]] = []
-    for index in range(len(next(iter(columns.values())))):
-        row: dict[str, object] = {"index": index}
-        for name, column in columns.items():
-            row[name] = _number(column[index])
-        rows.append(row)
     return {
         "format": 1,
         "artifact": metrics.name,
         "inputs": {role: ref.name for role, ref in metrics.manifest.inputs.items()},
         **metrics.facts.model_dump(mode="json"),
-        "images": rows,
+        "images": rows({name: metrics.read(name) for name in metrics.manifest.arrays}),
     }
+
+
+def rows(columns: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return for JSON a row for each picture, with its index and the value in each column (N)."""
+    found: list[dict[str, object]] = []
+    for index in range(len(next(iter(columns.values())))):
+        row: dict[str, object] = {"index": index}
+        for name, column in columns.items():
+            row[name] = _number(column[index])
+        found.append(row)
+    return found
 
 
 def _number(value: np.float64) -> float | None:
