@@ -1,6 +1,8 @@
 """What tests share: stores in temporary folders, and the command line run in this process."""
 
+import gc
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,6 +54,30 @@ class Sdquant:
         from sdquant_cli.artifacts.workspace import Workspace
 
         return Workspace(self.opened())
+
+
+_modules_frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Keep what imports have made out of garbage collections, each of which would look all through it."""
+    global _modules_frozen  # noqa: PLW0603
+    if len(sys.modules) > _modules_frozen + 100:
+        gc.collect()
+        gc.freeze()
+        _modules_frozen = len(sys.modules)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries in C++ report leaks at exit
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_disks():
+    """Files are checked and not flushed when they are synced: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

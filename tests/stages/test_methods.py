@@ -1,4 +1,4 @@
-"""`calibrate` with every method and option that changes what is stored, on the embedded model."""
+"""`calibrate` with every method and option that changes what is stored, on a tiny model."""
 
 import json
 
@@ -12,17 +12,22 @@ from sdquant_cli.artifacts.quant_state import QuantState, quantized_denoiser
 from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.calibration import phases
 from sdquant_cli.models.conditioning import predict
+from sdquant_cli.resources import predicted
 from tests.conftest import PROMPTS, Sdquant
 
 TRAIN = PROMPTS / "shapes-train.txt"
 SHORT = ("--iterations", 2, "--batch-size", 2)
+DRAW = ("generate", "--prompts", TRAIN, "--limit", 1)
+STEPS = 3
+LAYERS, TEXT_FED, PLACES = 73, 8, 32  # of the tiny UNet, and of its attention
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory):
+def sampled(tmp_path_factory, tiny):
     """A store with the latents of four prompts at three steps."""
     sdquant = Sdquant(tmp_path_factory.mktemp("methods") / "store")
-    sdquant("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 3, "--per-prompt", 2)
+    words = ("--limit", 4, "--steps", STEPS, "--per-prompt", 2, "--model", tiny("sd-v1-4/two-blocks"))
+    sdquant("sample", "--prompts", TRAIN, *words)
     sdquant("sensitivity", "--limit", 2)
     return sdquant
 
@@ -60,23 +65,23 @@ def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
         assert state["facts"]["losses"] == []
         keys.add(state["key"])
         size = state["arrays"]["activation_step"]["shape"][0]
-        assert size == 258 if "single" in words else size == 32 + (258 - 32) * 3
+        assert size == (LAYERS if "single" in words else TEXT_FED + (LAYERS - TEXT_FED) * STEPS)
     assert len(keys) == 4
-    sampled("generate", "--limit", 1)  # a state on a rounded time path draws too
+    sampled(*DRAW)  # a state on a rounded time path draws too
 
 
 def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, monkeypatch, tmp_path):
     students, capture = [], phases.capture
     monkeypatch.setattr(phases, "capture", lambda net, bits: students.append(net) or capture(net, bits))
     plain = calibrated(sampled, "--method", "rtn")
-    before = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
+    before = json.loads(sampled(*DRAW, "--json").stdout)
     words = ("--method", "rtn", "--attention-bits", 8, "--softmax-bits", 16)
     made = calibrated(sampled, *words)
     assert (made["spec"]["attention_bits"], made["spec"]["softmax_bits"]) == (8, 16)
     for fact in ("layers", "average_bits", "bits"):
         assert made["facts"][fact] == plain["facts"][fact]
     assert made["arrays"]["codes"] == plain["arrays"]["codes"]
-    after = json.loads(sampled("generate", "--limit", 1, "--json").stdout)
+    after = json.loads(sampled(*DRAW, "--json").stdout)
     assert after["digest"] != before["digest"]
 
     workspace = sampled.workspace()
@@ -92,13 +97,14 @@ def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, mo
     torch.testing.assert_close(*outputs)
 
     needs = []
+    monkeypatch.setattr(predicted, "_resident", lambda: 0)
     for more in ([], ["--attention-bits", 8]):
         planned = json.loads(sampled("calibrate", *more, "--dry-run", "--json").stdout)["plan"]
         needs.append(planned["peak memory, bytes"])
     assert needs[1] > 1.1 * needs[0]
 
     for line in (
-        ("generate", "--engine", "dequantized"),
+        (*DRAW, "--engine", "dequantized"),
         ("export", "--output", tmp_path / "out"),
         ("bench",),
     ):
@@ -112,8 +118,8 @@ def test_step_sizes_of_attention_are_trained_and_softmax_has_the_bits_of_the_res
         states.append(calibrated(sampled, "--attention-bits", 8, *SHORT, "--iterations", iterations))
     assert states[0]["spec"]["softmax_bits"] == 8
     steps = [sampled.opened().resolve(f"quant-state/{s['key']}").read("activation_step") for s in states]
-    of_layers = 32 + (258 - 32) * 3
-    assert len(steps[0]) == of_layers + 32 + (128 - 32) * 3
+    of_layers = TEXT_FED + (LAYERS - TEXT_FED) * STEPS
+    assert len(steps[0]) == of_layers + TEXT_FED + (PLACES - TEXT_FED) * STEPS
     assert (steps[0] != steps[1])[of_layers:].mean() > 0.5
 
 

@@ -11,7 +11,7 @@ from sdquant_cli.models.load import find_model
 from tests.conftest import PROMPTS, Sdquant
 
 LATENTS = 3
-LAYERS, END = 165, 8  # of the tiny UNet, and 5% of them
+LAYERS, END = 73, 4  # of the tiny UNet, and 5% of them
 DIRECT = ("--limit", 1)
 
 
@@ -19,7 +19,7 @@ DIRECT = ("--limit", 1)
 def measured(tmp_path_factory, tiny):
     """A store with all three measures of a tiny SD v1, and the facts of each."""
     sdquant = Sdquant(tmp_path_factory.mktemp("measures") / "store")
-    words = ("--limit", LATENTS, "--steps", 3, "--model", tiny("sd-v1-4"))
+    words = ("--limit", LATENTS, "--steps", 3, "--model", tiny("sd-v1-4/two-blocks"))
     sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", *words)
     facts = {}
     for measure in ("printed", "fisher", "sqnr"):
@@ -72,7 +72,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
         a for a in store.artifacts() if a.manifest.kind == "sensitivity" and a.spec.measure == "printed"
     )
     items = items_of(sdquant.workspace(), artifact)
-    model = find_model(str(tiny("sd-v1-4")))
+    model = find_model(str(tiny("sd-v1-4/two-blocks")))
     teacher, rounded = model.denoiser(), model.denoiser()
     round_weights(rounded, Bits(4, 8))
     names = list(artifact.facts.scores)
@@ -103,8 +103,8 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     artifact = store.resolve("sensitivity")
     items = items_of(sdquant.workspace(), artifact)
     batch = items.batch([0], torch.device("cpu"))
-    unet = find_model(str(tiny("sd-v1-4"))).denoiser()
-    name = "up_blocks.3.attentions.1.proj_in"
+    unet = find_model(str(tiny("sd-v1-4/two-blocks"))).denoiser()
+    name = "up_blocks.1.attentions.1.proj_in"
     layer = unet.get_submodule(name)
     with torch.no_grad():
         before = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
@@ -137,7 +137,7 @@ def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_p
     digests = []
     for name in ("interrupted", "undisturbed"):
         sdquant = Sdquant(tmp_path / name)
-        words = ("--limit", 1, "--steps", 2, "--model", tiny("sd-v1-4"))
+        words = ("--limit", 1, "--steps", 2, "--model", tiny("sd-v1-4/two-blocks"))
         sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", *words)
         if name == "interrupted":
             sdquant("sensitivity", "--measure", "sqnr", code=130)
@@ -164,7 +164,7 @@ def test_the_direct_measure_is_of_the_grids_that_calibrate_gives(tmp_path, monke
         "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
     )
     sdquant = Sdquant(tmp_path / "store")
-    words = ("--limit", 3, "--steps", 6, "--model", tiny("sd-v1-4"))
+    words = ("--limit", 3, "--steps", 6, "--model", tiny("sd-v1-4/two-blocks"))
     sdquant("sample", "--prompts", PROMPTS / "shapes-train.txt", *words)
     sdquant("sensitivity", "--measure", "sqnr", "--limit", 1)
     sdquant("calibrate", "--iterations", 0)
@@ -202,7 +202,7 @@ def test_a_budget_chooses_weights_and_the_rule_activations(measured):
 
 def test_bytes_and_bits_of_one_size_choose_alike(measured, tiny):
     sdquant, _ = measured
-    shapes = find_model(str(tiny("sd-v1-4"))).layer_shapes.values()
+    shapes = find_model(str(tiny("sd-v1-4/two-blocks"))).layer_shapes.values()
     parameters = sum(shape.numel() for shape in shapes)
     sdquant("sensitivity", "--measure", "sqnr", *DIRECT)
     found = []

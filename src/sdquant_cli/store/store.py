@@ -6,6 +6,7 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 
 from ..errors import (
     DamagedArtifact,
@@ -41,6 +42,12 @@ MADE_BY = {
     Kind.METRICS: "sdquant evaluate --against fp",
     Kind.LEADERBOARD: "sdquant leaderboard --prompts FILE",
 }
+PACKAGES = ("torch", "diffusers", "transformers", "zarr", "numpy")  # that decide results
+
+
+@cache
+def _package_version(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 @dataclass(frozen=True)
@@ -121,11 +128,10 @@ class Store:
 
     def provenance(self, threads: int) -> Provenance:
         """Return the provenance of an artifact made now, without time and memory, which the draft adds."""
-        packages = ("torch", "diffusers", "transformers", "zarr", "numpy")
         return Provenance(
             sdquant=__version__,
             python=platform.python_version(),
-            packages={name: importlib.metadata.version(name) for name in packages},
+            packages={name: _package_version(name) for name in PACKAGES},
             threads=threads,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
