@@ -9,6 +9,8 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one thread for each of the test processes
 
+gc.set_threshold(50_000, 20, 100)  # imports make much that stays
+
 import pytest
 from hypothesis import settings
 from typer.testing import CliRunner

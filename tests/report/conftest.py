@@ -15,7 +15,7 @@ from tests.conftest import PROMPTS, Sdquant
 
 TRAIN, HELDOUT = PROMPTS / "shapes-train.txt", PROMPTS / "shapes-heldout.txt"
 PAIRED = ("psnr", "ssim", "feature_distance[shapes-clip]", "clip_score[shapes-clip]")
-SAMPLE = ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--seed", 3)
+LAYERS, BLOCKS = 73, 2  # of the tiny UNet, and on its way down
 SMALL = ("--iterations", 2, "--batch-size", 2)
 GENERATE = ("generate", "--prompts", HELDOUT, "--limit", 6)
 
@@ -90,10 +90,17 @@ def publish_drift(store: Store, images: Artifact) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def measured(tmp_path_factory) -> Sdquant:
+def sample(tiny) -> tuple[object, ...]:
+    """The command that begins a store of a tiny model."""
+    model = ("--model", tiny("sd-v1-4/two-blocks"))
+    return ("sample", "--prompts", TRAIN, "--limit", 4, "--steps", 2, "--seed", 3, *model)
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory, sample) -> Sdquant:
     """Two models on the same prompts and noise: w8a8 (latest), and w4a8 mixed with drift. Read only."""
     sdquant = Sdquant(tmp_path_factory.mktemp("report") / "store")
-    sdquant(*SAMPLE)
+    sdquant(*sample)
     sdquant("sensitivity")
     sdquant("calibrate", "--bits", "w4a8", "--mixed", *SMALL)
     sdquant(*GENERATE)

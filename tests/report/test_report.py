@@ -13,7 +13,7 @@ from sdquant_cli.report import pictures
 from sdquant_cli.report.content import make_page
 from sdquant_cli.report.reproduce import FLAGS, Only, prompt_file, spec_flags
 from sdquant_cli.stages.report import read_material
-from tests.report.conftest import GENERATE, HELDOUT, SAMPLE, SMALL
+from tests.report.conftest import BLOCKS, GENERATE, HELDOUT, LAYERS, SMALL
 
 SECTIONS = [
     "numbers",
@@ -117,7 +117,7 @@ def test_charts_follow_the_theme_and_are_the_same_twice(measured, both, tmp_path
     charts = "".join(re.findall(r"<svg.*?</svg>", both, flags=re.S))
     assert "var(--ink)" in charts
     assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]", charts)  # a stand-in colour is left
-    assert charts.count("<title>") == 258  # a bar for each layer
+    assert charts.count("<title>") == LAYERS  # a bar for each layer
     assert "font-family" not in charts
 
 
@@ -143,16 +143,16 @@ def test_the_frontier_of_a_budget_is_a_line_and_without_one_there_is_none():
 
 def test_the_bit_map_has_every_layer(both, measured):
     titles = [a["title"] for tag, a in Parsed(both).found if tag == "i" and "title" in a]
-    assert len(titles) == 2 * 258
+    assert len(titles) == 2 * LAYERS
     top = measured.opened().resolve("sensitivity").facts.top
-    assert {t for t in titles[:258] if t.endswith("w8 a16")} == {f"{name}: w8 a16" for name in top}
-    assert all(t.endswith("w8 a8") for t in titles[258:])
+    assert {t for t in titles[:LAYERS] if t.endswith("w8 a16")} == {f"{name}: w8 a16" for name in top}
+    assert all(t.endswith("w8 a8") for t in titles[LAYERS:])
     blocks = re.findall(r'class="block"><span>([^<]*)<', both)
     assert blocks[: len(blocks) // 2] == [
         "conv_in",
-        *(f"down_blocks.{i}" for i in range(4)),
+        *(f"down_blocks.{i}" for i in range(BLOCKS)),
         "mid_block",
-        *(f"up_blocks.{i}" for i in range(4)),
+        *(f"up_blocks.{i}" for i in range(BLOCKS)),
         "conv_out",
     ]
 
@@ -162,12 +162,12 @@ def test_the_lineage_names_every_artifact(both, measured):
     assert rows == {a.name for a in measured.opened().artifacts()}
 
 
-def test_prompts_are_text_never_markup(sdquant, tmp_path):
+def test_prompts_are_text_never_markup(sdquant, sample, tmp_path):
     hostile = ['<script>alert("x")</script>', "a ' \" & </style><img src=x onerror=1>", "{{ 7 * 7 }}"]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in hostile))
     from tests.report.conftest import publish_metrics
 
-    sdquant(*SAMPLE[:-6], "--limit", 2, "--steps", 2)
+    sdquant(*sample)
     sdquant("calibrate", "--bits", "w8a8", "--iterations", 0)
     for words in ((), ("--model", "fp")):
         sdquant("generate", "--prompts", tmp_path / "p.jsonl", *words)
@@ -343,12 +343,12 @@ def test_prompt_files_hold_prompts_exactly(tmp_path):
 # ------------------------------------------------------------------------------- the real chain
 
 
-def test_commands_make_the_same_metrics_in_an_empty_store(sdquant, tmp_path, monkeypatch):
+def test_commands_make_the_same_metrics_in_an_empty_store(sdquant, sample, tmp_path, monkeypatch):
     import shlex
 
     from tests.conftest import Sdquant
 
-    for words in (SAMPLE, ("sensitivity",), ("calibrate", "--bits", "w4a8", "--mixed", *SMALL), GENERATE):
+    for words in (sample, ("sensitivity",), ("calibrate", "--bits", "w4a8", "--mixed", *SMALL), GENERATE):
         sdquant(*words)
     sdquant("evaluate", "--against", "fp", "--drift")
     text = written(sdquant, tmp_path / "r.html")
