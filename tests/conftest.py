@@ -9,8 +9,6 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one thread for each of the test processes
 
-gc.set_threshold(50_000, 20, 100)  # imports make much that stays
-
 import pytest
 from hypothesis import settings
 from typer.testing import CliRunner
@@ -20,6 +18,7 @@ from sdquant_cli.cli.execute import quiet_libraries
 from sdquant_cli.store import Store
 
 quiet_libraries()  # before a test imports them: their bars are no part of what a command prints
+gc.set_threshold(50_000, 20, 100)  # imports make much that stays
 settings.register_profile("default", deadline=None)  # the first example pays for imports
 settings.load_profile("default")
 
