@@ -56,6 +56,8 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = any(isinstance(tensor, Elsewhere) for tensor in given)
     wanted = kwargs.get("device")
     goes = there if wanted is None else torch.device(wanted).type == DEVICE
+    if not (goes or there):
+        return op(*args, **kwargs)
     if goes and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{op}: a generator of the CPU for a tensor on {DEVICE}")
     if there and any(x.dim() and not isinstance(x, Elsewhere) for x in _bound(op, given)):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from sdquant_cli.models.load import EMBEDDED_FOLDER
+from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from tests.conftest import PROMPTS, Sdquant
 
 TRAIN = PROMPTS / "shapes-train.txt"
@@ -158,7 +158,7 @@ def test_a_flipped_byte_stops_the_next_stage_and_names_the_object(sdquant):
     sdquant("verify")
 
 
-def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkeypatch):
+def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, tiny, monkeypatch):
     from sdquant_cli.calibration.sensitivity import OneLayerAtATime
 
     for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
@@ -166,14 +166,15 @@ def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkey
     monkeypatch.setattr(
         "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
     )
-    sdquant(*SMALL)
+    model = tiny("sd-v1-4/two-blocks")
+    sdquant(*SMALL, "--model", model)
     for _ in range(2):  # without a ranking, and with one by gradients
         line = one_line(sdquant("calibrate", "--budget", "4.25", code=3))
         assert "`sdquant sensitivity --measure sqnr`" in line
         sdquant("sensitivity")
     sdquant("sensitivity", "--measure", "sqnr", "--limit", 1)
-    total = 5_325_056  # quantizable weights of the embedded model
-    for budget, words in (("1.99", ()), (f"{total // 4 - 1}B", ("--dry-run",)), ("1MB", ())):
+    total = sum(shape.numel() for shape in find_model(str(model)).layer_shapes.values())
+    for budget, words in (("1.99", ()), (f"{total // 4 - 1}B", ("--dry-run",)), ("1kB", ())):
         line = one_line(sdquant("calibrate", "--budget", budget, *words, code=2))
         assert f"--budget {budget}: cannot be met" in line
         assert f"2 bits a weight, or {total // 4}B" in line
@@ -181,14 +182,14 @@ def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, monkey
     assert not list(sdquant.store.glob("artifacts/quant-state/*"))
 
 
-def test_a_ranking_of_another_model_is_left_out(sdquant, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(EMBEDDED_FOLDER, folder)
+def test_a_ranking_of_another_model_is_left_out(sdquant, tiny, tmp_path):
+    model = tiny("sd-v1-4/two-blocks")
+    folder = shutil.copytree(model, tmp_path / "model")
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.013}))
     sdquant(*SMALL, "--model", folder)
     sdquant("sensitivity")
-    sdquant(*SMALL)
+    sdquant(*SMALL, "--model", model)
     told = sdquant("calibrate", "--iterations", 1).stderr
     assert "was computed for a different model and is ignored" in told
     for flag in (("--mixed",), ("--budget", "4")):
@@ -255,7 +256,7 @@ def test_removing_what_others_need_is_refused(sdquant):
 def test_a_preset_fills_what_the_user_leaves_open(sdquant, tiny, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a big red circle\n")
-    words = ("--preset", "paper-sd14", "--model", tiny("sd-v1-4"), "--height", 64, "--width", 64)
+    words = ("--preset", "paper-sd14", "--model", tiny("sd-v1-4/two-blocks"), "--height", 64, "--width", 64)
     plan = json.loads(sdquant("sample", "--prompts", prompts, *words, "--dry-run", "--json").stdout)["plan"]
     assert plan["prompts"] == 1
     assert plan["UNet calls at least"] <= 2 * 50

@@ -1,4 +1,4 @@
-"""Predicted memory, time and disk space of the embedded model: how they depend on what is asked for."""
+"""Predicted memory, time and disk space of a tiny model: how they depend on what is asked for."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def constant_process(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return find_model("shapes")
+def model(tiny):
+    return find_model(str(tiny("sd-v1-4/two-blocks")))
 
 
 def calibration(model, what: Train | None, *, iterations: int = 10, checkpointing: bool = False):
