@@ -1,6 +1,7 @@
-"""`leaderboard` with two methods, few steps and pictures, on the embedded model."""
+"""`leaderboard` with two methods, few steps and pictures, on a tiny model."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -44,11 +45,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(folder):
+def words(folder, tiny):
     prompts = folder / "train.txt"
     prompts.write_text("a big red circle\na small blue square\n")
     return (
         *("leaderboard", "--methods", "rtn,serial-to-parallel", "--bits", "w4a8", "--prompts", prompts),
+        *("--model", tiny("sd-v1-4/two-blocks"), "--test-prompts", HELDOUT),
         *("--steps", 3, "--limit", 3, "--iterations", 2, "--pictures", SHOWN),
         *("--output", folder / "board.html", "--markdown", folder / "board.md"),
     )
@@ -92,7 +94,7 @@ def test_every_row_has_the_metrics_that_its_artifacts_have(made):
         assert (standing["seconds"], standing["peak_memory"]) == (took.seconds, took.peak_memory)
         mixed = standing["method"] == "serial-to-parallel"  # as it was published
         assert state.spec.mixed == mixed
-        assert standing["average_bits"] == pytest.approx(4.07 if mixed else 4, abs=0.01)
+        assert standing["average_bits"] == pytest.approx(4.11 if mixed else 4, abs=0.01)
         assert (standing["activation_bits"] > 8) == mixed  # so are its relaxed steps
         assert standing["latents"] == 2 * min(3, METHODS[state.spec.method].data.per_prompt)
         # a method without use for a ranking has none, whatever else is in the store
@@ -172,7 +174,8 @@ def test_the_markdown_table_has_a_line_per_row_and_both_ends(made, folder):
         assert float(shown) == pytest.approx(standing["metrics"]["psnr"]["mean"], abs=0.01)
     psnr = [float(row[column]) for row in rows[:2]]
     assert psnr == sorted(psnr, reverse=True)
-    assert "sdquant leaderboard --steps 3 --methods rtn,serial-to-parallel --bits w4a8" in text
+    (command,) = re.findall(r"sdquant leaderboard .*", text)
+    assert "--steps 3 --methods rtn,serial-to-parallel --bits w4a8" in command
 
 
 def test_the_page_shows_every_prompt_with_every_method(made, folder):
