@@ -177,10 +177,10 @@ def line(made: dict[str, Any]) -> str:
         made["bits"],
         made["pictures"],
         number(psnr, 1),
-        number(distance, 4),
+        number(distance, 5),
         "" if made["bytes"] is None else f"{made['bytes'] / 1e6:.1f} MB",
         round(made["seconds_to_quantize"]),
-        made["seconds_a_picture"],
+        round(made["seconds_a_picture"]),
         f"{made['peak_memory'] / 2**30:.2f} GiB",
     ]
     return f"| {' | '.join(map(str, cells))} |"
@@ -215,8 +215,8 @@ FOOT = """
 - Weights on disk are those of the denoiser (floating point: {bytes:.1f} MB), as the tool saves them; what it
   leaves alone counts 16 bits, as in the original.
 - Seconds are of one thread of a machine that others used too, without a compiler and with the CPU kernels
-  that come with each package: they tell minutes from hours and nothing else. Peak memory is that of the whole
-  process, torch included.
+  that come with each package; products of int8 matrices are computed in fp64, with the same integers. They
+  tell minutes from hours and nothing else. Peak memory is that of the whole process, torch included.
 - ModelOpt simulates: its weights stay floating point until TensorRT builds an engine, so no size is given.
 - torchao quantizes linear layers only; convolutions stay floating point.
 """
