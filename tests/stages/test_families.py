@@ -52,10 +52,11 @@ def test_a_half_precision_model_goes_through(sdquant, tiny, tmp_path):
     assert measured["psnr"]["mean"] > 20
 
 
-def test_a_schedule_that_was_not_calibrated(sdquant, tmp_path):
+def test_a_schedule_that_was_not_calibrated(sdquant, tiny, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a big red circle\na small cyan star\n")
-    sdquant("sample", "--prompts", prompts, "--scheduler", "ddim", "--steps", 10)
+    words = ("--scheduler", "ddim", "--steps", 10, "--model", tiny("sd-v1-4/two-blocks"))
+    sdquant("sample", "--prompts", prompts, *words)
     sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
     other = ("generate", "--prompts", prompts, "--scheduler", "unipc", "--steps", 6)
     refused = sdquant(*other, code=2).stderr
