@@ -79,7 +79,8 @@ class Trial:
 
     def states(self, bits: Bits, tables: Tables, ranges: Ranges, end: float) -> dict[str, LayerState]:
         every = dict.fromkeys(self.layers, bits)
-        states = initial_states(self.observed, QuantizerRules(every, tables, ranges))
+        rules = QuantizerRules(every, tables, ranges)
+        states = initial_states(self.layers, self.observed, rules)
         if tables is Tables.SINGLE or end == END_OF_STEP:
             return states
         windows = [torch.tensor([row]) for row in range(len(self.observed.latents))]

@@ -27,7 +27,7 @@ from sdquant_cli.models.load import find_model
 from sdquant_cli.quant.allocate import WIDTHS, allocate, mixed_bits, noise_by_width
 from sdquant_cli.quant.grid import Grid, along_first_axis, round_to_grid
 from sdquant_cli.quant.modules import LayerState
-from sdquant_cli.quant.ranges import weight_scales
+from sdquant_cli.quant.weights import weight_scales
 from sdquant_cli.store import Artifact, Store
 from sdquant_cli.types import Bits, Dtype, Kind, Measure
 

@@ -1,6 +1,7 @@
 """Quantization of Stable Diffusion models that keeps their images the same.
 
-After `import sdquant_cli`, diffusers loads the folders that `sdquant export` writes.
+After `import sdquant_cli`, diffusers loads the folders that `sdquant export` and `sdquant quantize` write,
+and takes `quantization_config=sdquant_cli.SdquantConfig(bits="w8a8")`.
 """
 
 from typing import TYPE_CHECKING
@@ -8,13 +9,24 @@ from typing import TYPE_CHECKING
 from .runtime.hook import register_with_diffusers
 from .version import __version__
 
-__all__ = ["__version__", "generator", "load"]
+__all__ = ["SdquantConfig", "__version__", "generator", "load"]
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    from .runtime.plugin import SdquantConfig
+
 register_with_diffusers()
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs diffusers when it is first asked for."""
+    if name != "SdquantConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .runtime.plugin import SdquantConfig
+
+    return SdquantConfig
 
 
 def load(folder: str, **options: object) -> "DiffusionPipeline":

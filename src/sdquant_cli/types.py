@@ -143,8 +143,15 @@ class Measure(StrEnum):
     SQNR = "sqnr"  # of the network's output with one layer quantized
 
 
+class Activations(StrEnum):
+    """The kind of a network's activation scales."""
+
+    PER_STEP = "per-step"  # calibrated, one for each timestep or one for all
+    TOKEN = "token"  # found at run time, one for each token or pixel
+
+
 class Tables(StrEnum):
-    """The activation quantizers of a layer."""
+    """The calibrated activation quantizers of a layer."""
 
     PER_STEP = "per-step"
     SINGLE = "single"

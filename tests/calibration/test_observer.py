@@ -26,7 +26,9 @@ def test_a_step_is_clipped_as_all_steps_are_where_all_are_alike():
         with observed.watching(torch.full((2 * ENOUGH,), row)):
             layer(x)
     steps = {
-        tables: initial_states(observed, QuantizerRules({"out": Bits(8, 4)}, tables, Ranges.MSE))["out"]
+        tables: initial_states(
+            observed.layers, observed, QuantizerRules({"out": Bits(8, 4)}, tables, Ranges.MSE)
+        )["out"]
         for tables in (Tables.SINGLE, Tables.PER_STEP)
     }
     one, many = (steps[tables].activation_step for tables in (Tables.SINGLE, Tables.PER_STEP))

@@ -14,13 +14,14 @@ from sdquant_cli.models.noise import initial_noise
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.quant.drop import Drop
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import LayerState, QuantConv2d, QuantLinear
-from sdquant_cli.quant.ranges import affine_parameters, weight_scales
+from sdquant_cli.quant.ranges import affine_parameters
 from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
+from sdquant_cli.quant.weights import weight_scales
 from sdquant_cli.types import Bits, Ranges
 from tests.fakes import sampler
 
@@ -33,7 +34,7 @@ def quantized(unet, relaxed: RelaxedRows | None = None):
     timesteps = schedule_of(sampler(steps=STEPS)).timesteps
     states = {}
     for name, layer in quantizable_layers(network).items():
-        weight_grid, grid = grids(Bits(8, 8))
+        weight_grid, grid = PAPER.grids(Bits(8, 8))
         count = 1 if is_text_fed(name) else len(timesteps)
         steps, zero = affine_parameters(torch.full((count,), -9.0), torch.full((count,), 9.0), grid)
         own = None if is_text_fed(name) else relaxed
@@ -86,7 +87,7 @@ def test_tables_are_those_of_running_from_the_noise_again_at_every_step(embedded
         work.advance()
     again, watched = quantized(embedded_unet), "up_blocks.3.resnets.2.conv1"
     told, rows = texts(embedded_unet).guided(torch.tensor([1, 2])), schedule_of(sampler(steps=STEPS)).rows
-    layer, grid = network.get_submodule(watched), grids(Bits(8, 8))[1]
+    layer, grid = network.get_submodule(watched), PAPER.grids(Bits(8, 8))[1]
     for row in range(STEPS):  # PCR as published: to each step from the noise, through those before
         seen = input_at(again, told, rows.index(row), watched)
         step, zero = affine_parameters(seen.min(), seen.max(), grid)

@@ -16,11 +16,12 @@ from sdquant_cli.calibration.block_optimizer import (
     phases_of,
 )
 from sdquant_cli.manifests import ReconstructSpec
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.modules import LayerState
-from sdquant_cli.quant.ranges import affine_parameters, weight_scales
+from sdquant_cli.quant.ranges import affine_parameters
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
+from sdquant_cli.quant.weights import weight_scales
 from sdquant_cli.types import Bits
 
 SPEC = ReconstructSpec(
@@ -52,7 +53,7 @@ def blocks():
     teacher = Block().requires_grad_(False)
     student, states = copy.deepcopy(teacher), {}
     for name in ("first", "second"):
-        weight_grid, grid = grids(Bits(3, 8))
+        weight_grid, grid = PAPER.grids(Bits(3, 8))
         step, zero = affine_parameters(torch.tensor([-4.0]), torch.tensor([4.0]), grid)
         weight = student.get_submodule(name).weight
         states[name] = LayerState(weight_scales(weight, weight_grid), step, zero, weight_grid, grid)

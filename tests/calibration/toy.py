@@ -71,7 +71,7 @@ def quantized(bits=W4A8, data=None, **choices):
     data = data or items()
     observed = observe(layers, item_passes(data, partial(prediction, student), torch.device("cpu")))
     rules = QuantizerRules(dict.fromkeys(layers, bits), has_one_row=lambda name: name == "to_k", **choices)
-    states = initial_states(observed, rules)
+    states = initial_states(observed.layers, observed, rules)
     swap(student, states, rows, weights_on_grid=False)
     rows.follow(student)
     return teacher, student, observed, states

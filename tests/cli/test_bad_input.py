@@ -164,7 +164,7 @@ def test_a_budget_needs_the_direct_measure_and_room_for_two_bits(sdquant, tiny, 
     for name in ("noise", "weight_noise"):  # the numbers do not matter here, and take a minute
         monkeypatch.setattr(OneLayerAtATime, name, lambda *_: torch.full((2,), 1e-3))
     monkeypatch.setattr(
-        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, grid: 4.0**-grid.bits
     )
     model = tiny("sd-v1-4/two-blocks")
     sdquant(*SMALL, "--model", model)

@@ -12,11 +12,11 @@ from sdquant_cli.errors import EnvironmentProblem, UsageProblem
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.load import ModelName, find_model
 from sdquant_cli.models.uninterrupted import uninterrupted
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.modules import LayerState, QuantLinear
-from sdquant_cli.quant.ranges import weight_scales
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import grids
 from sdquant_cli.quant.swap import swap
+from sdquant_cli.quant.weights import weight_scales
 from sdquant_cli.types import Bits, Dtype
 from tests.models import ldm
 
@@ -176,7 +176,7 @@ def test_an_unfused_adapter_can_be_put_on_quantized_layers(tiny, adapter):
     layer = "up_blocks.3.attentions.1.transformer_blocks.0.attn1.to_v"
     file, _ = adapter(model, layer)
     network, rows = model.denoiser(), Rows([5.0])
-    weight_grid, grid = grids(Bits(4, 8))
+    weight_grid, grid = PAPER.grids(Bits(4, 8))
     states = {
         name: LayerState(
             weight_scales(found.weight, weight_grid),

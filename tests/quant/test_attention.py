@@ -14,10 +14,11 @@ from sdquant_cli.models.attention import TAPS, OpenAttention, attend, attention_
 from sdquant_cli.models.layers import is_text_fed
 from sdquant_cli.models.load import find_model
 from sdquant_cli.options.requests import CalibrateRequest
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState, QuantInput
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import capture, grids, restore, state_from_arrays, state_to_arrays
+from sdquant_cli.quant.state import capture, restore, state_from_arrays, state_to_arrays
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits, Ranges
 
@@ -50,7 +51,7 @@ def quantizers(rows=2):
         probabilities = name.endswith("probabilities")
         step = (1 + torch.rand(rows, generator=g)) * (2**-16 if probabilities else 0.02)
         zero = torch.zeros(rows) if probabilities else torch.tensor([120.0, 131.0])[:rows]
-        made[name] = LayerState(NO_WEIGHT, step, zero, *grids(bits))
+        made[name] = LayerState(NO_WEIGHT, step, zero, *PAPER.grids(bits))
     return made
 
 
@@ -131,7 +132,7 @@ def test_grids_of_probabilities_start_at_zero():
         net(x, None, text)
     for ranges in Ranges:
         rules = QuantizerRules(BITS, ranges=ranges, has_one_row=lambda name: name.endswith(".k"))
-        states = initial_states(observed, rules)
+        states = initial_states(observed.layers, observed, rules)
         assert states["attn.processor.probabilities"].activation_zero.tolist() == [0, 0]
         assert (states["attn.processor.q"].activation_zero > 0).all()
         assert [len(s.activation_step) for s in states.values()] == [2, 1, 2, 2]
@@ -149,7 +150,7 @@ def test_a_state_with_places_survives_packing_and_rebuilds_the_network():
     assert {name: saved.bits for name, saved in state.items()} == BITS
     again = Net()
     open_attention(again)
-    restore(again, state, rows)
+    restore(again, state, PAPER, rows)
     rows.follow(again)
     t = torch.tensor([9.0, 5.0, 9.0])
     assert torch.equal(again(x, t, text), net(x, t, text))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sdquant_cli.quant.grid import Grid, dequantize, quantize, round_to_grid
 from sdquant_cli.quant.low_rank import LowRankUpdate
 from sdquant_cli.quant.oscillation import Oscillation
-from sdquant_cli.quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
+from sdquant_cli.quant.ranges import affine_parameters, clipped_range, pooling_windows
 from sdquant_cli.quant.rounding import Quantizer, fake_quantize
+from sdquant_cli.quant.weights import weight_scales
 
 
 def reference_round(x, s, z, low, high):

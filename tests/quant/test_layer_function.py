@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdquant_cli.quant.drop import Draw
-from sdquant_cli.quant.grid import Grid, along_first_axis
+from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.layer_function import Convolution, fake_quantized_layer
 from sdquant_cli.quant.rounding import Quantizer, fake_quantize
+from sdquant_cli.quant.weights import WeightQuantizer
 
 LINEAR = ((5, 7, 6), (4, 6), None)
 CONVOLUTION = ((5, 6, 9, 9), (4, 6, 3, 3), Convolution((2, 2), (1, 1), (1, 1), 1))
@@ -40,7 +41,7 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
         a["weight"],
         a["bias"],
         Quantizer(a["step"], zero, grid, draw),
-        Quantizer.symmetric(along_first_axis(a["weight_step"], a["weight"]), weight_grid),
+        WeightQuantizer(a["weight_step"], weight_grid),
         convolution,
     )
     x = fake_quantize(b["x"], Quantizer(b["step"], zero, grid, draw))
@@ -66,8 +67,8 @@ def test_within_autocast_products_are_of_its_format_and_rounding_is_not(shape, w
     x = torch.randn(shape, generator=g).bfloat16()
     weight = torch.randn(weight_shape, generator=g, requires_grad=True)
     quantizer = Quantizer(torch.full((1,), 0.25), torch.full((1,), 7.0), Grid(5, signed=False))
-    weight_step = torch.full([weight_shape[0], *[1] * (len(weight_shape) - 1)], 0.125)
-    weight_quantizer = Quantizer.symmetric(weight_step, Grid(4, signed=True))
+    weight_step = torch.full([weight_shape[0]], 0.125)
+    weight_quantizer = WeightQuantizer(weight_step, Grid(4, signed=True))
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         item = x.detach().to(dtype, copy=True).requires_grad_()
@@ -104,7 +105,7 @@ def test_only_input_and_weight_are_kept_for_the_backward_pass():
     kept = []
     x, weight = torch.randn(2, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     quantizer = Quantizer(torch.ones(1, 1), torch.ones(1, 1), Grid(4, signed=False))
-    weight_quantizer = Quantizer.symmetric(torch.ones(4, 1), Grid(4, signed=True))
+    weight_quantizer = WeightQuantizer(torch.ones(4), Grid(4, signed=True))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         fake_quantized_layer(x, weight, None, quantizer, weight_quantizer, None)
     large = {t.data_ptr() for t in kept if t.numel() > 4}

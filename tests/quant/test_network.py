@@ -3,10 +3,11 @@ import torch
 from torch import nn
 
 from sdquant_cli.errors import UsageProblem
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.grid import Grid, round_to_grid
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import capture, grids, restore, state_from_arrays, state_to_arrays
+from sdquant_cli.quant.state import capture, restore, state_from_arrays, state_to_arrays
 from sdquant_cli.quant.swap import swap
 from sdquant_cli.types import Bits
 
@@ -29,7 +30,7 @@ def states(rows=3):
     torch.manual_seed(1)
     made = {}
     for name, bits in BITS.items():
-        weight_grid, activation_grid = grids(bits)
+        weight_grid, activation_grid = PAPER.grids(bits)
         out = 4 if name == "conv" else 5
         made[name] = LayerState(
             torch.rand(out) * 0.05 + 0.02,
@@ -80,7 +81,7 @@ def test_the_forward_pass_is_rounded_weight_times_rounded_input():
     weight, bias = net.conv.weight.detach().clone(), net.conv.bias.detach().clone()
     swap(net, made, Rows([7.0]), weights_on_grid=False)
     s = made["conv"]
-    w = round_to_grid(weight, s.weight_step.view(-1, 1, 1, 1), 0.0, Grid(4, signed=True))
+    w = round_to_grid(weight, s.weight_step.view(-1, 1, 1, 1), 0.0, Grid(4, signed=True, narrow=True))
     a = round_to_grid(x, s.activation_step, s.activation_zero, Grid(8, signed=False))
     expected = nn.functional.conv2d(a, w, bias, stride=2, padding=1)
     torch.testing.assert_close(net.conv(x), expected)
@@ -106,6 +107,6 @@ def test_state_survives_packing_and_rebuilds_the_same_network():
         assert layer.bits == again[name].bits
         for field in ("codes", "weight_step", "activation_step", "activation_zero"):
             assert torch.equal(getattr(layer, field), getattr(again[name], field))
-    restore(original, again, rows)
+    restore(original, again, PAPER, rows)
     rows.follow(original)
     torch.testing.assert_close(original(x, 2.0), net(x, 2.0))

@@ -19,7 +19,7 @@ from sdquant_cli.quant.allocate import (
 )
 from sdquant_cli.quant.fisher import collecting_terms, fisher_score, printed_score, ranking
 from sdquant_cli.quant.grid import Grid, round_to_grid
-from sdquant_cli.quant.ranges import weight_rounding_error, weight_scales
+from sdquant_cli.quant.weights import weight_rounding_error, weight_scales
 from sdquant_cli.types import Bits
 
 
@@ -71,7 +71,7 @@ def test_terms_that_cancel_are_seen_by_fisher_alone():
 
 def test_rounding_error_is_that_of_the_real_grid():
     weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    errors = [weight_rounding_error(weight, bits) for bits in WIDTHS]
+    errors = [weight_rounding_error(weight, Grid(bits, signed=True)) for bits in WIDTHS]
     assert errors == sorted(errors, reverse=True)
     grid = Grid(3, signed=True)
     rounded = round_to_grid(weight, weight_scales(weight, grid).view(-1, 1, 1, 1), 0.0, grid)

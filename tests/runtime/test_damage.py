@@ -120,7 +120,7 @@ def test_saved_again_in_the_same_folder_the_digests_are_not_old_ones(folder):
 
 
 def test_a_newer_format(folder):
-    change_config(folder, format_version=2, made_with="9.0")
+    change_config(folder, format_version=3, made_with="9.0")
     with pytest.raises(NewerFormat, match=r"written by sdquant 9.0 in format 2.*pip install -U sdquant"):
         load(folder)
 
@@ -137,8 +137,8 @@ def test_a_newer_format(folder):
         ("timesteps", [751, 501, 251, 251], "has duplicates"),
         ("time_table", 1, "valid boolean"),
         ("sha256", "none", "valid dictionary"),
-        ("format_version", "x", "is 'x', expected 1 ... 1"),
-        ("format_version", None, "is None, expected 1 ... 1"),
+        ("format_version", "x", "is 'x', expected 1 ... 2"),
+        ("format_version", None, "is None, expected 1 ... 2"),
     ],
 )
 def test_a_field_of_another_type(folder, field, value, said):

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sdquant_cli.errors import EnvironmentProblem
+from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import quantized_layer
 from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import SavedLayer, grids
+from sdquant_cli.quant.state import SavedLayer
 from sdquant_cli.runtime import engines
-from sdquant_cli.runtime.layers import packed
+from sdquant_cli.runtime.layers import PackedSpec, packed
 from sdquant_cli.types import Bits, Execution
 
 TIMESTEPS = [900.0, 500.0, 100.0]
@@ -44,7 +45,7 @@ class Network(nn.Module):
 
 def saved_layer(layer, bits, tables, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    grid, wide = grids(bits)
+    grid, wide = PAPER.grids(bits)
     codes = torch.randint(grid.low, grid.high + 1, layer.weight.shape, generator=generator)
     return SavedLayer(
         bits,
@@ -58,12 +59,14 @@ def saved_layer(layer, bits, tables, seed=0):
 def both(layer, bits, engine, tables=3, *, text_fed=False, relaxed=None):
     """The specification and the packed layer, each in a network of its own, and a test of closeness."""
     saved, specified_rows, packed_rows = saved_layer(layer, bits, tables), Rows(TIMESTEPS), Rows(TIMESTEPS)
-    twin = packed(layer, bits, packed_rows, tables=tables, text_fed=text_fed, relaxed=relaxed)
+    twin = packed(layer, PackedSpec(bits, PAPER, tables, text_fed, relaxed), packed_rows)
     twin.fill(saved)
     twin.use(engine)
     layer = copy.deepcopy(layer)
     layer.weight.data = saved.weight()
-    specified = quantized_layer(layer, saved.layer_state(relaxed), specified_rows, weights_on_grid=True)
+    specified = quantized_layer(
+        layer, saved.layer_state(PAPER, relaxed), specified_rows, weights_on_grid=True
+    )
     networks = Network(specified, specified_rows).requires_grad_(False), Network(twin, packed_rows)
     return *networks, partial(close, saved=saved)
 
@@ -215,9 +218,9 @@ def test_the_answer_to_a_text_is_computed_once():
 def test_where_integers_saturate_weights_become_floats(monkeypatch):
     monkeypatch.setattr(engines, "sums_exactly", lambda: False)
     cpu = torch.device("cpu")
-    assert engines.choose(cpu) is Execution.DEQUANTIZED
+    assert engines.choose(cpu, PAPER) is Execution.DEQUANTIZED
     with pytest.raises(EnvironmentProblem, match="use --engine auto"):
-        engines.choose(cpu, Execution.INTEGER)
+        engines.choose(cpu, PAPER, Execution.INTEGER)
     monkeypatch.setattr(engines, "sums_exactly", lambda: True)
-    assert engines.choose(cpu) is Execution.INTEGER
-    assert engines.choose(torch.device("cuda")) is Execution.DEQUANTIZED
+    assert engines.choose(cpu, PAPER) is Execution.INTEGER
+    assert engines.choose(torch.device("cuda"), PAPER) is Execution.DEQUANTIZED

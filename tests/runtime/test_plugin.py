@@ -4,12 +4,19 @@ import pytest
 import torch
 
 from sdquant_cli.errors import DamagedArtifact, NewerFormat
+from sdquant_cli.quant.format import PAPER, NumberFormat
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.runtime.layers import TABLES, packed
+from sdquant_cli.runtime.layers import TABLES, PackedSpec, packed
 from sdquant_cli.runtime.plugin import SdquantConfig, SdquantQuantizer
 from sdquant_cli.types import Bits, Relax, Tables
 
-FIELDS = {"bits": "w4a8", "layers": {"w8a8": ["second"]}, "timesteps": [981.0, 1.5], "relax": "last"}
+FIELDS = {
+    "format_version": 1,
+    "bits": "w4a8",
+    "layers": {"w8a8": ["second"]},
+    "timesteps": [981.0, 1.5],
+    "relax": "last",
+}
 
 
 def config(**fields) -> SdquantConfig:
@@ -20,7 +27,7 @@ class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         linear = torch.nn.Linear(4, 2)
-        self.first = packed(linear, Bits(4, 8), Rows([1.0, 2.0]), tables=2, text_fed=False)
+        self.first = packed(linear, PackedSpec(Bits(4, 8), PAPER, 2, text_fed=False), Rows([1.0, 2.0]))
         self.second = torch.nn.Linear(2, 2)
 
 
@@ -45,12 +52,24 @@ def test_it_is_written_as_it_was_read_without_digests():
     assert SdquantConfig(**fields).to_diff_dict() == first
 
 
+def test_scales_found_at_run_time_have_a_format_that_older_versions_refuse():
+    first = SdquantConfig(bits="w4a8", group_size=16)
+    assert first.layout(["a"]).form == NumberFormat(per_token=True, full_range=True, group_size=16)
+    fields = {name: value for name, value in first.to_dict().items() if name != "quant_method"}
+    assert fields["format_version"] == 2
+    assert SdquantConfig(**fields).to_dict() == first.to_dict()
+
+
+def test_tables_need_timesteps():
+    with pytest.raises(DamagedArtifact, match="timesteps: is empty, with calibrated activation scales"):
+        config(timesteps=[]).layout(["second"])
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "line"),
     [
-        ({"format_version": 2, "made_with": "9"}, NewerFormat, "written by sdquant 9 in format 2"),
+        ({"format_version": 3, "made_with": "9"}, NewerFormat, "written by sdquant 9 in format 3"),
         ({"format_version": "1"}, DamagedArtifact, "format_version is '1', expected 1"),
-        ({"timesteps": []}, DamagedArtifact, "quantization_config.timesteps: List should have at least 1"),
         ({"bits": 4}, DamagedArtifact, "quantization_config.bits: .*found 4"),
     ],
 )

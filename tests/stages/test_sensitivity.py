@@ -8,6 +8,7 @@ import torch
 
 from sdquant_cli.manifests import QuantStateFacts, SensitivityFacts
 from sdquant_cli.models.load import find_model
+from sdquant_cli.quant.format import PAPER
 from tests.conftest import PROMPTS, Sdquant
 
 LATENTS = 3
@@ -94,8 +95,7 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
 
 def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured, tiny):
     from sdquant_cli.quant.grid import round_to_grid
-    from sdquant_cli.quant.ranges import weight_scales
-    from sdquant_cli.quant.state import grids
+    from sdquant_cli.quant.weights import weight_scales
     from sdquant_cli.types import Bits
 
     sdquant, all_facts = measured
@@ -108,8 +108,8 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     layer = unet.get_submodule(name)
     with torch.no_grad():
         before = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
-        step = weight_scales(layer.weight, grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
-        layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, grids(Bits(4, 8))[0]))
+        step = weight_scales(layer.weight, PAPER.grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
+        layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, PAPER.grids(Bits(4, 8))[0]))
         after = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
     noise = ((after - before).square().sum() / before.square().sum()).item()
     assert facts.weight_noise[name] == pytest.approx(noise, rel=1e-3)
@@ -132,7 +132,7 @@ def test_an_interrupted_direct_measure_resumes_at_the_first_missing_layers(tmp_p
     monkeypatch.setattr(OneLayerAtATime, "noise", noise)
     monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
     monkeypatch.setattr(
-        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, grid: 4.0**-grid.bits
     )
     digests = []
     for name in ("interrupted", "undisturbed"):
@@ -161,7 +161,7 @@ def test_the_direct_measure_is_of_the_grids_that_calibrate_gives(tmp_path, monke
     monkeypatch.setattr(OneLayerAtATime, "noise", noise)
     monkeypatch.setattr(OneLayerAtATime, "weight_noise", lambda *_: torch.full((2,), 1e-3))
     monkeypatch.setattr(
-        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, bits: 4.0**-bits
+        "sdquant_cli.calibration.sensitivity.weight_rounding_error", lambda _, grid: 4.0**-grid.bits
     )
     sdquant = Sdquant(tmp_path / "store")
     words = ("--limit", 3, "--steps", 6, "--model", tiny("sd-v1-4/two-blocks"))

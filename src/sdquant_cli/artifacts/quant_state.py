@@ -14,9 +14,10 @@ from ..models.attention import open_attention
 from ..models.layers import is_text_fed, projections
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.correction import Correction, correct_outputs
+from ..quant.format import NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
-from ..quant.state import FIELDS, State, restore, state_from_arrays
+from ..quant.state import BRANCH_DTYPE, BRANCH_FIELDS, FIELDS, State, restore, state_from_arrays
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import ArraySpec, Artifact
@@ -35,11 +36,16 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
     def state(self, model: Model) -> State:
         """Return the quantizers of all layers by name."""
         arrays = {"bits": self.read("bits")}
-        for field in FIELDS:
+        for field in (*FIELDS, *(BRANCH_FIELDS if self.spec.branch_rank else ())):
             for name in (field, f"{field}_offset"):
                 arrays[name] = self.read(name)
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
         return state_from_arrays(arrays, model.layer_shapes | taps)
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether activation scales are found at run time, so that any schedule and size can be drawn."""
+        return NumberFormat.of(self.spec).per_token
 
     def correction(self) -> Correction:
         """Return the correction of the output; the spec says whether there is one."""
@@ -51,16 +57,24 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
     """Return the arrays of a state: packed values with offsets, bits by layer, the correction."""
     shapes = model.layer_shapes
     names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
+    form = NumberFormat.of(spec)
     table = sum(1 if is_text_fed(name) or single else rows for name in names)
+    if form.per_token:
+        table = 0
     sizes = {
         "codes": sum(shape.numel() for shape in shapes.values()),
-        "weight_step": sum(shape[0] for shape in shapes.values()),
+        "weight_step": sum(shape[0] * form.groups(shape) for shape in shapes.values()),
         "activation_step": table,
         "activation_zero": table,
     }
     arrays: dict[str, ArraySpec] = {}
+    dtypes = dict(FIELDS)
+    if form.branch_rank:
+        sizes["branch_up"] = sum(shape[0] * form.rank(shape) for shape in shapes.values())
+        sizes["branch_down"] = sum(shape[1:].numel() * form.rank(shape) for shape in shapes.values())
+        dtypes |= dict.fromkeys(BRANCH_FIELDS, BRANCH_DTYPE)
     for name, size in sizes.items():
-        arrays[name] = ArraySpec((size,), FIELDS[name], ("value",))
+        arrays[name] = ArraySpec((size,), dtypes[name], ("value",))
         arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))
     arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
     if spec.correction:
@@ -81,11 +95,12 @@ def find_state(workspace: Workspace, name: str | None) -> QuantState:
     return workspace.resolve(QuantState, name, "--state") if name else workspace.need(QuantState)
 
 
-def execution_of(engine: Engine, device: torch.device) -> Execution:
-    """Return how `--engine` computes on a device; raises EnvironmentProblem where it has no integers."""
+def execution_of(state: QuantState, engine: Engine, device: torch.device) -> Execution:
+    """Return how `--engine` computes a state on a device; raises as `choose` where it has no integers."""
     if engine is Engine.SIMULATED:
         return Execution.SIMULATED
-    return choose(device, None if engine is Engine.AUTO else Execution(engine))
+    requested = None if engine is Engine.AUTO else Execution(engine)
+    return choose(device, NumberFormat.of(state.spec), requested)
 
 
 def refuse_unless_simulated(state: QuantState, flag: str) -> None:
@@ -119,9 +134,16 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
     model, table = workspace.model(setting), workspace.input(TimeTable, state, "time-table")
     layers = state.state(model)
     bits = {name: layer.bits for name, layer in layers.items()}
-    has_table = not model.family.pooled
-    relax = state.spec.relax or Relax.NONE
-    layout = Layout(bits, table.timesteps(), state.spec.tables, has_table, relax)
+    form = NumberFormat.of(state.spec)
+    has_table = not (model.family.pooled or form.per_token)
+    layout = Layout(
+        bits,
+        () if form.per_token else table.timesteps(),
+        state.spec.tables or Tables.PER_STEP,
+        has_table,
+        state.spec.relax or Relax.NONE,
+        form,
+    )
     network = copy.deepcopy(model.skeleton)
     names = list(projections(network))
     pack_network(network, layout)
@@ -150,13 +172,13 @@ def _simulated(workspace: Workspace, state: QuantState, setting: Setting) -> nn.
         table = make_time_table(workspace, model, setting, bits)
     tabulated = tabulated_denoiser(model, Dtype(setting.dtype), workspace.device, table.features())
     rows = tabulated.rows
-    if other_schedule:
+    if other_schedule and not state.is_per_token:
         rows = Rows(calibrated, nearest=True)
         rows.follow(tabulated.network)
     if state.spec.attention_bits:
         open_attention(tabulated.network)
     relaxed = relaxed_rows(state.spec.relax, len(calibrated))
-    restore(tabulated.network, state.state(model), rows, relaxed)
+    restore(tabulated.network, state.state(model), NumberFormat.of(state.spec), rows, relaxed)
     if state.spec.correction:
         correct_outputs(tabulated.network, state.correction(), rows)
     return tabulated.network.to(workspace.device)

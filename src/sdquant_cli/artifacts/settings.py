@@ -10,8 +10,13 @@ from .workspace import Workspace
 
 
 def new_setting(request: SettingRequest, workspace: Workspace) -> tuple[Model, Setting]:
-    """Return the model and setting that a request names; the model's defaults fill what it leaves out."""
+    """Return the model and setting that a request names."""
     model = workspace.open(_named(request))
+    return model, setting_of(model, request)
+
+
+def setting_of(model: Model, request: SettingRequest) -> Setting:
+    """Return the setting of a request; the model's defaults fill what it leaves out."""
     defaults = model.defaults
     height, width = _sides(request, model)
     setting = Setting(
@@ -26,7 +31,7 @@ def new_setting(request: SettingRequest, workspace: Workspace) -> tuple[Model, S
         dtype=request.dtype or Dtype.FP32,
     )
     model.rehearse(setting)
-    return model, setting
+    return setting
 
 
 def _named(request: SettingRequest) -> ModelName:

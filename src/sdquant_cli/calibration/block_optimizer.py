@@ -19,8 +19,8 @@ from ..manifests import ReconstructSpec
 from ..metrics.ratios import relative_error
 from ..quant.adaround import SoftRounding, beta_at
 from ..quant.drop import Drop
+from ..quant.grid import TINY
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
-from ..quant.ranges import TINY
 from .activation_cache import Nested, mix, to_device
 from .losses import collecting_outputs
 

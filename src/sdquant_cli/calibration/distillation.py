@@ -66,7 +66,8 @@ class Training:
         self.scales = _trained_scales(self.student)
         for parameter in (*self.weights, *self.scales):
             parameter.requires_grad_(True)
-        self.log_scales = [scale.detach().log() for scale in self.scales]
+        self.signs = [scale.detach().sign() for scale in self.scales]
+        self.log_scales = [scale.detach().abs().log() for scale in self.scales]
         groups = [{"params": parameters, "lr": rate} for parameters, rate in self._rates()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self.averages = self._first_averages()
@@ -88,9 +89,11 @@ class Training:
             return []
         if self.spec.what is Train.LOW_RANK:
             return self._low_rank_updates()
+        weights: list[Tensor] = []
         for layer in self.layers.values():
             layer.weight = nn.Parameter(layer.weight.detach().float().clone())
-        return [layer.weight for layer in self.layers.values()]
+            weights += (layer.weight, *(layer.branch or ()))
+        return weights
 
     def _low_rank_updates(self) -> list[Tensor]:
         assert self.spec.rank is not None
@@ -165,7 +168,8 @@ class Training:
             torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)
 
     def _write_scales(self) -> None:
-        torch._foreach_copy_([scale.detach() for scale in self.scales], torch._foreach_exp(self.log_scales))
+        scales = torch._foreach_mul(torch._foreach_exp(self.log_scales), self.signs)
+        torch._foreach_copy_([scale.detach() for scale in self.scales], scales)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -226,11 +230,15 @@ def _layers_with_weights(network: nn.Module) -> dict[str, QuantLinear | QuantCon
 
 
 def _trained_scales(network: nn.Module) -> list[nn.Parameter]:
-    """Return the scales of all layers, weight before activation, then those of attention's products."""
+    """Return the scales of all layers, weight before activation, then those of attention's products.
+
+    Those found at run time are not among them.
+    """
     scales: list[nn.Parameter] = []
     for layer in _layers_with_weights(network).values():
         scales += (layer.weight_step, layer.activation_step)
-    return scales + [m.activation_step for m in network.modules() if isinstance(m, QuantInput)]
+    scales += [m.activation_step for m in network.modules() if isinstance(m, QuantInput)]
+    return [scale for scale in scales if len(scale)]
 
 
 def _joined(predictions: Sequence[Tensor], halves: int) -> Tensor:

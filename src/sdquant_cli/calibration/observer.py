@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from ..events import SILENT, Events
 from ..hooks import watching_inputs
 from ..models.layers import is_text_fed
+from ..quant.branch import Branch, split_off
+from ..quant.format import PAPER, NumberFormat
 from ..quant.grid import Grid
 from ..quant.modules import LayerState
-from ..quant.ranges import affine_parameters, clipped_range, pooling_windows, weight_scales
+from ..quant.ranges import affine_parameters, clipped_range, pooling_windows
 from ..quant.relaxing import RelaxedRows
-from ..quant.state import grids
+from ..quant.weights import weight_scales
 from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
 
@@ -121,13 +123,14 @@ def observe(layers: Mapping[str, nn.Module], passes: Passes, events: Events = SI
 
 @dataclass(frozen=True)
 class QuantizerRules:
-    """Choices that turn observed inputs into quantizers."""
+    """Choices that turn weights and observed inputs into quantizers."""
 
     bits: Mapping[str, Bits]  # of each layer
     tables: Tables = Tables.PER_STEP
     ranges: Ranges = Ranges.MIN_MAX
     relaxed: RelaxedRows | None = None  # rows of a wider grid, in layers whose own is narrower
     has_one_row: Callable[[str], bool] = is_text_fed  # layers whose input does not depend on the timestep
+    form: NumberFormat = PAPER
 
 
 def observe_and_initialise(
@@ -135,29 +138,60 @@ def observe_and_initialise(
 ) -> tuple[dict[str, LayerState], int]:
     """Return the first quantizer of every layer, and the number of rows that no latent has.
 
-    All that quantizes without training comes from here, so that one choice of rules gives one result.
+    All that quantizes without training comes from here, so that one choice of rules gives one result. No
+    pass is made where inputs are rounded by what they are at run time.
     """
+    if rules.form.per_token:
+        return initial_states(layers, None, rules, events), 0
     observed = observe(layers, passes, events)
-    return initial_states(observed, rules, events), observed.unseen_rows
+    return initial_states(layers, observed, rules, events), observed.unseen_rows
 
 
 def initial_states(
-    observed: Observations, rules: QuantizerRules, events: Events = SILENT
+    layers: Mapping[str, nn.Module],
+    observed: Observations | None,
+    rules: QuantizerRules,
+    events: Events = SILENT,
 ) -> dict[str, LayerState]:
-    """Return a quantizer for every layer: weight scales per channel, activation scales per row.
+    """Return a quantizer for every layer: weight scales, and activation scales by row if there are any.
 
     A layer has one row for all timesteps if `tables` is single or `has_one_row` says so.
     """
     states = {}
-    with events.task("initialising quantizers", len(observed.layers), "layer") as task:
-        for name in observed.layers:
-            states[name] = _initial_state(observed, name, rules)
+    with events.task("initialising quantizers", len(layers), "layer") as task:
+        for name, layer in layers.items():
+            states[name] = _initial_state(name, layer, observed, rules)
             task.advance()
     return states
 
 
-def _initial_state(observed: Observations, name: str, rules: QuantizerRules) -> LayerState:
-    weight_grid, grid = grids(rules.bits[name])
+def _initial_state(
+    name: str, layer: nn.Module, observed: Observations | None, rules: QuantizerRules
+) -> LayerState:
+    weight_grid, grid = rules.form.grids(rules.bits[name])
+    weight_scale, branch = _weight_numbers(getattr(layer, "weight", None), weight_grid, rules.form)
+    if observed is None:
+        none = torch.empty(0)
+        return LayerState(weight_scale, none, none, weight_grid, grid, per_token=True, branch=branch)
+    scale, zero, relaxed = _tables(observed, name, grid, rules)
+    return LayerState(weight_scale, scale, zero, weight_grid, grid, relaxed, branch=branch)
+
+
+def _weight_numbers(weight: Tensor | None, grid: Grid, form: NumberFormat) -> tuple[Tensor, Branch | None]:
+    """Return the scales of a weight, and its low-rank branch if it has one; none for a tap of attention."""
+    if weight is None:
+        return torch.empty(0), None
+    weight, branch, groups = weight.detach().cpu().float(), None, form.groups(weight.shape)
+    if rank := form.rank(weight.shape):
+        branch = split_off(weight, rank, grid, groups)
+        weight = weight - branch.weight
+    return weight_scales(weight, grid, groups), branch
+
+
+def _tables(
+    observed: Observations, name: str, grid: Grid, rules: QuantizerRules
+) -> tuple[Tensor, Tensor, RelaxedRows | None]:
+    """Return the scales and zero-points of a layer's inputs by row, and the rows of a wider grid."""
     windows = observed.windows
     if rules.tables is Tables.SINGLE or rules.has_one_row(name):
         everything = [torch.arange(len(observed.latents))]
@@ -169,9 +203,7 @@ def _initial_state(observed: Observations, name: str, rules: QuantizerRules) -> 
         wide_scale, wide_zero = activation_tables(observed, name, relaxed.grid, windows, rules.ranges)
         scale = torch.where(relaxed.rows, wide_scale, scale)
         zero = torch.where(relaxed.rows, wide_zero, zero)
-    weight = getattr(observed.layers[name], "weight", None)
-    weight_scale = torch.empty(0) if weight is None else weight_scales(weight.cpu().float(), weight_grid)
-    return LayerState(weight_scale, scale, zero, weight_grid, grid, relaxed)
+    return scale, zero, relaxed
 
 
 def activation_tables(

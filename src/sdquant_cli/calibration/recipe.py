@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..manifests import ReconstructSpec
-from ..types import Bits, Ranges, Relax, Select, Tables
+from ..types import Activations, Bits, Ranges, Relax, Select, Tables
 from .sources import BatchContext, Source
 
 
@@ -26,6 +26,7 @@ class Recipe:
     source: Callable[[BatchContext], Source] | None = None  # batches that train the network as a whole
     reconstruct: ReconstructSpec | None = None  # how its blocks are trained, one after the other
     data: Data = Data()
+    activations: Activations = Activations.PER_STEP
     tables: Tables = Tables.PER_STEP
     ranges: Ranges = Ranges.MSE
     split_shortcuts: bool = False

@@ -18,8 +18,8 @@ from ..manifests import ReconstructSpec, UnitFacts
 from ..models.blocks import Block, Tap
 from ..models.noise import generator
 from ..quant.drop import Drop
-from ..quant.grid import along_first_axis
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
+from ..quant.weights import WeightQuantizer, dequantized_weight
 from .activation_cache import ActivationCache, TensorPool, stopping_at, to_device
 from .block_optimizer import (
     BlockOptimizer,
@@ -147,7 +147,7 @@ class Reconstruction:
             layer = self._quantizers[name]
             if "codes" in tensors:
                 assert isinstance(layer, QuantLinear | QuantConv2d)
-                weight = tensors["codes"].to(layer.weight_step) * _by_channel(layer)
+                weight = dequantized_weight(tensors["codes"], layer.weight_step.detach())
                 layer.weight = nn.Parameter(weight, requires_grad=False)
                 layer.weights_on_grid = True
             layer.activation_step.copy_(tensors["activation_step"])
@@ -209,13 +209,9 @@ class Reconstruction:
         return ActivationCache(self.items.count, self.pool)
 
 
-def _by_channel(layer: Layer) -> Tensor:
-    scale: Tensor = layer.weight_step.detach()
-    return along_first_axis(scale, layer.weight)
-
-
 def _trained_tensors(layer: InputQuantizer) -> dict[str, Tensor]:
     tensors = {"activation_step": layer.activation_step.detach().cpu().clone()}
     if isinstance(layer, QuantLinear | QuantConv2d) and layer.weights_on_grid:
-        tensors["codes"] = torch.round(layer.weight.detach() / _by_channel(layer)).to(torch.int8).cpu()
+        quantizer = WeightQuantizer(layer.weight_step.detach(), layer.weight_grid)
+        tensors["codes"] = quantizer.codes(layer.weight.detach()).to(torch.int8).cpu()
     return tensors

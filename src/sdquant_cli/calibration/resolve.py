@@ -8,7 +8,7 @@ from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
 from ..quant.grid import Grid
-from ..types import Bits, Dtype, Ranges, Relax, Tables, Train
+from ..types import Activations, Bits, Dtype, Ranges, Relax, Tables, Train
 from .recipe import Recipe
 from .recipes.published import METHODS
 
@@ -47,6 +47,8 @@ def _check_support(flag: Flag, recipe: Recipe) -> None:
 
 def _check_combinations(request: CalibrateRequest, recipe: Recipe, options: set[str]) -> None:
     """Raise UsageProblem for an option that has no effect with the others."""
+    if request.activations is Activations.TOKEN:
+        _check_per_token(request)
     if request.relax not in (None, Relax.NONE) and _tables(request, recipe) is Tables.SINGLE:
         raise UsageProblem("--relax: has no effect with --tables single; it widens the rows of single steps")
     if "softmax_bits" in options and request.attention_bits is None:
@@ -60,6 +62,17 @@ def _check_combinations(request: CalibrateRequest, recipe: Recipe, options: set[
         raise UsageProblem(
             f"--freezing: has no effect with --train {train}; use it with --train weights+steps"
         )
+
+
+def _check_per_token(request: CalibrateRequest) -> None:
+    """Raise UsageProblem for an option of tables where scales are found at run time."""
+    relax = None if request.relax is Relax.NONE else request.relax
+    for flag, value in (("tables", request.tables), ("ranges", request.ranges), ("relax", relax)):
+        if value is not None:
+            raise UsageProblem(
+                f"--{flag} {value}: has no effect with --activations token, which finds scales at run time; "
+                f"use it with --activations per-step"
+            )
 
 
 def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
@@ -94,13 +107,18 @@ def spec_of(
     """
     iterations = _iterations(request, recipe, each)
     trained = recipe.source is not None and iterations > 0
+    per_token = _activations(request, recipe) is Activations.TOKEN
     return QuantStateSpec(
         method=recipe.name,
         bits=request.bits,
         mixed=request.mixed,
         budget=request.budget,
-        tables=_tables(request, recipe),
-        ranges=_ranges(request, recipe),
+        activations=Activations.TOKEN if per_token else None,
+        tables=None if per_token else _tables(request, recipe),
+        ranges=None if per_token else _ranges(request, recipe),
+        full_range=request.full_range or None,
+        group_size=request.group_size,
+        branch_rank=request.branch_rank,
         attention_bits=request.attention_bits,
         softmax_bits=request.softmax_bits or request.attention_bits,
         iterations=iterations,
@@ -132,11 +150,10 @@ def losses_in_words(spec: QuantStateSpec) -> str:
     return " + ".join(name for name, weight in weights.items() if weight)
 
 
-def grids_without_training(bits: str) -> tuple[Ranges, Relax | None]:
-    """Return the ranges and relaxed steps of the default method's grids at these bits."""
+def spec_without_training(bits: str) -> QuantStateSpec:
+    """Return the spec of what the default method does at these bits without training."""
     request = CalibrateRequest(bits=bits, iterations=0)
-    recipe = recipe_of(request)
-    return _ranges(request, recipe), _relax(request, recipe)
+    return spec_of(request, recipe_of(request), 1, ranked=False, pictures=None)
 
 
 def _iterations(request: CalibrateRequest, recipe: Recipe, each: int = 2) -> int:
@@ -156,6 +173,12 @@ def _forwards_of_update(request: CalibrateRequest, recipe: Recipe, each: int) ->
     if spec is None:
         return items * 4.0
     return items * (3.0 + bool(spec.layer_weight)) * (1 + spec.second)
+
+
+def _activations(request: CalibrateRequest, recipe: Recipe) -> Activations:
+    """Return the kind of activation scales: of the recipe, unless an option has a use for tables only."""
+    needs_tables = request.tables or request.ranges or request.relax not in (None, Relax.NONE)
+    return request.activations or (Activations.PER_STEP if needs_tables else recipe.activations)
 
 
 def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:
@@ -179,7 +202,8 @@ def _edges(request: CalibrateRequest, recipe: Recipe) -> str | None:
 
 def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
     """Return which steps are relaxed; by default the recipe's, with 8 bits and a row for each step."""
-    has_rows = _tables(request, recipe) is not Tables.SINGLE
+    per_step = _activations(request, recipe) is Activations.PER_STEP
+    has_rows = per_step and _tables(request, recipe) is not Tables.SINGLE
     suits = has_rows and Bits.parse(request.bits).activations >= 8
     relax = request.relax or (recipe.relax if suits else None)
     return None if relax is Relax.NONE else relax

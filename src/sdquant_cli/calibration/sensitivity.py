@@ -19,13 +19,13 @@ from ..models.layers import quantizable_layers
 from ..quant.allocate import WIDTHS, extremes
 from ..quant.finite import check_finite
 from ..quant.fisher import collecting_terms, fisher_score, printed_score, ranking
-from ..quant.grid import along_first_axis, round_to_grid
+from ..quant.format import PAPER, NumberFormat
+from ..quant.grid import Grid
 from ..quant.modules import LayerState
-from ..quant.ranges import weight_rounding_error, weight_scales
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
-from ..quant.state import grids
 from ..quant.swap import swapped
+from ..quant.weights import WeightQuantizer, weight_rounding_error, weight_scales
 from ..types import Bits, Measure, Ranges
 from .items import Batch, Items, prediction
 from .observer import QuantizerRules, item_passes, observe_and_initialise
@@ -99,10 +99,9 @@ def _targets(measurement: Measurement, passes: Picks) -> dict[range, Tensor]:
 @torch.no_grad()
 def round_weights(network: nn.Module, bits: Bits) -> None:
     """Round the weights of all quantizable layers, in place."""
-    grid, _ = grids(bits)
+    grid, _ = PAPER.grids(bits)
     for layer in quantizable_layers(network).values():
-        scale = along_first_axis(weight_scales(layer.weight, grid), layer.weight)
-        layer.weight.copy_(round_to_grid(layer.weight, scale, 0.0, grid))
+        layer.weight.copy_(WeightQuantizer(weight_scales(layer.weight, grid), grid).values(layer.weight))
 
 
 def item_terms(rounded: nn.Module, batch: Batch, target: Tensor) -> Tensor:
@@ -164,8 +163,7 @@ class OneLayerAtATime:
         weight = self.network.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         original = weight.data
-        scale = along_first_axis(state.weight_step.to(original), original)
-        weight.data = round_to_grid(original, scale, 0.0, state.weight_grid)
+        weight.data = WeightQuantizer(state.weight_step.to(original), state.weight_grid).values(original)
         try:
             return self._noise()
         finally:
@@ -195,6 +193,7 @@ def layer_noises(
     batches = [measurement.batch(picks) for picks in measurement.picks(0, spec.latents)]
     single = OneLayerAtATime(denoiser.network, denoiser.rows, batches)
     names = {unit: list(layers)[part] for unit, part in units.items()}
+    weight_grids = [Grid(bits, signed=True, narrow=not spec.full_range) for bits in WIDTHS]
     with events.task("sensitivity", sum(map(len, names.values())), "layer") as task:
         for unit, unit_names in names.items():
             noise, weight_noise, errors = [], [], []
@@ -203,7 +202,7 @@ def layer_noises(
                 check_finite(moved[None], [f"the noise of layer {name}"], NOT_FINITE)
                 noise.append(moved.cpu().numpy())
                 weight_noise.append(single.weight_noise(name, states[name]).cpu().numpy())
-                errors.append([weight_rounding_error(layers[name].weight, bits) for bits in WIDTHS])
+                errors.append([weight_rounding_error(layers[name].weight, grid) for grid in weight_grids])
                 task.advance()
             arrays = {
                 "noise": np.array(noise),
@@ -224,6 +223,7 @@ def _first_quantizers(measurement: Measurement) -> dict[str, LayerState]:
         dict.fromkeys(layers, measurement.bits),
         ranges=spec.ranges or Ranges.MIN_MAX,
         relaxed=relaxed_rows(spec.relax, len(measurement.denoiser.rows.timesteps)),
+        form=NumberFormat.of(spec),
     )
     states, _ = observe_and_initialise(layers, passes, rules, measurement.events)
     return states

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from ..version import __version__
-from . import bench, demo, doctor, export, report, run, stages, store
+from . import bench, demo, doctor, export, quantize, report, run, stages, store
 from .command import Body, OptionsCommand, reflowed
 from .errors import Group
 from .execute import quiet_libraries
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Body] = {
     "calibrate": stages.calibrate,
     "generate": stages.generate,
     "evaluate": stages.evaluate,
+    "quantize": quantize.quantize,
     "export": export.export,
     "bench": bench.bench,
     "report": report.report,
@@ -70,7 +71,7 @@ def sdquant(
     Stages, in order: sample, precalc-time, sensitivity, calibrate, generate, evaluate. Each reads the
     latest artifacts of the stages before it from a store and adds its own. A stage whose artifact exists
     computes nothing; an interrupted command resumes where it stopped. export writes the result as a
-    folder that diffusers loads.
+    folder that diffusers loads. quantize writes such a folder at once, without prompts or calibration.
 
     Exit codes: 0 done, 1 unexpected error, 2 usage, 3 input artifact missing or damaged, 4 gate not met,
     5 environment, 6 newer format, 130 interrupted or 143 terminated (resumable).

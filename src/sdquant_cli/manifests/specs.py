@@ -2,7 +2,19 @@
 
 from typing import ClassVar, Literal
 
-from ..types import Dtype, Execution, Kind, Measure, Ranges, Relax, Select, StepMatch, Tables, Train
+from ..types import (
+    Activations,
+    Dtype,
+    Execution,
+    Kind,
+    Measure,
+    Ranges,
+    Relax,
+    Select,
+    StepMatch,
+    Tables,
+    Train,
+)
 from .base import Frozen, ModelRef, Setting, Spec
 
 
@@ -65,8 +77,10 @@ class SensitivitySpec(Spec):
     latents: int  # number used, from the first on
     micro_batch: int  # latents per pass; with guidance each is two items
     loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; None for sqnr
-    ranges: Ranges | None = None  # how sqnr chooses activation grids, as `calibrate` does
+    activations: Activations | None = None  # of sqnr, as `calibrate` has them; None: per step
+    ranges: Ranges | None = None  # how sqnr chooses activation grids
     relax: Relax | None = None
+    full_range: bool | None = None  # whether sqnr's weights have all codes; None: not the lowest
 
 
 class LossSpec(Frozen):
@@ -113,8 +127,12 @@ class QuantStateSpec(Spec):
     bits: str
     mixed: bool
     budget: str | None = None  # of weight bits, such as 4.25 or 3MB; replaces the weights' part of `bits`
-    tables: Tables
-    ranges: Ranges
+    activations: Activations | None = None  # None: per step
+    tables: Tables | None = None  # None: scales are found at run time
+    ranges: Ranges | None = None
+    full_range: bool | None = None  # whether weights have all codes; None: not the lowest
+    group_size: int | None = None  # input channels of a weight that share a scale; None: all
+    branch_rank: int | None = None  # of the 16-bit branch beside each weight; None: there is none
     attention_bits: int | None = None  # of q, k and v of every attention; None: not rounded
     softmax_bits: int | None = None  # of attention probabilities
     iterations: int

@@ -131,3 +131,69 @@ void squared_errors(const float *x, double *error, int64_t rows, int64_t inner, 
         error[row] = sum;
     }
 }
+
+/* The scale and zero-point of a position from the smallest and largest value there (quant/ranges.py). */
+INLINE void affine(float low, float high, float top, float *s, float *z)
+{
+    low = low > 0 ? 0 : low;
+    high = high < 0 ? 0 : high;
+    float step = (high - low) / top;
+    step = step < 1e-8f ? 1e-8f : step;
+    float zero = rintf(0.0f - low / step);
+    zero = zero < 0 ? 0 : zero;
+    *s = step;
+    *z = zero > top ? top : zero;
+}
+
+/* x is (outer, channels, inner); each of outer * inner positions has its own step size and zero-point, from its
+ * channels. Codes are 0 ... top. */
+void fake_quantize_tokens(const float *x, float *y, int64_t outer, int64_t channels, int64_t inner, float top,
+                          uint32_t seed, uint32_t bound)
+{
+    enum { WIDTH = 64 }; /* positions at once: their channels are read twice, the second time from cache */
+    const int64_t blocks = (inner + WIDTH - 1) / WIDTH, tasks = outer * blocks;
+#pragma omp parallel for schedule(static) if (outer * channels * inner > WORTH_THREADS)
+    for (int64_t task = 0; task < tasks; task++) {
+        const int64_t start = task % blocks * WIDTH, at = task / blocks * channels * inner + start;
+        const int64_t count = inner - start < WIDTH ? inner - start : WIDTH;
+        const float *in = x + at;
+        if (inner == 1) {
+            float low = in[0], high = in[0], s, z;
+#pragma omp simd reduction(min : low) reduction(max : high)
+            for (int64_t c = 0; c < channels; c++) {
+                low = in[c] < low ? in[c] : low;
+                high = in[c] > high ? in[c] : high;
+            }
+            affine(low, high, top, &s, &z);
+            if (bound)
+                values(in, y + at, channels, s, z, 0, top, at, seed, bound);
+            else
+                values(in, y + at, channels, s, z, 0, top, 0, 0, 0);
+            continue;
+        }
+        float low[WIDTH], high[WIDTH], s[WIDTH], z[WIDTH];
+        for (int64_t i = 0; i < count; i++) low[i] = high[i] = in[i];
+        for (int64_t c = 1; c < channels; c++) {
+            const float *line = in + c * inner;
+#pragma omp simd
+            for (int64_t i = 0; i < count; i++) {
+                low[i] = line[i] < low[i] ? line[i] : low[i];
+                high[i] = line[i] > high[i] ? line[i] : high[i];
+            }
+        }
+        for (int64_t i = 0; i < count; i++) affine(low[i], high[i], top, s + i, z + i);
+        for (int64_t c = 0; c < channels; c++) {
+            const float *line = in + c * inner;
+            float *out = y + at + c * inner;
+            const uint32_t place = (uint32_t)(at + c * inner);
+#pragma omp simd
+            for (int64_t i = 0; i < count; i++) {
+                float code = rintf(line[i] / s[i]) + z[i];
+                code = code < 0 ? 0 : code;
+                code = code > top ? top : code;
+                const float rounded = (code - z[i]) * s[i];
+                out[i] = bound && hash((place + (uint32_t)i) ^ seed) < bound ? line[i] : rounded;
+            }
+        }
+    }
+}

@@ -34,7 +34,10 @@ def _library() -> ctypes.CDLL | None:
         library.fake_quantize.argtypes = [_POINTER, _POINTER, *_SHARED]
         library.fake_quantize_backward.argtypes = [*[_POINTER] * 4, *_SHARED]
         library.squared_errors.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT]
-        for function in (library.fake_quantize, library.fake_quantize_backward, library.squared_errors):
+        tokens = library.fake_quantize_tokens
+        tokens.argtypes = [_POINTER, _POINTER, _INT, _INT, _INT, _FLOAT, _WORD, _WORD]
+        rounding = (library.fake_quantize, library.fake_quantize_backward, tokens)
+        for function in (*rounding, library.squared_errors):
             function.restype = None
     return library
 
@@ -68,3 +71,13 @@ def squared_errors(
     library = _library()
     assert library is not None
     library.squared_errors(x, error, *shape, scale, *limits)
+
+
+def forward_tokens(x: int, y: int, shape: tuple[int, int, int], top: int, draw: tuple[int, int]) -> None:
+    """Write x (outer, channels, inner) to y, rounded to codes 0 ... top with a scale for each position.
+
+    A position is an index into outer and inner; `draw` is the seed and the bound of a draw, (0, 0) for none.
+    """
+    library = _library()
+    assert library is not None
+    library.fake_quantize_tokens(x, y, *shape, top, *draw)

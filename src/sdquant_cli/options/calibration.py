@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from ..types import Dtype, Ranges, Relax, Tables, TimePath, Train
+from ..types import Activations, Dtype, Ranges, Relax, Tables, TimePath, Train
 from .base import MODEL, SettingRequest
 from .option import Needs, Option, Panel
 from .values import (
@@ -54,11 +54,47 @@ class CalibrateRequest(SettingRequest):
             "QuantStateSpec.budget",
         ),
     ] = None
+    full_range: Annotated[
+        Switch,
+        Option(
+            "Use all codes of weights, 16 at 4 bits; without it 15, which lie symmetrically about zero.",
+            Panel.BITS,
+            "QuantStateSpec.full_range",
+            negative=True,
+        ),
+    ] = True
+    group_size: Annotated[
+        Count | None,
+        Option(
+            "Input channels of a weight that share a scale. Default: all of an output channel's.",
+            Panel.BITS,
+            "QuantStateSpec.group_size",
+        ),
+    ] = None
+    branch_rank: Annotated[
+        Count | None,
+        Option(
+            "Rank of a 16-bit branch beside each weight, from its singular value decomposition (SVDQuant). "
+            "Default: none.",
+            Panel.BITS,
+            "QuantStateSpec.branch_rank",
+        ),
+    ] = None
+    activations: Annotated[
+        Activations | None,
+        Option(
+            "Activation scales: calibrated per timestep (per-step), or found at run time for each token and "
+            "pixel (token). Default: set by --method; per-step with --tables, --ranges or --relax.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.activations",
+            unset=Activations.PER_STEP,
+        ),
+    ] = None
     tables: Annotated[
         Tables | None,
         Option(
-            "Activation scales of a layer: one per timestep, one for all, or per timestep and found "
-            "progressively.",
+            "Calibrated activation scales of a layer: one per timestep, one for all, or per timestep and "
+            "found progressively.",
             Panel.ACTIVATIONS,
             "QuantStateSpec.tables",
         ),
@@ -66,7 +102,7 @@ class CalibrateRequest(SettingRequest):
     ranges: Annotated[
         Ranges | None,
         Option(
-            "Activation range: min-max, or the clipping that minimises the MSE or L2.4 error.",
+            "Calibrated activation range: min-max, or the clipping that minimises the MSE or L2.4 error.",
             Panel.ACTIVATIONS,
             "QuantStateSpec.ranges",
         ),

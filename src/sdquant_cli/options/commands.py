@@ -99,6 +99,7 @@ COMMANDS = {
     "calibrate": CommandOptions(requests.CalibrateRequest, (PRESET, *STAGE)),
     "generate": CommandOptions(requests.GenerateRequest, STAGE),
     "evaluate": CommandOptions(requests.EvaluateRequest, STAGE),
+    "quantize": CommandOptions(requests.QuantizeRequest, ()),
     "export": CommandOptions(requests.ExportRequest, (STORE,)),
     "bench": CommandOptions(requests.BenchRequest, (STORE, JSON)),
     "report": CommandOptions(requests.ReportRequest, (STORE,)),

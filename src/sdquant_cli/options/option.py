@@ -79,7 +79,7 @@ class Flag:
             return [self.spelling, self.option.unset]
         if value is True:
             return [self.spelling]
-        if value is False and self.default is None:
+        if (value is False and self.default is None) or (not value and self.default is True):
             return [f"--no-{self.spelling.removeprefix('--')}"]
         return [] if value is None or value is False else [self.spelling, str(value)]
 

@@ -7,11 +7,17 @@ iterations of 12 latents (SDXL: 4).
 
 from typing import Any
 
-from ..types import Preset, Relax, Scheduler
+from ..types import Activations, Preset, Relax, Scheduler
 
 _SD = {"scheduler": Scheduler.PNDM, "steps": 50, "guidance_scale": 7.5, "height": 512, "width": 512}
 _SDXL = {"scheduler": Scheduler.EULER, "steps": 50, "guidance_scale": 7.5, "height": 768, "width": 768}
-_CALIBRATE = {"mixed": True, "relax": Relax.NONE, "iterations": 10_000}
+_CALIBRATE = {
+    "mixed": True,
+    "activations": Activations.PER_STEP,
+    "relax": Relax.NONE,
+    "full_range": False,
+    "iterations": 10_000,
+}
 
 PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     Preset.SD14: {

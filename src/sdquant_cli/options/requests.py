@@ -20,6 +20,7 @@ from .values import (
     Pixels,
     Positive,
     Quantile,
+    Scale,
     Seed,
     Share,
     Switch,
@@ -183,6 +184,34 @@ class GenerateRequest(SettingRequest):
     limit: PromptsToUse = None
     micro_batch: Annotated[Count, Option(MICRO_BATCH, Panel.RESOURCES, "ImagesSpec.micro_batch")] = 8
     output: Annotated[Path | None, Option("Folder to write PNG files to.", Panel.OUTPUT)] = None
+
+
+class QuantizeRequest(Fields):
+    """Options of `quantize`."""
+
+    model: Annotated[
+        str,
+        Option(
+            "Pipeline folder in diffusers layout, .safetensors file, Hub id, or shapes: the embedded model.",
+            argument=True,
+        ),
+    ]
+    output: Annotated[Path, Option("Folder to write.")]
+    bits: Annotated[BitsText, Option("Bits of weights and activations, such as w8a8.")] = "w8a8"
+    group_size: Annotated[
+        Count | None, Option("Input channels of a weight that share a scale. Default: all.", Panel.BITS)
+    ] = None
+    branch_rank: Annotated[
+        Count | None,
+        Option("Rank of a 16-bit branch beside each weight (SVDQuant). Default: none.", Panel.BITS),
+    ] = None
+    revision: Annotated[str | None, Option("Branch, tag or commit of a Hub id.", Panel.MODEL)] = None
+    variant: Annotated[str | None, Option("Variant of the weight files, such as fp16.", Panel.MODEL)] = None
+    base: Annotated[
+        str | None, Option("Pipeline that a .safetensors file was fine-tuned from.", Panel.MODEL)
+    ] = None
+    lora: Annotated[Path | None, Option("LoRA adapter to fuse into the model.", Panel.MODEL)] = None
+    lora_scale: Annotated[Scale | None, Option("Scale of --lora. Default: 1.", Panel.MODEL)] = None
 
 
 class ExportRequest(Request):

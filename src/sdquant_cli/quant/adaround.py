@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .grid import Grid, along_first_axis
+from .grid import Grid
+from .weights import in_groups
 
 LOW, HIGH = -0.1, 1.1  # gamma and zeta: the sigmoid is stretched, so that 0 and 1 are reached
 BETA = (20.0, 2.0)  # of the regulariser, first and last
@@ -37,17 +38,16 @@ class SoftRounding(nn.Module):
     """A weight between its lower and its upper neighbour on the grid; it starts where the weight is."""
 
     def __init__(self, weight: Tensor, scale: Tensor, grid: Grid) -> None:
-        """Start from a weight (C_out,...) fp32 with scales (C_out) and a symmetric grid."""
+        """Start from a weight (C_out,...) fp32 with scales (C_out G) and a symmetric grid."""
         super().__init__()
-        self.scale, self.grid = along_first_axis(scale.detach(), weight), grid
-        scaled = weight.detach() / self.scale
+        self.shape, self.scale, self.grid = weight.shape, scale.detach()[:, None], grid
+        scaled = in_groups(weight.detach(), scale) / self.scale
         self.floor = scaled.floor()
         self.alpha = nn.Parameter(inverse_rectified_sigmoid(scaled - self.floor))
 
     def forward(self, _weight: Tensor) -> Tensor:
         """Return clip(floor(W/s) + h) s (AdaRound: the soft-quantized weight)."""
-        codes = (self.floor + rectified_sigmoid(self.alpha)).clamp(self.grid.low, self.grid.high)
-        return codes * self.scale
+        return self._weight(rectified_sigmoid(self.alpha))
 
     def rounding_penalty(self, beta: float) -> Tensor:
         """Return the regulariser of this layer."""
@@ -56,5 +56,8 @@ class SoftRounding(nn.Module):
     @torch.no_grad()
     def hard(self) -> Tensor:
         """Return the weight on its grid: up where h is at least one half, that is alpha at least zero."""
-        codes = (self.floor + (self.alpha >= 0)).clamp(self.grid.low, self.grid.high)
-        return codes * self.scale
+        return self._weight(self.alpha >= 0)
+
+    def _weight(self, up: Tensor) -> Tensor:
+        codes = (self.floor + up).clamp(self.grid.low, self.grid.high)
+        return (codes * self.scale).view(self.shape)

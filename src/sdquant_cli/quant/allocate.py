@@ -36,6 +36,15 @@ def mixed_bits(
     return {name: special.get(name, bits) for name in layers}
 
 
+def uniform_bits(layers: Sequence[str], bits: Bits, edges: Bits | None = None) -> dict[str, Bits]:
+    """Return the same bits for every layer, but at least `edges` for the first and the last."""
+    chosen = dict.fromkeys(layers, bits)
+    if edges is not None:
+        for name in (layers[0], layers[-1]):
+            chosen[name] = chosen[name].at_least(edges)
+    return chosen
+
+
 def average_bits(
     bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float]
 ) -> dict[str, float]:

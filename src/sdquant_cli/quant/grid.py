@@ -5,18 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TINY = 1e-8  # smallest scale: keeps an all-zero tensor representable
+
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers that codes may take; `signed` is symmetric about zero, without the lowest code."""
+    """The integers that codes may take; a narrow one leaves out the lowest code: 15 levels at 4 bits."""
 
     bits: int
     signed: bool
+    narrow: bool = False
 
     @property
     def low(self) -> int:
         """The smallest code."""
-        return -(2 ** (self.bits - 1)) + 1 if self.signed else 0
+        return (-(2 ** (self.bits - 1)) if self.signed else 0) + self.narrow
 
     @property
     def high(self) -> int:

@@ -8,12 +8,13 @@ share an input share what is kept.
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .drop import Draw
 from .grid import Grid
 from .rounding import Quantizer, round_gradients, round_values
+from .tokens import TokenQuantizer
+from .weights import WeightQuantizer
 
 
 class Convolution(NamedTuple):
@@ -25,31 +26,38 @@ class Convolution(NamedTuple):
     groups: int
 
 
+def convolution_of(layer: nn.Module) -> Convolution | None:
+    """Return how a convolution moves over its input, None for a linear layer."""
+    if not isinstance(layer, nn.Conv2d):
+        return None
+    assert not isinstance(layer.padding, str)
+    return Convolution(layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
 def fake_quantized_layer(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    quantizer: Quantizer,
-    weight_quantizer: Quantizer | None,
+    quantizer: Quantizer | TokenQuantizer | None,
+    weight_quantizer: WeightQuantizer | None,
     convolution: Convolution | None,
 ) -> Tensor:
     """Return layer(round(x), round(weight)) + bias, differentiable in all of them and in both scales.
 
-    `weight_quantizer` None: the weight is on its grid already. `convolution` None: a linear layer.
+    A quantizer that is None rounds nothing. `convolution` None: a linear layer.
     x and weight are rounded in the dtype of their scales and cast; products, forward and backward, are of
     x's dtype, within torch.autocast of its.
     """
+    scale = quantizer.scale if isinstance(quantizer, Quantizer) else None
     context = _LayerContext(
-        quantizer.zero_point,
-        quantizer.grid,
-        quantizer.draw,
+        quantizer,
         None if weight_quantizer is None else weight_quantizer.grid,
         autocast_dtype(x) or x.dtype,
         convolution,
         None if bias is None else list(bias.shape),
     )
     weight_scale = None if weight_quantizer is None else weight_quantizer.scale
-    result: Tensor = _FakeQuantizedLayer.apply(context, bias, x, weight, quantizer.scale, weight_scale)
+    result: Tensor = _FakeQuantizedLayer.apply(context, bias, scale, x, weight, weight_scale)
     return result
 
 
@@ -63,43 +71,51 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 class _LayerContext(NamedTuple):
     """The values that both passes need besides the tensors that get gradients."""
 
-    zero_point: Tensor
-    grid: Grid
-    draw: Draw | None
+    quantizer: Quantizer | TokenQuantizer | None  # of the input
     weight_grid: Grid | None  # None: the weight is not rounded
     product_dtype: torch.dtype
     convolution: Convolution | None  # None: a linear layer
     bias_shape: list[int] | None
 
-    def input_quantizer(self, scale: Tensor) -> Quantizer:
-        return Quantizer(scale, self.zero_point, self.grid, self.draw)
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """Return the input rounded, in fp32 or more."""
+        if isinstance(self.quantizer, TokenQuantizer):
+            return self.quantizer.values(x)
+        return x if self.quantizer is None else round_values(x.to(self.quantizer.scale.dtype), self.quantizer)
 
-    def weight_quantizer(self, scale: Tensor | None) -> Quantizer | None:
+    def input_gradients(self, x: Tensor, up: Tensor, *, to_scale: bool) -> tuple[Tensor, Tensor | None]:
+        """Return gradients to the input and to its scale, from those to the rounded input."""
+        if not isinstance(self.quantizer, Quantizer):
+            return up, None  # nothing is clipped
+        dtype = self.quantizer.scale.dtype
+        return round_gradients(x.to(dtype), up.to(dtype), self.quantizer, to_scale=to_scale)
+
+    def weight_quantizer(self, scale: Tensor | None) -> WeightQuantizer | None:
         if scale is None or self.weight_grid is None:
             return None
-        return Quantizer.symmetric(scale, self.weight_grid)
+        return WeightQuantizer(scale, self.weight_grid)
 
 
 class _Operands(NamedTuple):
-    """The layer's input and weight as floating point holds them, with their scales."""
+    """The layer's input and weight as floating point holds them, and the weight's scales."""
 
     x: Tensor
     weight: Tensor
-    scale: Tensor
     weight_scale: Tensor | None
 
     def rounded(self, context: _LayerContext) -> tuple[Tensor, Tensor]:
         """Return rounded input and weight in the dtype of products."""
-        x = round_values(self.x.to(self.scale.dtype), context.input_quantizer(self.scale))
         weight = self.weight
         if quantizer := context.weight_quantizer(self.weight_scale):
-            weight = round_values(weight.to(quantizer.scale.dtype), quantizer)
-        return x.to(context.product_dtype), weight.to(context.product_dtype)
+            weight = quantizer.values(weight)
+        return context.rounded_input(self.x).to(context.product_dtype), weight.to(context.product_dtype)
 
 
 class _FakeQuantizedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, context: _LayerContext, bias: Tensor | None, *operands: Any) -> Tensor:
+    def forward(
+        ctx: Any, context: _LayerContext, bias: Tensor | None, _scale: Tensor | None, *operands: Any
+    ) -> Tensor:
         ctx.save_for_backward(*operands)
         ctx.layer = context
         x, weight = _Operands(*operands).rounded(context)
@@ -111,23 +127,18 @@ class _FakeQuantizedLayer(torch.autograd.Function):
     def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
         context: _LayerContext = ctx.layer
         operands = _Operands(*ctx.saved_tensors)
-        x, weight, scale, weight_scale = operands
-        _, need_bias, need_x, need_weight, need_scale, need_weight_scale = ctx.needs_input_grad
+        _, need_bias, need_scale, need_x, need_weight, need_weight_scale = ctx.needs_input_grad
         mask = (need_x or need_scale, need_weight or need_weight_scale, need_bias)
         to_x, to_weight, to_bias = _layer_gradients(up, *operands.rounded(context), mask, context)
         to_scale = to_weight_scale = None
         if to_x is not None:
-            quantizer = context.input_quantizer(scale)
-            to_x, to_scale = round_gradients(
-                x.to(scale.dtype), to_x.to(scale.dtype), quantizer, to_scale=need_scale
-            )
-        weight_quantizer = context.weight_quantizer(weight_scale)
+            to_x, to_scale = context.input_gradients(operands.x, to_x, to_scale=need_scale)
+        weight_quantizer = context.weight_quantizer(operands.weight_scale)
         if to_weight is not None and weight_quantizer is not None:
-            dtype = weight_quantizer.scale.dtype
-            to_weight, to_weight_scale = round_gradients(
-                weight.to(dtype), to_weight.to(dtype), weight_quantizer, to_scale=need_weight_scale
+            to_weight, to_weight_scale = weight_quantizer.gradients(
+                operands.weight, to_weight, to_scale=need_weight_scale
             )
-        return None, to_bias, to_x, to_weight, to_scale, to_weight_scale
+        return None, to_bias, to_scale, to_x, to_weight, to_weight_scale
 
 
 def _layer_gradients(

@@ -6,12 +6,14 @@ the number of bits decides low and high (`grid.Grid`). Doing both at once is fak
 the nearest value that has a code, and stays a floating-point number. A quantized layer fake-quantizes its
 weight and its input and then multiplies them as the original layer does.
 
-A weight is symmetric (z = 0), with one scale for each output channel. An input has a scale and a zero-point.
-Since a denoiser's inputs change along the denoising steps, a layer may hold a table of them with one entry
-per timestep of the schedule, its rows; `Rows` finds the row of every item of a batch from the timestep that
-the network is called with. A table of one entry serves all timesteps. Some rows may have wider grids
-(`RelaxedRows`). The tables keep the names they have in stored artifacts: `weight_step` and `activation_step`
-hold scales (step sizes), `activation_zero` zero-points.
+A weight is symmetric (z = 0), with one scale for each output channel or group of its inputs (`weights`).
+
+An input has a scale and a zero-point. Either they are found when the layer runs, for each token or pixel
+(`tokens`), or a layer holds them. Since a denoiser's inputs change along the denoising steps, it may hold a
+table with one entry per timestep of the schedule, its rows; `Rows` finds the row of every item of a batch
+from the timestep that the network is called with. A table of one entry serves all timesteps. Some rows may
+have wider grids (`RelaxedRows`). The tables keep the names they have in stored artifacts: `weight_step` and
+`activation_step` hold scales (step sizes), `activation_zero` zero-points.
 
 Rounding has no useful gradient, so a straight-through gradient takes its place: values inside the range pass
 it on unchanged, clipped ones stop it; scales get the gradient of LSQ (`rounding`). While something is
@@ -26,14 +28,16 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .drop import Drop
+from .branch import Branch
+from .drop import Draw, Drop
 from .grid import Grid, along_first_axis
-from .layer_function import Convolution, fake_quantized_layer
+from .layer_function import Convolution, convolution_of, fake_quantized_layer
 from .relaxing import RelaxedRows
 from .rounding import Quantizer, fake_quantize
 from .rows import Rows
+from .tokens import TokenQuantizer, fake_quantize_tokens
+from .weights import WeightQuantizer
 
 LinearT = TypeVar("LinearT", bound=nn.Linear)
 ConvT = TypeVar("ConvT", bound=nn.Conv2d)
@@ -43,12 +47,14 @@ ConvT = TypeVar("ConvT", bound=nn.Conv2d)
 class LayerState:
     """The numbers of one quantized module; a place without a weight has no weight scales (C_out = 0)."""
 
-    weight_step: Tensor  # (C_out) scales
-    activation_step: Tensor  # (rows) or (1) scales
-    activation_zero: Tensor  # (rows) or (1) zero-points
+    weight_step: Tensor  # (C_out G) scales
+    activation_step: Tensor  # (rows) or (1) scales; (0) where each token has its own
+    activation_zero: Tensor  # as many zero-points
     weight_grid: Grid
     activation_grid: Grid
     relaxed: RelaxedRows | None = None
+    per_token: bool = False
+    branch: Branch | None = None  # that the weight on the grid leaves out
 
     def to(self, device: torch.device) -> "LayerState":
         """Return the state with its tensors on a device."""
@@ -57,42 +63,50 @@ class LayerState:
             weight_step=self.weight_step.to(device),
             activation_step=self.activation_step.to(device),
             activation_zero=self.activation_zero.to(device),
+            branch=self.branch and self.branch.to(device),
         )
 
 
 class InputQuantizer(nn.Module):
-    """Base of all quantized modules: the tables that round an input."""
+    """Base of all quantized modules: rounds an input."""
 
     activation_zero: Tensor
     activation_grid: Grid
     relaxed: RelaxedRows | None
     rows: Rows  # shared by all modules of a network
+    token_axis: int | None  # of the channels that share a scale found at run time; None: the tables serve
     drop: Drop | None  # leaves part of the input unrounded, while something is trained
 
-    def install_tables(self, state: LayerState, rows: Rows) -> None:
-        """Copy the tables of a state into this module."""
+    def install_input(self, state: LayerState, rows: Rows, channels: int) -> None:
+        """Copy what rounds inputs from a state; `channels` is the axis that they have their channels at."""
         self.activation_step = nn.Parameter(state.activation_step.clone())
         self.register_buffer("activation_zero", state.activation_zero.clone())
         self.activation_grid, self.relaxed, self.rows = state.activation_grid, state.relaxed, rows
+        self.token_axis = channels if state.per_token else None
         self.drop = None
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """Return x fake-quantized by the row of each item, except for what is dropped."""
+        """Return x fake-quantized, each item by its row, except for what is dropped."""
         if self._all_dropped:
             return x
-        grid = self._common_grid()
-        quantizer = self._quantizer(x, grid or self.activation_grid)
-        y = fake_quantize(x, quantizer)
-        if grid is None:  # some items are at relaxed rows, others not
-            assert self.relaxed is not None
-            is_relaxed = self.relaxed.rows.to(x.device)[self.rows.current(len(x))]
-            wider = fake_quantize(x, quantizer._replace(grid=self.relaxed.grid))
-            y = torch.where(along_first_axis(is_relaxed, x), wider, y)
-        return y
+        if self.token_axis is not None:
+            return fake_quantize_tokens(x, self._token_quantizer(self.token_axis))
+        if not self._grids_differ:
+            return fake_quantize(x, self._row_quantizer(x, self._shared_grid))
+        assert self.relaxed is not None
+        quantizer = self._row_quantizer(x, self.activation_grid)
+        wider = fake_quantize(x, quantizer._replace(grid=self.relaxed.grid))
+        is_relaxed = self.relaxed.rows.to(x.device)[self.rows.current(len(x))]
+        return torch.where(along_first_axis(is_relaxed, x), wider, fake_quantize(x, quantizer))
 
     @property
     def _all_dropped(self) -> bool:
         return self.drop is not None and self.drop.all
+
+    @property
+    def _grids_differ(self) -> bool:
+        """Whether some items of the current batch are at relaxed rows and others may not be."""
+        return self.relaxed is not None and self.rows.shared is None
 
     def grid_of(self, row: int) -> Grid:
         """Return the grid of inputs at a row."""
@@ -100,7 +114,22 @@ class InputQuantizer(nn.Module):
             return self.relaxed.grid
         return self.activation_grid
 
-    def _quantizer(self, x: Tensor, grid: Grid) -> Quantizer:
+    @property
+    def _shared_grid(self) -> Grid:
+        """The grid of all items of the current batch, if it is the same."""
+        shared = self.rows.shared if self.relaxed is not None else None
+        return self.activation_grid if shared is None else self.grid_of(shared)
+
+    def _quantizer(self, x: Tensor) -> Quantizer | TokenQuantizer:
+        """Return the quantizer of a batch whose items have the same grid."""
+        if self.token_axis is not None:
+            return self._token_quantizer(self.token_axis)
+        return self._row_quantizer(x, self._shared_grid)
+
+    def _token_quantizer(self, axis: int) -> TokenQuantizer:
+        return TokenQuantizer(axis, self.activation_grid, self._draw())
+
+    def _row_quantizer(self, x: Tensor, grid: Grid) -> Quantizer:
         """Return the quantizer of x by each item's row, with a new draw while inputs are dropped."""
         scale: Tensor = self.activation_step
         zero_point = self.activation_zero
@@ -112,22 +141,19 @@ class InputQuantizer(nn.Module):
             along_first_axis(scale, x).to(dtype),
             along_first_axis(zero_point, x).to(dtype),
             grid,
-            None if self.drop is None else self.drop.draw(),
+            self._draw(),
         )
 
-    def _common_grid(self) -> Grid | None:
-        """Return the grid of all items of the current batch; None if they differ."""
-        if self.relaxed is None:
-            return self.activation_grid
-        return None if self.rows.shared is None else self.grid_of(self.rows.shared)
+    def _draw(self) -> Draw | None:
+        return None if self.drop is None else self.drop.draw()
 
 
 class QuantInput(InputQuantizer):
     """A quantizer in place of an nn.Identity: it returns its input fake-quantized."""
 
-    def __init__(self, state: LayerState, rows: Rows) -> None:
+    def __init__(self, state: LayerState, rows: Rows, channels: int) -> None:
         super().__init__()
-        self.install_tables(state, rows)
+        self.install_input(state, rows, channels)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Return the input (N,...) fake-quantized."""
@@ -140,14 +166,26 @@ class _QuantLayer(InputQuantizer):
     weight: Tensor
     weight_grid: Grid
     weights_on_grid: bool  # the weight is rounded already
+    branch_up: nn.Parameter | None  # of the branch, if there is one
+    branch_down: nn.Parameter | None
     weight_transform: nn.Module | None  # makes the weight from the stored one, while that is trained
 
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         """Copy the numbers of a state into this layer."""
         self.weight_step = nn.Parameter(state.weight_step.clone())
-        self.install_tables(state, rows)
+        self.install_input(state, rows, 1 if isinstance(self, nn.Conv2d) else -1)
         self.weight_grid, self.weights_on_grid = state.weight_grid, weights_on_grid
-        self.weight_transform = None
+        self.weight_transform = self.branch_up = self.branch_down = None
+        if state.branch is not None:
+            self.branch_up = nn.Parameter(state.branch.up.float(), requires_grad=False)
+            self.branch_down = nn.Parameter(state.branch.down.float(), requires_grad=False)
+
+    @property
+    def branch(self) -> Branch | None:
+        """The low-rank branch, if there is one."""
+        if self.branch_up is None or self.branch_down is None:
+            return None
+        return Branch(self.branch_up, self.branch_down)
 
     def full_weight(self) -> Tensor:
         """Return the weight before rounding."""
@@ -155,21 +193,17 @@ class _QuantLayer(InputQuantizer):
 
     def fake_quantized(self, x: Tensor, bias: Tensor | None, convolution: Convolution | None) -> Tensor:
         """Return the layer's output on fake-quantized weight and input; `convolution` None: linear."""
-        weight_quantizer = None
-        weight = self.full_weight()
+        weight_quantizer, original = None, x
         if not self.weights_on_grid:
-            weight_scale = along_first_axis(self.weight_step, weight)
-            weight_quantizer = Quantizer.symmetric(weight_scale, self.weight_grid)
-        grid = None if self._all_dropped else self._common_grid()
-        if grid is not None:
-            quantizer = self._quantizer(x, grid)
-            return fake_quantized_layer(x, weight, bias, quantizer, weight_quantizer, convolution)
-        x = self.quantize_input(x)
-        if weight_quantizer is not None:
-            weight = fake_quantize(weight, weight_quantizer)
-        if convolution is None:
-            return F.linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, *convolution)
+            weight_quantizer = WeightQuantizer(self.weight_step, self.weight_grid)
+        quantizer = None  # the input is rounded here, or not at all
+        if self._grids_differ:
+            x = self.quantize_input(x)
+        elif not self._all_dropped:
+            quantizer = self._quantizer(x)
+        weight, branch = self.full_weight(), self.branch
+        y = fake_quantized_layer(x, weight, bias, quantizer, weight_quantizer, convolution)
+        return y if branch is None else y + branch.output(original, convolution)
 
 
 class QuantLinear(_QuantLayer, nn.Linear):
@@ -185,9 +219,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Return (N,C_out,H',W')."""
-        assert not isinstance(self.padding, str)
-        convolution = Convolution(self.stride, self.padding, self.dilation, self.groups)
-        return self.fake_quantized(input, self.bias, convolution)
+        return self.fake_quantized(input, self.bias, convolution_of(self))
 
 
 def empty_twin(
@@ -221,10 +253,16 @@ def empty_twin(
 def quantized_layer(
     layer: nn.Linear | nn.Conv2d | nn.Identity, state: LayerState, rows: Rows, *, weights_on_grid: bool
 ) -> nn.Module:
-    """Return the quantized twin of a layer, sharing its weight and bias tensors; raises as `empty_twin`."""
+    """Return the quantized twin of a layer, sharing its bias and, without a branch, its weight tensor.
+
+    Raises as `empty_twin`.
+    """
     if isinstance(layer, nn.Identity):
-        return QuantInput(state, rows)
+        return QuantInput(state, rows, getattr(layer, "channels_axis", -1))
     twin = empty_twin(layer, QuantLinear, QuantConv2d)
     twin.weight = layer.weight
+    if state.branch is not None and not weights_on_grid:
+        residual = layer.weight.detach() - state.branch.weight.to(layer.weight)
+        twin.weight = nn.Parameter(residual, requires_grad=layer.weight.requires_grad)
     twin.install(state, rows, weights_on_grid=weights_on_grid)
     return twin

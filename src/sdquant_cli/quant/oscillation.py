@@ -8,16 +8,17 @@ integer for the rest of the training.
 import torch
 from torch import Tensor
 
-from .grid import Grid, along_first_axis, quantize
+from .grid import Grid
+from .weights import WeightQuantizer, dequantized_weight
 
 
 class Oscillation:
-    """The history of one weight tensor (C_out,...); its scales are (C_out)."""
+    """The history of one weight tensor (C_out,...); its scales are (C_out G)."""
 
     MOMENTUM = 0.02  # of the exponential means
 
     def __init__(self, weight: Tensor, scale: Tensor, grid: Grid) -> None:
-        codes = quantize(weight.detach(), along_first_axis(scale.detach(), weight), 0.0, grid)
+        codes = WeightQuantizer(scale.detach(), grid).codes(weight.detach())
         self.grid = grid
         self.codes = codes.to(torch.int8)
         self.direction = torch.zeros_like(self.codes)  # of the last change
@@ -28,8 +29,7 @@ class Oscillation:
     @torch.no_grad()
     def update(self, weight: Tensor, scale: Tensor, threshold: float) -> None:
         """Record a weight after an optimizer step, and put its frozen entries back, in place."""
-        scale = along_first_axis(scale.detach(), weight)
-        codes = quantize(weight, scale, 0.0, self.grid)
+        codes = WeightQuantizer(scale.detach(), self.grid).codes(weight)
         change = (codes - self.codes).sign().to(torch.int8)
         oscillated = (change != 0) & (change == -self.direction)
         self.frequency.lerp_(oscillated.to(self.frequency), self.MOMENTUM)
@@ -37,7 +37,8 @@ class Oscillation:
         self.direction = torch.where(change != 0, change, self.direction)
         self.codes = codes.to(torch.int8)
         self.frozen |= self.frequency > threshold
-        weight.copy_(torch.where(self.frozen, self.mean.round() * scale, weight))
+        frozen = dequantized_weight(self.mean.round(), scale.detach())
+        weight.copy_(torch.where(self.frozen, frozen, weight))
 
     def state(self) -> dict[str, Tensor]:
         """Return the history by name, for a checkpoint."""

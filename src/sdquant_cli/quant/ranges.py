@@ -1,37 +1,12 @@
-"""Scales and zero-points from data."""
+"""Scales and zero-points of inputs from data."""
 
 import torch
 from torch import Tensor
 
-from .grid import Grid, round_to_grid
-from .rounding import Quantizer, round_values, row_rounding_errors
+from .grid import TINY, Grid
+from .rounding import Quantizer, round_values
 
-TINY = 1e-8  # smallest scale: keeps an all-zero tensor representable
-CLIPPINGS = 40  # tried for a weight, from half of its largest magnitude to all of it
 RANGES = 24  # tried for an input, from 0.3 of both ends to all of them
-
-
-def weight_scales(weight: Tensor, grid: Grid) -> Tensor:
-    """Return one scale (C_out) per output channel: the clipping of max|w| with the least squared error."""
-    flat = weight.detach().flatten(1).float().contiguous()
-    largest = flat.abs().amax(dim=1).clamp_min(TINY * grid.high)
-    best_error = torch.full_like(largest, torch.inf, dtype=torch.float64)
-    best = largest / grid.high
-    for fraction in torch.linspace(0.5, 1.0, CLIPPINGS).tolist():
-        scale = largest * (fraction / grid.high)
-        error = row_rounding_errors(flat, scale, grid)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = torch.where(better, scale, best)
-    return best
-
-
-def weight_rounding_error(weight: Tensor, bits: int) -> float:
-    """Return |W - Q(W)|^2 of a weight rounded to its symmetric grid, one scale per output channel."""
-    grid = Grid(bits, signed=True)
-    flat = weight.detach().flatten(1)
-    rounded = round_to_grid(flat, weight_scales(flat, grid)[:, None], 0.0, grid)
-    return float((flat - rounded).double().square().sum())
 
 
 def affine_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ..types import Bits
-from .grid import Grid, along_first_axis, dequantize, quantize
+from .branch import Branch, split_off
+from .format import NumberFormat
 from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
 from .relaxing import RelaxedRows
 from .rows import Rows
 from .swap import swap
+from .weights import WeightQuantizer, dequantized_weight, weight_scales
 
+BRANCH_FIELDS, BRANCH_DTYPE = ("branch_up", "branch_down"), "float16"
 FIELDS = {"codes": "int8", "weight_step": "float32", "activation_step": "float32", "activation_zero": "int32"}
-
-
-def grids(bits: Bits) -> tuple[Grid, Grid]:
-    """Return the grids of weights (signed, symmetric) and of activations (affine)."""
-    return Grid(bits.weights, signed=True), Grid(bits.activations, signed=False)
 
 
 @dataclass(frozen=True)
@@ -28,41 +26,78 @@ class SavedLayer:
 
     bits: Bits
     codes: Tensor  # int8, the weight's shape
-    weight_step: Tensor  # (C_out) scales
-    activation_step: Tensor  # (rows) or (1) scales
-    activation_zero: Tensor  # (rows) or (1) zero-points, integers
+    weight_step: Tensor  # (C_out G) scales
+    activation_step: Tensor  # (rows) or (1) scales; (0) where each token has its own
+    activation_zero: Tensor  # as many zero-points, integers
+    branch: Branch | None = None  # fp16
 
     def weight(self) -> Tensor:
         """Return the weight on its grid, fp32."""
-        scale = along_first_axis(self.weight_step, self.codes)
-        return dequantize(self.codes.float(), scale, 0.0)
+        return dequantized_weight(self.codes, self.weight_step)
 
-    def layer_state(self, relaxed: RelaxedRows | None = None) -> LayerState:
+    def whole_weight(self) -> Tensor:
+        """Return the weight that a floating-point layer needs, its branch included, fp32."""
+        return self.weight() if self.branch is None else self.weight() + self.branch.weight
+
+    def layer_state(self, form: NumberFormat, relaxed: RelaxedRows | None = None) -> LayerState:
         """Return the state that modules are built from; `relaxed` rows apply where they widen the grid."""
-        weight_grid, activation_grid = grids(self.bits)
+        weight_grid, activation_grid = form.grids(self.bits)
         wider = (
             None if relaxed is None else relaxed.for_layer(self.bits.activations, len(self.activation_step))
         )
         zero = self.activation_zero.float()
-        return LayerState(self.weight_step, self.activation_step, zero, weight_grid, activation_grid, wider)
+        return LayerState(
+            self.weight_step,
+            self.activation_step,
+            zero,
+            weight_grid,
+            activation_grid,
+            wider,
+            form.per_token,
+            self.branch,
+        )
 
 
 State = dict[str, SavedLayer]
 
 
+def rounded_to_nearest(weight: Tensor, bits: Bits, form: NumberFormat) -> SavedLayer:
+    """Return a layer whose weight is rounded to nearest; its inputs have their scales found at run time."""
+    grid, _ = form.grids(bits)
+    weight, branch = weight.float(), None
+    if rank := form.rank(weight.shape):
+        branch = split_off(weight, rank, grid, form.groups(weight.shape))
+        weight = weight - branch.weight
+    scale = weight_scales(weight, grid, form.groups(weight.shape))
+    codes = WeightQuantizer(scale, grid).codes(weight).to(torch.int8)
+    none = torch.empty(0, device=weight.device)
+    return SavedLayer(bits, codes, scale, none, none.to(torch.int32), branch)
+
+
 def state_to_arrays(state: State) -> dict[str, np.ndarray]:
-    """Return flat arrays, one per field, offsets (layers + 1) and bits (layers, 2), in the state's order."""
-    arrays = {}
+    """Return flat arrays, one per field, offsets (layers + 1) and bits (layers, 2), in the state's order.
+
+    The factors of branches have arrays if there are any branches.
+    """
+    arrays: dict[str, np.ndarray] = {}
     for field, dtype in FIELDS.items():
-        parts = [
-            getattr(layer, field).reshape(-1).numpy().astype(dtype, copy=False) for layer in state.values()
-        ]
-        arrays[field] = np.concatenate(parts)
-        arrays[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        _join(arrays, field, [getattr(layer, field) for layer in state.values()], dtype)
+    if any(layer.branch for layer in state.values()):
+        none = Branch(torch.empty(0), torch.empty(0))
+        branches = [layer.branch or none for layer in state.values()]
+        _join(arrays, "branch_up", [branch.up for branch in branches], BRANCH_DTYPE)
+        _join(arrays, "branch_down", [branch.down for branch in branches], BRANCH_DTYPE)
     arrays["bits"] = np.array(
         [[layer.bits.weights, layer.bits.activations] for layer in state.values()], dtype=np.int64
     )
     return arrays
+
+
+def _join(arrays: dict[str, np.ndarray], field: str, tensors: list[Tensor], dtype: str) -> None:
+    """Add the values of all tensors in one array, and where each begins."""
+    parts = [tensor.reshape(-1).numpy().astype(dtype, copy=False) for tensor in tensors]
+    arrays[field] = np.concatenate(parts)
+    arrays[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
 
 
 def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> State:
@@ -72,6 +107,12 @@ def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Siz
         start, stop = arrays[f"{field}_offset"][i : i + 2]
         return torch.from_numpy(np.array(arrays[field][start:stop]))
 
+    def branch(i: int, shape: torch.Size) -> Branch | None:
+        if "branch_up" not in arrays or not len(up := part("branch_up", i)):
+            return None
+        up = up.view(shape[0], -1)
+        return Branch(up, part("branch_down", i).view(up.shape[1], *shape[1:]))
+
     return {
         name: SavedLayer(
             Bits(*map(int, arrays["bits"][i])),
@@ -79,18 +120,21 @@ def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Siz
             part("weight_step", i),
             part("activation_step", i),
             part("activation_zero", i),
+            branch(i, shape),
         )
         for i, (name, shape) in enumerate(shapes.items())
     }
 
 
-def restore(network: nn.Module, state: State, rows: Rows, relaxed: RelaxedRows | None = None) -> None:
+def restore(
+    network: nn.Module, state: State, form: NumberFormat, rows: Rows, relaxed: RelaxedRows | None = None
+) -> None:
     """Turn a floating-point network into the quantized network of `state`, in place."""
     for name, layer in state.items():
         if len(layer.codes):
             weight = network.get_parameter(f"{name}.weight")
             weight.data = layer.weight().to(weight)
-    states = {name: layer.layer_state(relaxed) for name, layer in state.items()}
+    states = {name: layer.layer_state(form, relaxed) for name, layer in state.items()}
     swap(network, states, rows, weights_on_grid=True)
     network.requires_grad_(False)
 
@@ -106,13 +150,18 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
         codes = scale = torch.empty(0)
         if not isinstance(layer, QuantInput):
             scale = layer.weight_step.detach().cpu()
-            by_channel = along_first_axis(scale, layer.weight)
-            codes = quantize(layer.full_weight().cpu(), by_channel, 0.0, layer.weight_grid)
+            codes = WeightQuantizer(scale, layer.weight_grid).codes(layer.full_weight().cpu())
         state[name] = SavedLayer(
             layer_bits,
             codes.to(torch.int8),
             scale,
             layer.activation_step.detach().cpu(),
             layer.activation_zero.cpu().to(torch.int32),
+            _saved_branch(layer),
         )
     return state
+
+
+def _saved_branch(layer: QuantLinear | QuantConv2d | QuantInput) -> Branch | None:
+    branch = None if isinstance(layer, QuantInput) else layer.branch
+    return branch and Branch(branch.up.detach().cpu().half(), branch.down.detach().cpu().half())

@@ -56,7 +56,7 @@ Source = Flag | Only | None
 _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
     LatentsSpec: {"setting": INHERITED, "select": INHERITED},
     SelectSpec: {},
-    SensitivitySpec: {"loss": INHERITED, "ranges": INHERITED, "relax": INHERITED},
+    SensitivitySpec: dict.fromkeys(("loss", "activations", "ranges", "relax", "full_range"), INHERITED),
     QuantStateSpec: {
         "loss": INHERITED,
         "train": INHERITED,
@@ -131,7 +131,7 @@ class Script:
     def make(self, target: ReproductionTarget) -> None:
         """Add all stages of one model; those whose artifact is the latest already are left out."""
         self._calibrate(target.state)
-        self._generate(target.images)
+        self._generate(target.images, target.state.facts.setting)
         self._evaluate(target)
 
     def _calibrate(self, state: QuantStateManifest) -> None:
@@ -145,12 +145,12 @@ class Script:
         time_path = [] if table.spec.bits is None else ["--time-path", TimePath.QUANTIZED]
         self.add("calibrate", *self._flags(state), *time_path)
 
-    def _generate(self, images: ImagesManifest) -> None:
-        setting = images.spec.setting
-        schedule = []
-        if images.spec.step_match:  # otherwise the state's own
-            schedule = ["--scheduler", setting.scheduler, "--steps", str(setting.steps)]
-        self.add("generate", "--prompts", self._file(images), *schedule, *self._flags(images))
+    def _generate(self, images: ImagesManifest, calibrated: Setting) -> None:
+        setting, changed = images.spec.setting, []
+        for name, flag in _flags_of_fields(Setting).items():
+            if getattr(setting, name) != getattr(calibrated, name):
+                changed += flag.words(getattr(setting, name))
+        self.add("generate", "--prompts", self._file(images), *changed, *self._flags(images))
 
     def _evaluate(self, target: ReproductionTarget) -> None:
         reference = self.lineage.input(target.metrics, "reference", ImagesManifest)

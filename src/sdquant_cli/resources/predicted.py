@@ -24,9 +24,9 @@ from ..models.blocks import captured_bytes, largest_block
 from ..models.conditioning import Conditioning, predict
 from ..models.guidance import halves
 from ..models.load import TORCH_DTYPES, Model
+from ..quant.format import PAPER
 from ..quant.modules import LayerState
 from ..quant.rows import Rows
-from ..quant.state import grids
 from ..quant.swap import swap
 from ..store import ArraySpec
 from ..types import Bits, Dtype, Train
@@ -125,7 +125,7 @@ def _cost(
     network, x, conditioning = _call(model, setting, items, dtype)
     if attention is not None:
         one = torch.ones(1, device="meta")
-        rounding = LayerState(one[:0], one, one, *grids(Bits(0, attention)))
+        rounding = LayerState(one[:0], one, one, *PAPER.grids(Bits(0, attention)))
         open_attention(network)
         swap(network, dict.fromkeys(attention_taps(network), rounding), Rows([0.0]), weights_on_grid=True)
     return cost_of_call(network, x, conditioning, training=training)

@@ -23,13 +23,14 @@ def check_numbers(network: nn.Module) -> None:
 def _problems(layer: Packed) -> Iterator[tuple[str, str]]:
     for field in ("weight_step", "activation_step"):
         step: Tensor = getattr(layer, field)
-        if not bool((step.isfinite() & (step > 0)).all()):
-            yield field, "has scales that are not finite and positive"
+        usable = step != 0 if field == "weight_step" and layer.form.full_range else step > 0
+        if not bool((step.isfinite() & usable).all()):
+            yield field, "has scales that are not finite, or are zero, or negative where none may be"
     highest = torch.tensor([Grid(bits, signed=False).high for bits in layer.row_bits])
     zero = layer.activation_zero.cpu()
     if not bool(((zero >= 0) & (zero <= highest)).all()):
         yield "activation_zero", "has zero-points outside the grid"
-    grid = Grid(layer.bits.weights, signed=True)
+    grid, _ = layer.grids
     low, high = code_range(layer.weight.data, layer.bits.weights)
     if low < grid.low or high > grid.high:
         yield "weight", f"has codes outside {grid.low} ... {grid.high}"

@@ -1,22 +1,17 @@
 """The description inside an exported folder: its configuration, recipe and model card."""
 
-from collections import Counter
 from pathlib import Path
 
 from ..manifests import ModelRef, QuantStateFacts, QuantStateSpec, Setting
-from ..types import ExportFormat
+from ..types import Activations, ExportFormat
 from ..version import __version__
 from .network import Layout
-from .plugin import SdquantConfig
+from .plugin import SdquantConfig, bits_in_groups
 
 
 def config_of(layout: Layout) -> SdquantConfig:
-    """Return the quantization config of a layout; it lists layers whose bits differ from the most common."""
-    usual, _ = Counter(map(str, layout.bits.values())).most_common(1)[0]
-    layers: dict[str, list[str]] = {}
-    for name, bits in layout.bits.items():
-        if str(bits) != usual:
-            layers.setdefault(str(bits), []).append(name)
+    """Return the quantization config of a layout."""
+    usual, layers = bits_in_groups(layout.bits)
     return SdquantConfig(
         bits=usual,
         layers=layers,
@@ -24,6 +19,10 @@ def config_of(layout: Layout) -> SdquantConfig:
         tables=layout.tables.value,
         time_table=layout.time_table,
         relax=layout.relax.value,
+        activations=(Activations.TOKEN if layout.form.per_token else Activations.PER_STEP).value,
+        full_range=layout.form.full_range,
+        group_size=layout.form.group_size,
+        branch_rank=layout.form.branch_rank,
         made_with=__version__,
     )
 
@@ -60,7 +59,9 @@ def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> st
         "",
         f"Quantized by sdquant {__version__}: {spec.method}, {spec.iterations} iterations; {bits}.",
     ]
-    if form is ExportFormat.PACKED:
+    if form is ExportFormat.PACKED and spec.activations is Activations.TOKEN:
+        lines.append("Activations have a scale for each token and pixel: any scheduler and size draws.")
+    elif form is ExportFormat.PACKED:
         lines.append(
             f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
         )

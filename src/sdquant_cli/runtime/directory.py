@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from ..errors import DamagedArtifact, SdquantError, UsageProblem, first_line
+from ..manifests import QuantStateFacts, QuantStateSpec
 from ..models.families import FAMILIES, Family
 from ..models.load import Model
 from ..models.pipelines import in_pipeline
 from ..models.source import INDEX
 from ..models.weights import weight_files
+from ..types import ExportFormat
 from . import digests
 from .checks import check_numbers
+from .description import card, recipe_of
 from .plugin import METHOD, SHA256, SdquantConfig, SdquantQuantizer
 
 if TYPE_CHECKING:
@@ -46,6 +49,12 @@ def write_dense(network: "ModelMixin", folder: Path) -> None:
     """Write a denoiser with floating-point weights."""
     network.register_to_config(_name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
+
+
+def write_description(folder: Path, form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> None:
+    """Write the recipe and the model card."""
+    (folder / RECIPE).write_text(json.dumps(recipe_of(form, spec, facts), indent=1) + "\n")
+    (folder / CARD).write_text(card(form, spec, facts))
 
 
 def write_others(model: Model, sampler: "SchedulerMixin", folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 All compute what quant/modules.py specifies, up to the order of floating-point additions. `integer`
 multiplies codes and sums them in int32, with oneDNN on a CPU. `dequantized` converts a layer's packed
-weights to floating point at each call, on any device. `reference` sums codes in fp64, which is exact.
+weights to floating point at each call, on any device. `reference` sums in fp64.
 """
 
 from collections.abc import Callable
@@ -13,49 +13,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import EnvironmentProblem
-from ..quant import rounding
-from ..quant.grid import Grid
+from ..errors import EnvironmentProblem, UsageProblem
+from ..quant.format import NumberFormat
+from ..quant.tokens import TokenQuantizer
+from ..quant.weights import dequantized_weight
 from ..types import Execution
 from .codes import quantize
-from .layers import ActivationQuantizer, LayerKernel, Packed, PackedConv2d, Run
+from .layers import LayerKernel, Packed, PackedConv2d, RowQuantizer, Run
 
 Multiply = Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor]
 _STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # oneDNN: no operation after the product
 
 
 def reference(layer: Packed) -> Run:
-    """Compute with exact sums of integer codes in fp64; the other engines are tested against it."""
-    codes = layer.codes().double()
-    shape = (-1, 1, 1) if isinstance(layer, PackedConv2d) else (-1,)
-    scale = layer.weight_step.double().view(shape)
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.double().view(shape)
+    """Compute rounded values in fp64; the other engines are tested against it."""
+    weight = dequantized_weight(layer.codes(), layer.weight_step.double())
+    bias = None if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-        rounded = torch.round(x.float() / _filled(x, quantizer.step)) + quantizer.zero
-        shifted = rounded.clamp_(0, 2**quantizer.bits - 1).double() - quantizer.zero
-        return (_float_layer(layer, shifted, codes, None) * (quantizer.step * scale) + bias).to(x.dtype)
+    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+        return _float_layer(layer, quantizer.values(x.float()).double(), weight, bias).to(x.dtype)
 
     return run
 
 
 def dequantized(layer: Packed) -> Run:
     """Compute with floating-point weights that live for one call; inputs are rounded in fp32."""
-    step_shape = (-1, *[1] * (len(layer.weight_shape) - 1))
 
-    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-        weight = (layer.codes() * layer.weight_step.view(step_shape)).to(x.dtype)
-        step, zero = _filled(x, quantizer.step), _filled(x, quantizer.zero)
-        grid = Grid(quantizer.bits, signed=False)
-        rounded = rounding.round_values(x.float(), rounding.Quantizer(step, zero, grid))
-        return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
+    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+        weight = dequantized_weight(layer.codes(), layer.weight_step).to(x.dtype)
+        return _float_layer(layer, quantizer.values(x).to(x.dtype), weight, layer.bias)
 
     return run
-
-
-def _filled(x: Tensor, value: float) -> Tensor:
-    """Return an fp32 tensor that broadcasts against x; dividing by a Python number may round differently."""
-    return torch.full([1] * x.dim(), value, dtype=torch.float32, device=x.device)
 
 
 def _float_layer(layer: Packed, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +66,8 @@ def integer(layer: Packed) -> Run:
     sums = codes.flatten(1).sum(1, dtype=torch.int64) * layer.weight_step.double()
     bias = torch.zeros_like(sums) if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+        assert isinstance(quantizer, RowQuantizer)
         step, zero, bits = quantizer
         shifted = torch.add(bias, sums, alpha=-step * zero).float()
         low, *high = quantize(x, step, zero, bits, padding)
@@ -168,24 +157,31 @@ def sums_exactly() -> bool:
 ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}
 
 
-def choose(device: torch.device, requested: Execution | None = None) -> Execution:
+def choose(device: torch.device, form: NumberFormat, requested: Execution | None = None) -> Execution:
     """Return the requested engine, or the default one: integer where it is exact, else dequantized.
 
-    Raises EnvironmentProblem if the integer engine is requested where it is not exact.
+    Raises EnvironmentProblem if the integer engine is requested where it is not exact, and UsageProblem
+    where it does not compute the format.
     """
     exact = device.type == "cpu" and sums_exactly()
+    if requested is Execution.INTEGER and not form.has_integer_products:
+        reason = "--activations token" if form.per_token else f"--group-size {form.group_size}"
+        raise UsageProblem(
+            f"--engine integer: does not compute networks calibrated with {reason}; use --engine dequantized"
+        )
     if requested is Execution.INTEGER and not exact:
         raise EnvironmentProblem(
             f"--engine integer: oneDNN's integer products saturate on this {device} "
             f"(a CPU with AVX512-VNNI, AVX-VNNI or AMX is needed); use --engine auto"
         )
-    return requested or (Execution.INTEGER if exact else Execution.DEQUANTIZED)
+    can = exact and form.has_integer_products
+    return requested or (Execution.INTEGER if can else Execution.DEQUANTIZED)
 
 
 def engine_for(requested: Execution | None) -> LayerKernel:
     """Return the requested engine, or with None one that chooses by a layer's device at its first call."""
 
     def kernel(layer: Packed) -> Run:
-        return ENGINES[choose(layer.weight.device, requested)](layer)
+        return ENGINES[choose(layer.weight.device, layer.form, requested)](layer)
 
     return kernel

@@ -5,30 +5,56 @@ quant/modules.py specifies; an engine, chosen at the first call, decides how.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..quant.branch import Branch
+from ..quant.format import NumberFormat
+from ..quant.grid import Grid
+from ..quant.layer_function import convolution_of
 from ..quant.modules import empty_twin
 from ..quant.relaxing import RelaxedRows, bits_of_rows
+from ..quant.rounding import Quantizer, round_values
 from ..quant.rows import Rows
 from ..quant.state import SavedLayer
+from ..quant.tokens import TokenQuantizer
 from ..types import Bits
 from .codes import pack, packed_shape, unpack
 
 
-class ActivationQuantizer(NamedTuple):
+class RowQuantizer(NamedTuple):
     """The quantizer of a layer's input at one row."""
 
     step: float
     zero: int
     bits: int
 
+    def values(self, x: Tensor) -> Tensor:
+        """Return x rounded, fp32."""
+        shape = [1] * x.dim()  # tensors: dividing by a Python number may round differently
+        step = torch.full(shape, self.step, dtype=torch.float32, device=x.device)
+        zero = torch.full(shape, self.zero, dtype=torch.float32, device=x.device)
+        return round_values(x.float(), Quantizer(step, zero, Grid(self.bits, signed=False)))
 
-Run = Callable[[Tensor, ActivationQuantizer], Tensor]
+
+@dataclass(frozen=True)
+class PackedSpec:
+    """Everything that decides the tensors of a packed layer, besides the layer's own shape."""
+
+    bits: Bits
+    form: NumberFormat
+    tables: int  # entries of the activation tables: 1 or the number of rows; 0 where tokens have scales
+    text_fed: bool
+    relaxed: RelaxedRows | None = None
+
+
+Run = Callable[[Tensor, RowQuantizer | TokenQuantizer], Tensor]
 LayerKernel = Callable[["Packed"], Run]
 TABLES = ("weight_step", "activation_step", "activation_zero")  # casts leave their dtypes as they are
+BRANCH = ("branch_up", "branch_down")  # likewise, in layers that have a branch
 
 
 class Packed(nn.Module):
@@ -39,41 +65,58 @@ class Packed(nn.Module):
 
     installed = False
     bits: Bits
+    form: NumberFormat
     weight: Any  # packed codes, see codes.pack
     bias: Any
-    weight_step: Tensor  # (C_out) fp32
-    activation_step: Tensor  # (rows) or (1) fp32
-    activation_zero: Tensor  # (rows) or (1) int32
+    weight_step: Tensor  # (C_out G) fp32
+    activation_step: Tensor  # (tables) fp32
+    activation_zero: Tensor  # (tables) int32
+    branch_up: Tensor  # (C_out,r) fp16, if the format has branches and the layer is large enough
+    branch_down: Tensor  # (r,C_in,...) fp16
+    tables: tuple[str, ...]  # names of the tensors that casts leave as they are
     engine: LayerKernel
     _run: "Run | None"  # prepared by the engine
     row_bits: list[int]  # activation bits of each row
-    _quantizers: list[ActivationQuantizer]  # of each row
+    _quantizers: list[RowQuantizer] | list[TokenQuantizer]  # of each row; one for all
     _text: Tensor | None  # the last prompt's embedding
     _output: Tensor | None  # for that prompt
 
-    def install(
-        self, bits: Bits, rows: Rows, *, tables: int, text_fed: bool, relaxed: RelaxedRows | None
-    ) -> None:
-        """Allocate tensors for these bits on the meta device; `tables` is 1 or the number of rows."""
-        self.installed, self.bits, self.rows, self.text_fed = True, bits, rows, text_fed
-        self.row_bits = bits_of_rows(bits.activations, tables, relaxed).tolist()
+    def install(self, spec: PackedSpec, rows: Rows) -> None:
+        """Allocate tensors on the meta device."""
+        self.installed, self.rows, self.text_fed = True, rows, spec.text_fed
+        self.bits, self.form = spec.bits, spec.form
+        self.row_bits = bits_of_rows(spec.bits.activations, spec.tables, spec.relaxed).tolist()
         self.weight_shape = self.weight.shape
-        shape, dtype = packed_shape(self.weight_shape, bits.weights), torch.int8
+        shape, dtype = packed_shape(self.weight_shape, spec.bits.weights), torch.int8
         if shape is not self.weight_shape:
             dtype = torch.uint8
         empty = torch.empty(shape, dtype=dtype, device="meta")
         self.weight = nn.Parameter(empty, requires_grad=False)  # counted as a parameter
-        channels = self.weight_shape[0]
-        self.register_buffer("weight_step", torch.empty(channels, device="meta"))
-        self.register_buffer("activation_step", torch.empty(tables, device="meta"))
-        self.register_buffer("activation_zero", torch.empty(tables, dtype=torch.int32, device="meta"))
+        scales = self.weight_shape[0] * spec.form.groups(self.weight_shape)
+        self.register_buffer("weight_step", torch.empty(scales, device="meta"))
+        self.register_buffer("activation_step", torch.empty(spec.tables, device="meta"))
+        self.register_buffer("activation_zero", torch.empty(spec.tables, dtype=torch.int32, device="meta"))
+        rank = spec.form.rank(self.weight_shape)
+        self.tables = TABLES + (BRANCH if rank else ())
+        if rank:
+            half, inputs = torch.float16, self.weight_shape[1:]
+            up = torch.empty(self.weight_shape[0], rank, dtype=half, device="meta")
+            self.register_buffer("branch_up", up)
+            self.register_buffer("branch_down", torch.empty(rank, *inputs, dtype=half, device="meta"))
         self._forget()
+
+    @property
+    def grids(self) -> tuple[Grid, Grid]:
+        """The grids of the weight and, at rows that are not relaxed, of the input."""
+        return self.form.grids(self.bits)
 
     def fill(self, saved: SavedLayer) -> None:
         """Set codes, scales and zero-points from a quantizer state."""
         self.weight = nn.Parameter(pack(saved.codes, self.bits.weights), requires_grad=False)
         self.weight_step, self.activation_step = saved.weight_step, saved.activation_step
         self.activation_zero = saved.activation_zero
+        if saved.branch is not None:
+            self.branch_up, self.branch_down = saved.branch
         self._forget()
 
     def codes(self) -> Tensor:
@@ -102,10 +145,15 @@ class Packed(nn.Module):
         return self._output
 
     def _compute(self, x: Tensor) -> Tensor:
+        y = self._rounded_product(x)
+        if self.form.rank(self.weight_shape):
+            y = y + Branch(self.branch_up, self.branch_down).output(x, convolution_of(self))
+        return y
+
+    def _rounded_product(self, x: Tensor) -> Tensor:
         if self._run is None:
             self._run = self.engine(self)
-            steps, zeros = self.activation_step.tolist(), self.activation_zero.tolist()
-            self._quantizers = list(map(ActivationQuantizer, steps, zeros, self.row_bits))
+            self._quantizers = self._input_quantizers()
         if len(self._quantizers) == 1:
             return self._run(x, self._quantizers[0])
         if self.rows.shared is not None:
@@ -113,13 +161,19 @@ class Packed(nn.Module):
         rows = self.rows.current(len(x)).tolist()
         return torch.cat([self._run(x[i : i + 1], self._quantizers[row]) for i, row in enumerate(rows)])
 
+    def _input_quantizers(self) -> list[RowQuantizer] | list[TokenQuantizer]:
+        if self.form.per_token:
+            return [TokenQuantizer(1 if isinstance(self, nn.Conv2d) else -1, self.grids[1])]
+        steps, zeros = self.activation_step.tolist(), self.activation_zero.tolist()
+        return list(map(RowQuantizer, steps, zeros, self.row_bits))
+
     def _forget(self) -> None:
         self._run = self._text = self._output = None
         self._quantizers = []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Packed":
         """Move to another device; casts leave the tables as they are."""
-        tables = {name: getattr(self, name) for name in TABLES if self.installed}
+        tables = {name: getattr(self, name) for name in self.tables} if self.installed else {}
         super()._apply(fn, recurse)
         for name, table in tables.items():
             setattr(self, name, table.to(getattr(self, name).device))
@@ -139,16 +193,8 @@ class PackedConv2d(Packed, nn.Conv2d):
     """An nn.Conv2d with packed codes and zero padding, which every grid can represent."""
 
 
-def packed(
-    layer: nn.Linear | nn.Conv2d,
-    bits: Bits,
-    rows: Rows,
-    *,
-    tables: int,
-    text_fed: bool,
-    relaxed: RelaxedRows | None = None,
-) -> PackedLinear | PackedConv2d:
+def packed(layer: nn.Linear | nn.Conv2d, spec: PackedSpec, rows: Rows) -> PackedLinear | PackedConv2d:
     """Return the packed twin of a layer, with its bias and empty codes; raises as `empty_twin`."""
     twin: PackedLinear | PackedConv2d = empty_twin(layer, PackedLinear, PackedConv2d)
-    twin.install(bits, rows, tables=tables, text_fed=text_fed, relaxed=relaxed)
+    twin.install(spec, rows)
     return twin

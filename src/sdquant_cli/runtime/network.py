@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from ..models.layers import is_text_fed, projections, quantizable_layers
 from ..models.time_table import run_on_table
+from ..quant.format import PAPER, NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import State
 from ..types import Bits, Relax, Tables
 from .attention import use_packed_attention
-from .layers import LayerKernel, Packed, packed
+from .layers import LayerKernel, Packed, PackedSpec, packed
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,17 @@ class Layout:
     """The layout of a packed denoiser: everything that decides its tensors' names and shapes."""
 
     bits: Mapping[str, Bits]  # of every packed layer
-    timesteps: tuple[float, ...]  # one for each row
+    timesteps: tuple[float, ...]  # one for each row; none where nothing depends on it
     tables: Tables
     time_table: bool  # whether the time path is one table; in some families it depends on the prompt
     relax: Relax = Relax.NONE
+    form: NumberFormat = PAPER
+
+    def tables_of(self, name: str) -> int:
+        """Return the entries of a layer's activation tables."""
+        if self.form.per_token:
+            return 0
+        return 1 if is_text_fed(name) or self.tables is Tables.SINGLE else len(self.timesteps)
 
 
 def pack_network(network: nn.Module, layout: Layout) -> None:
@@ -35,13 +43,12 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
         with torch.device("meta"):
             empty = {name: torch.empty(len(layout.timesteps), width) for name, width in widths.items()}
         run_on_table(network, empty, rows)
-    else:
+    elif layout.timesteps:
         rows.follow(network)
     layers, relaxed = quantizable_layers(network), relaxed_rows(layout.relax, len(layout.timesteps))
     for name, bits in layout.bits.items():
-        fed = is_text_fed(name)
-        tables = 1 if fed or layout.tables is Tables.SINGLE else len(layout.timesteps)
-        twin = packed(layers[name], bits, rows, tables=tables, text_fed=fed, relaxed=relaxed)
+        spec = PackedSpec(bits, layout.form, layout.tables_of(name), is_text_fed(name), relaxed)
+        twin = packed(layers[name], spec, rows)
         network.set_submodule(name, twin)
     use_packed_attention(network)
 

@@ -6,6 +6,8 @@ digests that were exported with them.
 """
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,22 +19,34 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
-from ..types import Bits, Execution, Relax, Tables
+from ..quant.allocate import uniform_bits
+from ..quant.format import NumberFormat
+from ..quant.state import rounded_to_nearest
+from ..types import Activations, Bits, Execution, Relax, Tables
 from . import digests
 from .checks import check_numbers
 from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
-from .layers import TABLES, Packed
+from .layers import BRANCH, TABLES, Packed
 from .network import Layout, missing, pack_network, use_engine
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
 METHOD = "sdquant"
-FORMAT = 1
+FORMAT = 2
+_FORMAT_1 = {
+    "activations": Activations.PER_STEP.value,
+    "full_range": False,
+    "group_size": None,
+    "branch_rank": None,
+}
 SHA256 = "sha256"  # the field with the digests of weight files
 ENGINE_VARIABLE = "SDQUANT_ENGINE"
 SKIP_VARIABLE = "SDQUANT_SKIP_SHA256"
+
+
+EDGES = Bits(8, 8)  # least bits of the first and the last layer where weights are quantized while loading
 
 
 class Method(StrEnum):
@@ -47,9 +61,13 @@ class _Fields(BaseModel):
     model_config = ConfigDict(strict=True)
     bits: str = ""  # of all layers but those in `layers`
     layers: dict[str, list[str]] = {}  # bits -> names
-    timesteps: Annotated[list[FiniteFloat], Field(min_length=1)]  # one for each row of the tables
+    activations: str = Activations.TOKEN.value
+    full_range: bool = True  # whether weights have their lowest code too
+    group_size: Annotated[int, Field(ge=1)] | None = None  # input channels of a weight that share a scale
+    branch_rank: Annotated[int, Field(ge=1)] | None = None  # of the branch beside each weight
+    timesteps: list[FiniteFloat] = []  # one for each row of the tables; none where there are no tables
     tables: str = Tables.PER_STEP.value
-    time_table: bool = True
+    time_table: bool = False
     relax: str = Relax.NONE.value
     made_with: str = ""
     sha256: dict[str, str] = {}  # of weight files, by name
@@ -57,6 +75,9 @@ class _Fields(BaseModel):
 
 class SdquantConfig(QuantizationConfigMixin):
     """`quantization_config` of a config.json: the layout of a packed network."""
+
+    bits: str
+    layers: dict[str, list[str]]
 
     def __init__(self, format_version: object = FORMAT, **fields: object) -> None:
         """Raise NewerFormat for a newer format, DamagedArtifact for a field of another type."""
@@ -70,19 +91,43 @@ class SdquantConfig(QuantizationConfigMixin):
                 f"config.json: written by sdquant {fields.get('made_with', '')} in format {format_version}, "
                 f"this version reads up to {FORMAT}; pip install -U sdquant"
             )
-        self.quant_method, self.format_version = Method.SDQUANT, format_version
+        if format_version == 1:
+            fields = {"time_table": True, **_FORMAT_1, **fields}
+        self.quant_method = Method.SDQUANT
         for name, value in _fields(fields):
             setattr(self, name, value)
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields for a config.json, without digests, since other weight files may be saved."""
         fields = {name: getattr(self, name) for name in _Fields.model_fields if name != SHA256}
-        timesteps = [int(t) if t.is_integer() else t for t in self.timesteps]
-        return {**fields, "format_version": FORMAT, "quant_method": METHOD, "timesteps": timesteps}
+        fields["timesteps"] = [int(t) if t.is_integer() else t for t in self.timesteps]
+        version = FORMAT
+        if all(fields[name] == value for name, value in _FORMAT_1.items()):  # an older version reads it too
+            version = 1
+            fields = {name: value for name, value in fields.items() if name not in _FORMAT_1}
+        return {**fields, "format_version": version, "quant_method": METHOD}
 
     def to_diff_dict(self) -> dict[str, object]:
         """Return the fields that diffusers prints."""
         return self.to_dict()
+
+    def spread(self, names: list[str]) -> None:
+        """Give every layer without bits of its own the usual ones, but 8 or more to the first and the last.
+
+        Raises UsageProblem for bits that cannot be, and for scales that only a calibration finds.
+        """
+        if self.activations != Activations.TOKEN:
+            raise UsageProblem(
+                f"SdquantConfig(activations={self.activations!r}): needs a calibration; leave it out"
+            )
+        try:
+            bits = uniform_bits(names, Bits.parse(self.bits), EDGES)
+        except ValueError as error:
+            raise UsageProblem(f"SdquantConfig(bits={self.bits!r}): {error}") from None
+        self.bits, self.layers = bits_in_groups(bits | self._exceptions())
+
+    def _exceptions(self) -> dict[str, Bits]:
+        return {name: Bits.parse(text) for text, group in self.layers.items() for name in group}
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of the layers `names`; raises DamagedArtifact if the fields are inconsistent."""
@@ -97,12 +142,29 @@ class SdquantConfig(QuantizationConfigMixin):
         if len(set(self.timesteps)) < len(self.timesteps):
             raise DamagedArtifact("config.json: quantization_config.timesteps has duplicates")
         try:
-            bits = {name: Bits.parse(exceptions.get(name, usual)) for name in names}
-            return Layout(
-                bits, tuple(self.timesteps), Tables(self.tables), self.time_table, Relax(self.relax)
+            form = NumberFormat(
+                per_token=Activations(self.activations) is Activations.TOKEN,
+                full_range=self.full_range,
+                group_size=self.group_size,
+                branch_rank=self.branch_rank,
             )
+            if not (form.per_token or self.timesteps):
+                raise ValueError("timesteps: is empty, with calibrated activation scales")
+            bits = {name: Bits.parse(exceptions.get(name, usual)) for name in names}
+            relax = Relax(self.relax)
+            return Layout(bits, tuple(self.timesteps), Tables(self.tables), self.time_table, relax, form)
         except ValueError as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
+
+
+def bits_in_groups(bits: Mapping[str, Bits]) -> tuple[str, dict[str, list[str]]]:
+    """Return the most common bits, and the names of the other layers by their bits."""
+    usual, _ = Counter(map(str, bits.values())).most_common(1)[0]
+    layers: dict[str, list[str]] = {}
+    for name, layer_bits in bits.items():
+        if str(layer_bits) != usual:
+            layers.setdefault(str(layer_bits), []).append(name)
+    return usual, layers
 
 
 def _fields(fields: dict[str, object]) -> _Fields:
@@ -118,9 +180,10 @@ def _fields(fields: dict[str, object]) -> _Fields:
 
 
 class SdquantQuantizer(DiffusersQuantizer):
-    """A quantizer that loads the networks of `sdquant export`, and saves them to the same bytes."""
+    """A quantizer that loads networks whose weights sdquant has packed, and saves them to the same bytes.
 
-    requires_calibration = True
+    Floating-point weights are packed while they are loaded, each rounded to nearest.
+    """
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
         """Return the dtype of tensors that are not quantized, fp32 by default."""
@@ -139,7 +202,8 @@ class SdquantQuantizer(DiffusersQuantizer):
     ) -> bool:
         """Tell if a tensor belongs to a packed layer."""
         path, _dot, field = name.rpartition(".")
-        return field in ("weight", *TABLES) and isinstance(model.get_submodule(path), Packed)
+        fields = ("weight", *TABLES, *BRANCH) if self.pre_quantized else ("weight",)
+        return field in fields and isinstance(model.get_submodule(path), Packed)
 
     def create_quantized_param(
         self,
@@ -154,6 +218,10 @@ class SdquantQuantizer(DiffusersQuantizer):
         """Set a tensor of a packed layer from the file's; the one that diffusers passes has been cast."""
         path, _dot, field = name.rpartition(".")
         layer, tensor = model.get_submodule(path), state_dict[name].to(device)
+        if not self.pre_quantized:
+            assert isinstance(layer, Packed)
+            layer.fill(rounded_to_nearest(tensor, layer.bits, layer.form))
+            return
         expected = getattr(layer, field)
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise DamagedArtifact(
@@ -168,8 +236,16 @@ class SdquantQuantizer(DiffusersQuantizer):
     def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> None:
         from ..models.layers import quantizable_layers
 
-        layout = self.quantization_config.layout(list(quantizable_layers(model)))
-        pack_network(model, layout)
+        config, names = self.quantization_config, list(quantizable_layers(model))
+        if not self.pre_quantized:
+            config.spread(names)
+        pack_network(model, config.layout(names))
+
+    def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:  # noqa: ARG002
+        """Return the keys that a file lacks, without the scales of weights that are packed while loading."""
+        if self.pre_quantized:
+            return missing_keys
+        return [name for name in missing_keys if name.rpartition(".")[2] not in TABLES + BRANCH]
 
     def _process_model_after_weight_loading(self, model: "ModelMixin", **_: object) -> None:
         if left := missing(model):

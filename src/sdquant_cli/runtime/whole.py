@@ -13,11 +13,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
-from ..paths import sync
+from ..errors import EnvironmentProblem, UsageProblem
+from ..paths import check_output_folder, sync
 
 PREFIX = ".sdquant-export-"
 _LOCK = "lock"
+
+
+def check_new_folder(path: Path, store: str) -> None:
+    """Raise UsageProblem for an `--output` that cannot be written, or that is there and not empty."""
+    check_output_folder(path, "--output", store)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageProblem(f"--output {path}: exists; name a new folder, or remove it first")
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `--output`; raises EnvironmentProblem if it cannot be written."""
+    try:
+        with whole_folder(path) as folder:
+            yield folder
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise EnvironmentProblem(f"--output {path}: {reason}; nothing was left there") from None
 
 
 @contextmanager

@@ -28,8 +28,8 @@ from ..artifacts.workspace import Workspace
 from ..manifests import Frozen, Setting
 from ..metrics.ratios import psnr
 from ..models.autoencoder import decode
-from ..models.conditioning import Conditioning, predict, size_ids
 from ..models.denoise import denoise
+from ..models.example_call import ExampleCall
 from ..models.guidance import batch_conditioning, halves
 from ..models.load import TORCH_DTYPES, Model, ModelName, find_model
 from ..models.noise import initial_noise, step_generators
@@ -71,27 +71,6 @@ class Bench(Frozen):
     items: int  # of a call
     threads: int
     ways: tuple[Way, ...]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The inputs of one call. Numbers are random, since time and memory do not depend on them."""
-
-    x: Tensor
-    timestep: Tensor
-    conditioning: Conditioning
-
-    @classmethod
-    def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "_Call":
-        pooled = None if model.pooled_width is None else torch.randn(items, model.pooled_width)
-        size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
-        conditioning = Conditioning(torch.randn(items, *model.text_shape), pooled, size)
-        x = torch.randn(items, *model.latent_shape(setting.height, setting.width))
-        return cls(x, torch.tensor([timestep]), conditioning)
-
-    def run(self, network: nn.Module) -> Tensor:
-        with torch.no_grad():
-            return predict(network, self.x, self.timestep, self.conditioning)
 
 
 @dataclass(frozen=True)
@@ -184,9 +163,9 @@ def _kinds_of_call(model: Model, state: QuantState) -> list[_Kind]:
 
 def _calls(
     request: BenchRequest, workspace: Workspace, setting: Setting, kinds: Sequence[_Kind]
-) -> list[_Call]:
+) -> list[ExampleCall]:
     model = workspace.model(setting)
-    return [_Call.of(model, setting, request.items, kind.timestep) for kind in kinds]
+    return [ExampleCall.of(model, setting, request.items, kind.timestep) for kind in kinds]
 
 
 def _plans(workspace: Workspace, setting: Setting, state: QuantState, folder: Path) -> list[_Plan]:
@@ -196,7 +175,7 @@ def _plans(workspace: Workspace, setting: Setting, state: QuantState, folder: Pa
     write_packed(network, config_of(layout), folder / model.family.folder)
     numbers = sum(p.numel() for p in model.skeleton.parameters())
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    best = choose(torch.device("cpu"))
+    best = choose(torch.device("cpu"), layout.form)
     fp = partial(_load_fp, model.name)
     simulated = partial(_load_simulated, setting, state.key, workspace.store.url)
     packed = partial(_load_packed, folder)
@@ -224,7 +203,7 @@ def _load_packed(folder: Path, dtype: Dtype) -> nn.Module:
     return network
 
 
-def _loaded(load: Callable[[], nn.Module], call: _Call) -> Callable[[], object]:
+def _loaded(load: Callable[[], nn.Module], call: ExampleCall) -> Callable[[], object]:
     return partial(call.run, load())
 
 
@@ -233,7 +212,7 @@ def _measure(
     workspace: Workspace,
     state: QuantState,
     plans: Sequence[_Plan],
-    calls: Sequence[_Call],
+    calls: Sequence[ExampleCall],
 ) -> list[_Measurement]:
     """Measure all ways: memory one after the other, times in turn."""
     total = len(plans) * (1 + len(calls) * request.repeats)

@@ -5,26 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ..artifacts.latents import Latents, load_items
 from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_simulated
 from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
-from ..errors import DamagedArtifact, EnvironmentProblem, MissingArtifact, UsageProblem
+from ..errors import DamagedArtifact, MissingArtifact
 from ..events import SILENT, Events
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
-from ..paths import check_output_folder
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import directory, proof
-from ..runtime.description import card, config_of, portable, recipe_of
+from ..runtime.description import config_of, portable
 from ..runtime.engines import choose, dequantized, engine_for
-from ..runtime.network import Layout, use_engine
-from ..runtime.whole import whole_folder
+from ..runtime.network import Layout, packed_layers, use_engine
+from ..runtime.whole import check_new_folder, output_folder
 from ..types import Dtype, Execution, ExportFormat
 from ..version import __version__
 
@@ -33,18 +31,12 @@ ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two
 
 def run(request: ExportRequest, workspace: Workspace) -> Path:
     """Write the directory; it is there whole or not at all."""
-    check_output_folder(request.output, "--output", workspace.store.url)
+    check_new_folder(request.output, workspace.store.url)
     state = find_state(workspace, request.state)
     refuse_unless_simulated(state, "export")
-    if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
-        raise UsageProblem(f"--output {request.output}: exists; name a new folder, or remove it first")
     workspace.announce({"state": state})
-    try:
-        with whole_folder(request.output) as folder:
-            _write(folder, request.format, state, workspace)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
-        raise EnvironmentProblem(f"--output {request.output}: {reason}; nothing was left there") from None
+    with output_folder(request.output) as folder:
+        _write(folder, request.format, state, workspace)
     return request.output
 
 
@@ -64,7 +56,7 @@ def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Works
         task.advance()
         sampler = model.sampler(setting)
         directory.write_others(model, sampler, folder)
-        if form is ExportFormat.PACKED:
+        if form is ExportFormat.PACKED and not state.is_per_token:
             _check_schedule(folder, model, sampler, layout, state)
         task.advance()
         _write_proof(folder, network, form, state, workspace)
@@ -95,7 +87,7 @@ def _dense(model: Model, state: State) -> nn.Module:
     """Return the floating-point network with its weights on their grids, fp16."""
     network = model.denoiser(Dtype.FP32)
     for name, quantizer in state.items():
-        network.get_submodule(name).weight.data = quantizer.weight()
+        network.get_submodule(name).weight.data = quantizer.whole_weight()
     return network.half()
 
 
@@ -108,9 +100,7 @@ def _write_proof(
     batch = items.batch([0], torch.device("cpu"))
     timestep = batch.timestep[:1]
     proof.write_self_test(network, batch.x, timestep, batch.conditioning, folder / proof.SELF_TEST)
-    recipe = recipe_of(form, state.spec, state.facts)
-    (folder / directory.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
-    (folder / directory.CARD).write_text(card(form, state.spec, state.facts))
+    directory.write_description(folder, form, state.spec, state.facts)
     provenance = {
         "sdquant": __version__,
         "state": state.ref.model_dump(mode="json"),
@@ -127,7 +117,10 @@ def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
     events.note(f"{files} files are as they were written")
     denoiser, packed = directory.load_denoiser(folder)
     facts: dict[str, float | str] = {"files": files}
-    engines = {Execution.DEQUANTIZED, choose(torch.device("cpu"))} if packed else {Execution.FP}
+    engines = {Execution.FP}
+    if packed:
+        form = next(iter(packed_layers(denoiser).values())).form
+        engines = {Execution.DEQUANTIZED, choose(torch.device("cpu"), form)}
     for execution in sorted(engines):
         if packed:
             use_engine(denoiser, engine_for(execution))

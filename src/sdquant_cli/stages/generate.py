@@ -10,7 +10,7 @@ from ..artifacts.images import Drawing, Images, draw, layout
 from ..artifacts.latents import Latents
 from ..artifacts.prompts import store_prompts
 from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_simulated
-from ..artifacts.settings import inherit, new_setting
+from ..artifacts.settings import check_sides, inherit, new_setting
 from ..artifacts.text_embeds import store_embeddings
 from ..artifacts.workspace import Plan, Workspace
 from ..errors import UsageProblem
@@ -28,6 +28,7 @@ from ..types import Engine, Execution
 
 FP = "fp"
 _SCHEDULE = ("scheduler", "steps")
+_DRAWN = (*_SCHEDULE, "guidance_scale", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class _Source:
     state: QuantState | None = None
 
     def execution(self, engine: Engine, device: torch.device) -> Execution:
-        return execution_of(engine, device) if self.state else Execution.FP
+        return execution_of(self.state, engine, device) if self.state else Execution.FP
 
 
 def plan(request: GenerateRequest, workspace: Workspace) -> Plan:
@@ -117,6 +118,8 @@ def _floating_point(request: GenerateRequest, workspace: Workspace) -> _Source:
 def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     state = find_state(workspace, request.state)
     workspace.announce({"state": state})
+    if state.is_per_token:
+        return _Source(_any_setting(request, state, workspace), state)
     if request.engine is not Engine.SIMULATED:
         refuse_unless_simulated(state, f"--engine {request.engine}")
         if request.step_match:
@@ -129,6 +132,25 @@ def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     _refuse_other_steps(request, state, workspace)
     inherit(state.facts.setting, request, state)
     return _Source(state.facts.setting, state)
+
+
+def _any_setting(request: GenerateRequest, state: QuantState, workspace: Workspace) -> Setting:
+    """Return the request's setting, for a state that has no tables: any schedule and size."""
+    if request.step_match:
+        raise UsageProblem(
+            f"--step-match {request.step_match}: has no effect, since {state.name} draws at any timestep; "
+            f"leave the flag out"
+        )
+    if request.engine is not Engine.SIMULATED:
+        refuse_unless_simulated(state, f"--engine {request.engine}")
+    calibrated = state.facts.setting
+    given = {name: value for name in _DRAWN if (value := getattr(request, name)) is not None}
+    inherit(calibrated, request.model_copy(update=dict.fromkeys(_DRAWN)), state)
+    setting, model = calibrated.model_copy(update=given), workspace.model(calibrated)
+    check_sides(model, height=setting.height, width=setting.width)
+    if given:
+        model.rehearse(setting)
+    return setting
 
 
 def _other_steps(request: GenerateRequest, state: QuantState, workspace: Workspace) -> Setting:

@@ -5,7 +5,7 @@ from ..artifacts.sensitivity import Sensitivity, layout
 from ..artifacts.settings import inherit
 from ..artifacts.time_table import TimeTable, make_time_table
 from ..artifacts.workspace import Blueprint, Plan, Workspace
-from ..calibration.resolve import grids_without_training
+from ..calibration.resolve import spec_without_training
 from ..calibration.sensitivity import (
     Measurement,
     direct_facts,
@@ -53,15 +53,15 @@ def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
 
 def _spec(request: SensitivityRequest, latents: Latents) -> SensitivitySpec:
     direct = request.measure is Measure.SQNR
-    ranges, relax = grids_without_training(request.bits) if direct else (None, None)
+    names = ("activations", "ranges", "relax", "full_range")
+    grids = {name: getattr(spec_without_training(request.bits), name) for name in names} if direct else {}
     return SensitivitySpec(
         measure=request.measure,
         bits=request.bits,
         latents=_count(request, latents),
         micro_batch=request.micro_batch,
         loss=None if direct else "mse to fp, at rounded weights",
-        ranges=ranges,
-        relax=relax,
+        **grids,
     )
 
 

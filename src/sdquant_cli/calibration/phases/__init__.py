@@ -40,6 +40,6 @@ def _run_phases(job: Job) -> Results:
             job.release_teacher()
     state = capture(job.student.network, job.inputs.bits)
     check_state(state)
-    results.table_rows = {name: len(layer.activation_step) for name, layer in state.items()}
+    results.table_rows = {name: max(1, len(layer.activation_step)) for name, layer in state.items()}
     results.arrays = state_to_arrays(state) | results.arrays
     return results

@@ -2,13 +2,18 @@
 
 from functools import partial
 
+import torch
+
+from ...events import Events
 from ...manifests import QuantStateSpec
 from ...models.attention import open_attention
+from ...quant.format import NumberFormat
 from ...quant.relaxing import relaxed_rows
 from ...quant.swap import swap
+from ...types import Ranges, Tables
 from ..items import prediction
 from ..job import Job
-from ..observer import QuantizerRules, item_passes, observe_and_initialise
+from ..observer import Passes, QuantizerRules, item_passes, observe_and_initialise
 
 
 class Observe:
@@ -33,10 +38,26 @@ class Observe:
         run = cache.run if cache else partial(prediction, network)
         passes = item_passes(inputs.items, run, inputs.device)
         relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
-        rules = QuantizerRules(inputs.bits, spec.tables, spec.ranges, relaxed)
+        rules = QuantizerRules(
+            inputs.bits,
+            spec.tables or Tables.PER_STEP,
+            spec.ranges or Ranges.MIN_MAX,
+            relaxed,
+            form=NumberFormat.of(spec),
+        )
+        if cache and rules.form.per_token:
+            _run_all(passes, job.events)
         states, unseen_rows = observe_and_initialise(layers, passes, rules, job.events)
         states = {name: state.to(inputs.device) for name, state in states.items()}
         swap(network, states, rows, weights_on_grid=False)
         with_rows = sum(len(state.activation_step) > 1 for state in states.values())
         job.results.borrowed_rows = unseen_rows * with_rows
-        return float(inputs.items.count)
+        return float(inputs.items.count) if cache or not rules.form.per_token else 0.0
+
+
+def _run_all(passes: Passes, events: Events) -> None:
+    """Make all passes, for the answers that they leave in a cache."""
+    with torch.no_grad(), events.task("floating-point predictions", passes.count, "batch") as task:
+        for _, run in passes.runs:
+            run()
+            task.advance()

@@ -1,7 +1,7 @@
 """The phase that finds activation tables timestep by timestep."""
 
 from ...manifests import QuantStateSpec
-from ...types import Tables
+from ...types import Ranges, Tables
 from ..checkpoints import State, resumable
 from ..job import Job
 from ..progressive import Progression, StepResult
@@ -28,7 +28,7 @@ class ProgressiveTables:
             items.texts,
             tuple(items.x.shape[1:]),
             inputs.setting.guidance_scale,
-            job.spec.ranges,
+            job.spec.ranges or Ranges.MIN_MAX,
             job.spec.seed,
         )
 

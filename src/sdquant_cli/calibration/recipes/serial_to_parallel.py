@@ -14,7 +14,7 @@ Adopted from PCR, since measurements favour it: activation relaxing, 10-bit acti
 fifth of the timesteps. `--relax none` is the paper's own.
 """
 
-from ...types import Bits, Relax
+from ...types import Activations, Bits, Relax
 from ..recipe import Recipe
 from ..sources import MixedLatents
 
@@ -24,6 +24,7 @@ RECIPE = Recipe(
     source=MixedLatents,
     stored_items=True,
     mixed=True,
+    activations=Activations.TOKEN,
     relax=Relax.LAST,
     edges=Bits(8, 8),
     block_weight=1.0,

@@ -1,0 +1,27 @@
+"""`sdquant quantize`."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .command import Invocation
+
+if TYPE_CHECKING:
+    from ..options.requests import QuantizeRequest
+
+
+def quantize(request: "QuantizeRequest", call: Invocation) -> None:
+    """Write a model with rounded weights as a folder that diffusers loads: no prompts, no calibration.
+
+    Weights are rounded to nearest; inputs have a scale for each token and pixel, found at run time, so any
+    scheduler and size draws. `calibrate` keeps images closer below 8 bits. The folder loads after `import
+    sdquant_cli`.
+
+    Example: sdquant quantize my-model --bits w8a8 --output my-model-w8a8
+    """
+    from ..stages import quantize as stage
+    from .render import Terminal
+
+    folder = stage.run(request, Terminal())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    typer.echo(f"{folder} ({size / 1e6:.1f} MB)")

@@ -1,0 +1,36 @@
+"""One call of a denoiser on random numbers, where time, memory or agreement matter and images do not."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..manifests import Setting
+from .conditioning import Conditioning, predict, size_ids
+from .load import Model
+
+
+@dataclass(frozen=True)
+class ExampleCall:
+    """The inputs of one call."""
+
+    x: Tensor  # (N,C,h,w)
+    timestep: Tensor  # (1)
+    conditioning: Conditioning  # of N items
+
+    @classmethod
+    def of(cls, model: Model, setting: Setting, items: int, timestep: float) -> "ExampleCall":
+        """Return a call on normal numbers, always the same ones."""
+        g = torch.Generator().manual_seed(0)
+        pooled = None
+        if model.pooled_width is not None:
+            pooled = torch.randn(items, model.pooled_width, generator=g)
+        size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
+        conditioning = Conditioning(torch.randn(items, *model.text_shape, generator=g), pooled, size)
+        x = torch.randn(items, *model.latent_shape(setting.height, setting.width), generator=g)
+        return cls(x, torch.tensor([timestep]), conditioning)
+
+    def run(self, network: nn.Module) -> Tensor:
+        """Return the network's prediction."""
+        with torch.no_grad():
+            return predict(network, self.x, self.timestep, self.conditioning)

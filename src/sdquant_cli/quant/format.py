@@ -1,0 +1,64 @@
+"""The format of a quantized network's numbers, besides the bits of each layer."""
+
+from dataclasses import dataclass
+from math import prod
+
+from ..manifests import QuantStateSpec, SensitivitySpec
+from ..types import Activations, Bits
+from .grid import Grid
+
+SCALE_BITS = 32
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How weights are held and inputs are rounded; the default is the paper's."""
+
+    per_token: bool = False  # each token or pixel of an input has its own scale, found at run time
+    full_range: bool = False  # weights have all codes: 16 at 4 bits, otherwise 15
+    group_size: int | None = None  # input channels of a weight that share a scale; None: all
+    branch_rank: int | None = None  # of a branch in 16 bits beside each weight; None: there is none
+
+    @classmethod
+    def of(cls, spec: QuantStateSpec | SensitivitySpec) -> "NumberFormat":
+        """Return the format that a spec names."""
+        return cls(
+            per_token=spec.activations is Activations.TOKEN,
+            full_range=bool(spec.full_range),
+            group_size=getattr(spec, "group_size", None),
+            branch_rank=getattr(spec, "branch_rank", None),
+        )
+
+    @property
+    def has_integer_products(self) -> bool:
+        """Whether one integer product computes a layer: one scale for its input, one for each output."""
+        return not self.per_token and self.group_size is None
+
+    def grids(self, bits: Bits) -> tuple[Grid, Grid]:
+        """Return the grids of weights (signed, symmetric) and of inputs (affine)."""
+        return Grid(bits.weights, signed=True, narrow=not self.full_range), Grid(
+            bits.activations, signed=False
+        )
+
+    def fits_groups(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the input channels of a weight (C_out,C_in,...) fill whole groups."""
+        return self.group_size is None or shape[1] % self.group_size == 0
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        """Return the groups of input channels of a weight (C_out,C_in,...); 1 where they fill no groups."""
+        if self.group_size is None or not self.fits_groups(shape):
+            return 1
+        return shape[1] // self.group_size
+
+    def rank(self, shape: tuple[int, ...]) -> int:
+        """Return the rank of the branch beside a weight; 0 where it would not be smaller than the weight."""
+        rank = self.branch_rank or 0
+        return rank if rank * (shape[0] + prod(shape[1:])) < prod(shape) else 0
+
+    def extra_bits(self, shape: tuple[int, ...]) -> int:
+        """Return the bits that a weight takes besides its codes: its scales, and its branch in 16 bits."""
+        branch = self.rank(shape) * (shape[0] + prod(shape[1:]))
+        return SCALE_BITS * shape[0] * self.groups(shape) + 16 * branch
+
+
+PAPER = NumberFormat()
