@@ -43,7 +43,11 @@ class Sdquant:
 
     def __call__(self, *words: str, code: int = 0):
         """Run a command; fails unless it exits with `code`, or if it prints a traceback."""
-        result = CliRunner().invoke(app, [*map(str, words), "--store", str(self.store)])
+        return self.without_store(*words, "--store", self.store, code=code)
+
+    def without_store(self, *words: object, code: int = 0):
+        """Run a command that takes no store, likewise."""
+        result = CliRunner().invoke(app, [*map(str, words)])
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
         assert "Traceback" not in result.stderr
         return result

@@ -8,7 +8,7 @@ from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.options.requests import CalibrateRequest
-from sdquant_cli.types import Relax, Train
+from sdquant_cli.types import Activations, Relax, Train
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,34 @@ def test_the_default_relaxes_the_last_steps_where_steps_have_rows():
         request = CalibrateRequest(**flags)
         return spec_of(request, recipe_of(request), 12, ranked=False, pictures=None).relax
 
-    assert relaxed() is relaxed(method="pcr") is Relax.LAST
+    assert relaxed(activations="per-step") is relaxed(method="pcr") is Relax.LAST
     assert relaxed(relax="first") is Relax.FIRST
-    for without in ({"relax": "none"}, {"tables": "single"}, {"bits": "w4a4"}, {"method": "rtn"}):
+    for without in ({}, {"relax": "none"}, {"tables": "single"}, {"method": "rtn"}):
         assert relaxed(**without) is None
+    assert relaxed(bits="w4a4", activations="per-step") is None
     assert relaxed(bits="w4a4", relax="last") is Relax.LAST
+
+
+def test_scales_are_found_at_run_time_unless_an_option_of_tables_is_given():
+    def spec(**flags):
+        request = CalibrateRequest(**flags)
+        return spec_of(request, recipe_of(request), 12, ranked=False, pictures=None)
+
+    for flags in ({}, {"relax": "none"}, {"method": "rtn", "activations": "token"}):
+        found = spec(**flags)
+        assert (found.activations, found.tables, found.ranges) == (Activations.TOKEN, None, None)
+    for flags in ({"tables": "single"}, {"ranges": "mse"}, {"relax": "last"}, {"method": "rtn"}):
+        found = spec(**flags)
+        assert found.activations is None
+        assert None not in (found.tables, found.ranges)
+
+
+@pytest.mark.parametrize("flags", [{"tables": "single"}, {"ranges": "min-max"}, {"relax": "last"}])
+def test_an_option_of_tables_is_refused_where_there_are_none(flags):
+    name, value = next(iter(flags.items()))
+    request = CalibrateRequest(activations="token", **flags)
+    with pytest.raises(UsageProblem, match=f"--{name} {value}: has no effect with --activations token"):
+        recipe_of(request)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,10 @@ def test_the_kernel_computes_what_plain_torch_computes(shape, axis, bits, draw, 
     quantizer = TokenQuantizer(axis, Grid(bits, signed=False), draw)
     found = quantizer.values(x)
     assert torch.equal(found, plain_values(x, quantizer.parameters(x)))
-    assert found.stride() == x.stride()
-    assert (_kernel_layout(x, quantizer) is None) == (channels_last and draw is not None)
+    takes = not channels_last or draw is None
+    assert (_kernel_layout(x, quantizer) is not None) == takes
+    if takes:
+        assert found.stride() == x.stride()
 
 
 def test_gradients_pass_through_unchanged():

@@ -43,9 +43,9 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
         return state_from_arrays(arrays, model.layer_shapes | taps)
 
     @property
-    def is_per_token(self) -> bool:
-        """Whether activation scales are found at run time, so that any schedule and size can be drawn."""
-        return NumberFormat.of(self.spec).per_token
+    def is_for_any_schedule(self) -> bool:
+        """Whether nothing in it belongs to a timestep, so that any schedule and size can be drawn."""
+        return NumberFormat.of(self.spec).per_token and not self.spec.correction
 
     def correction(self) -> Correction:
         """Return the correction of the output; the spec says whether there is one."""
@@ -172,7 +172,7 @@ def _simulated(workspace: Workspace, state: QuantState, setting: Setting) -> nn.
         table = make_time_table(workspace, model, setting, bits)
     tabulated = tabulated_denoiser(model, Dtype(setting.dtype), workspace.device, table.features())
     rows = tabulated.rows
-    if other_schedule and not state.is_per_token:
+    if other_schedule and not state.is_for_any_schedule:
         rows = Rows(calibrated, nearest=True)
         rows.follow(tabulated.network)
     if state.spec.attention_bits:

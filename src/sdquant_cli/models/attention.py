@@ -20,15 +20,24 @@ TAPS = ("q", "k", "v", "probabilities")
 AT_ONCE = 2**24  # probabilities: 64 MB
 
 
+class Tap(nn.Identity):
+    """A place where a matrix product's operand passes, for a quantizer to replace.
+
+    Values along `channels_axis` share a scale where scales are found at run time. It is the axis that the
+    product sums over: scales of the other axes are factors of its result.
+    """
+
+    def __init__(self, channels_axis: int) -> None:
+        super().__init__()
+        self.channels_axis = channels_axis
+
+
 class OpenAttention(nn.Module):
     """diffusers' processor for plain attention without a mask; its children are the taps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.q = nn.Identity()
-        self.k = nn.Identity()
-        self.v = nn.Identity()
-        self.probabilities = nn.Identity()
+        self.q, self.k, self.v, self.probabilities = Tap(-1), Tap(-1), Tap(1), Tap(-1)
 
     def forward(
         self,

@@ -23,9 +23,10 @@ def check_numbers(network: nn.Module) -> None:
 def _problems(layer: Packed) -> Iterator[tuple[str, str]]:
     for field in ("weight_step", "activation_step"):
         step: Tensor = getattr(layer, field)
-        usable = step != 0 if field == "weight_step" and layer.form.full_range else step > 0
+        signed = field == "weight_step" and layer.form.full_range
+        usable = step != 0 if signed else step > 0
         if not bool((step.isfinite() & usable).all()):
-            yield field, "has scales that are not finite, or are zero, or negative where none may be"
+            yield field, f"has scales that are not finite and {'other than zero' if signed else 'positive'}"
     highest = torch.tensor([Grid(bits, signed=False).high for bits in layer.row_bits])
     zero = layer.activation_zero.cpu()
     if not bool(((zero >= 0) & (zero <= highest)).all()):

@@ -110,6 +110,10 @@ class Packed(nn.Module):
         """The grids of the weight and, at rows that are not relaxed, of the input."""
         return self.form.grids(self.bits)
 
+    def expect_weight(self) -> None:
+        """Give the weight its floating-point shape, on the meta device, which loaders compare with a file."""
+        self.weight = nn.Parameter(torch.empty(self.weight_shape, device="meta"), requires_grad=False)
+
     def fill(self, saved: SavedLayer) -> None:
         """Set codes, scales and zero-points from a quantizer state."""
         self.weight = nn.Parameter(pack(saved.codes, self.bits.weights), requires_grad=False)

@@ -28,7 +28,7 @@ from .checks import check_numbers
 from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
 from .layers import BRANCH, TABLES, Packed
-from .network import Layout, missing, pack_network, use_engine
+from .network import Layout, missing, pack_network, packed_layers, use_engine
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -240,6 +240,9 @@ class SdquantQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             config.spread(names)
         pack_network(model, config.layout(names))
+        if not self.pre_quantized:
+            for layer in packed_layers(model).values():
+                layer.expect_weight()
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:  # noqa: ARG002
         """Return the keys that a file lacks, without the scales of weights that are packed while loading."""

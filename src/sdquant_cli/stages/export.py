@@ -56,7 +56,7 @@ def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Works
         task.advance()
         sampler = model.sampler(setting)
         directory.write_others(model, sampler, folder)
-        if form is ExportFormat.PACKED and not state.is_per_token:
+        if form is ExportFormat.PACKED and not state.is_for_any_schedule:
             _check_schedule(folder, model, sampler, layout, state)
         task.advance()
         _write_proof(folder, network, form, state, workspace)

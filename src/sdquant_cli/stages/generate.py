@@ -118,7 +118,7 @@ def _floating_point(request: GenerateRequest, workspace: Workspace) -> _Source:
 def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     state = find_state(workspace, request.state)
     workspace.announce({"state": state})
-    if state.is_per_token:
+    if state.is_for_any_schedule:
         return _Source(_any_setting(request, state, workspace), state)
     if request.engine is not Engine.SIMULATED:
         refuse_unless_simulated(state, f"--engine {request.engine}")
