@@ -47,6 +47,7 @@ def test_stages_hold_verbs_that_work_in_a_workspace():
         "leaderboard",
         "pipeline",
         "precalc_time",
+        "quantize",
         "report",
         "sample",
         "sensitivity",

@@ -82,9 +82,9 @@ def test_a_layer_that_a_branch_would_not_shrink_has_none():
 
 
 def test_its_bits_count():
-    assert NumberFormat().extra_bits((16, 8, 3, 3)) == 32 * 16
-    assert FORM.extra_bits((16, 8, 3, 3)) == 32 * 16 + 16 * 3 * (16 + 72)
-    assert NumberFormat(group_size=4).extra_bits((16, 8, 3, 3)) == 32 * 32
+    assert NumberFormat().extra_bits((16, 8, 3, 3)) == 0
+    assert FORM.extra_bits((16, 8, 3, 3)) == 16 * 3 * (16 + 72)
+    assert NumberFormat(group_size=4).extra_bits((16, 8, 3, 3)) == 16 * 32
 
 
 def network_of(seed=0):

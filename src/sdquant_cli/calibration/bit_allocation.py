@@ -6,6 +6,7 @@ With both, the budget decides the weights' bits and the rule the activations'.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
@@ -25,8 +26,9 @@ from ..quant.allocate import (
     noise_by_width,
     smallest_budget,
 )
+from ..quant.format import NumberFormat
 from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..types import Bits, Budget, Measure, Relax
+from ..types import Bits, Budget, Measure
 
 FRONTIER_PER_BIT = 2  # budgets of the frontier: every half bit
 
@@ -67,11 +69,12 @@ def check_budget(request: CalibrateRequest, model: Model) -> None:
     if request.budget is None:
         return
     budget, parameters = Budget.parse(request.budget), _parameters(model)
-    smallest = smallest_budget(parameters)
-    if budget.bits(int(parameters.sum())) < smallest:
+    total, smallest = int(parameters.sum()), smallest_budget(parameters) + extra_bits(model, request)
+    if budget.bits(total) < smallest:
+        average = ceil(100 * smallest / total) / 100
         raise UsageProblem(
-            f"--budget {budget}: cannot be met; the smallest that can is {WIDTHS[0]} bits a weight, "
-            f"or {-(-smallest // 8)}B"
+            f"--budget {budget}: cannot be met; the smallest that can is {average:g} bits a weight, or "
+            f"{-(-smallest // 8)}B"
         )
 
 
@@ -110,16 +113,18 @@ def choose_bits(
             chosen[name] = chosen[name].at_least(edges)
     if request.budget is None or ranking is None:
         return Choice(chosen)
-    return _within_budget(Budget.parse(request.budget), chosen, ranking, model, events)
+    return _within_budget(request, chosen, ranking, model, events)
 
 
 def _within_budget(
-    budget: Budget, chosen: dict[str, Bits], ranking: Ranking, model: Model, events: Events
+    request: CalibrateRequest, chosen: dict[str, Bits], ranking: Ranking, model: Model, events: Events
 ) -> Choice:
-    """Replace the weight bits of a choice by those that a budget buys."""
+    """Replace the weight bits of a choice by those that a budget buys besides groups and branches."""
+    assert request.budget is not None
     parameters = _parameters(model)
     total, cost = int(parameters.sum()), _cost(ranking, list(chosen))
-    best = allocate(cost, parameters, budget.bits(total))
+    codes = Budget.parse(request.budget).bits(total) - extra_bits(model, request)
+    best = allocate(cost, parameters, codes)
     steps = range(WIDTHS[0] * FRONTIER_PER_BIT, WIDTHS[-1] * FRONTIER_PER_BIT + 1)
     frontier = []
     with events.task("frontier", len(steps), "budget") as task:
@@ -139,18 +144,24 @@ def by_split_layer(choice: Choice, model: Model) -> Choice:
 
 
 def mean_bits(
-    bits: Mapping[str, Bits], model: Model, rows: Mapping[str, int], relax: Relax | None
+    bits: Mapping[str, Bits], model: Model, rows: Mapping[str, int], spec: QuantStateSpec
 ) -> dict[str, float]:
     """Return the mean bits of all layers by named weightings; activations are a mean over rows too.
 
     `rows` is the number of rows of each layer's activation table.
     """
-    relaxed = relaxed_rows(relax, max(rows.values()))
+    relaxed = relaxed_rows(spec.relax, max(rows.values()))
     activations = []
     for name, layer in bits.items():
         activations.append(float(bits_of_rows(layer.activations, rows[name], relaxed).float().mean()))
     parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
-    return average_bits(bits, parameters, activations)
+    return average_bits(bits, parameters, activations, extra_bits(model, spec))
+
+
+def extra_bits(model: Model, spec: QuantStateSpec | CalibrateRequest) -> int:
+    """Return the bits that groups and branches add to all weights of a model."""
+    form = NumberFormat(group_size=spec.group_size, branch_rank=spec.branch_rank)
+    return sum(form.extra_bits(shape) for shape in model.layer_shapes.values())
 
 
 def _parameters(model: Model) -> np.ndarray:

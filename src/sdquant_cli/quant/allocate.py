@@ -36,28 +36,24 @@ def mixed_bits(
     return {name: special.get(name, bits) for name in layers}
 
 
-def uniform_bits(layers: Sequence[str], bits: Bits, edges: Bits | None = None) -> dict[str, Bits]:
-    """Return the same bits for every layer, but at least `edges` for the first and the last."""
-    chosen = dict.fromkeys(layers, bits)
-    if edges is not None:
-        for name in (layers[0], layers[-1]):
-            chosen[name] = chosen[name].at_least(edges)
-    return chosen
-
-
 def average_bits(
-    bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float]
+    bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float], extra: int = 0
 ) -> dict[str, float]:
     """Return mean bits: every layer alike, and weighted by its number of weights.
 
-    `activations` are the bits of each layer, averaged over timesteps.
+    `activations` are the bits of each layer, averaged over timesteps; `extra` are the bits of all groups and
+    branches.
     """
     total = sum(parameters[name] for name in bits)
-    return {
+    codes = sum(b.weights * parameters[name] for name, b in bits.items())
+    averages = {
         "weights, by layers": sum(b.weights for b in bits.values()) / len(bits),
-        "weights, by parameters": sum(b.weights * parameters[name] for name, b in bits.items()) / total,
-        "activations, by layers": sum(activations) / len(bits),
+        "weights, by parameters": codes / total,
     }
+    if extra:
+        averages["weights with groups and branches, by parameters"] = (codes + extra) / total
+    averages["activations, by layers"] = sum(activations) / len(bits)
+    return averages
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from ..manifests import QuantStateSpec, SensitivitySpec
 from ..types import Activations, Bits
 from .grid import Grid
 
-SCALE_BITS = 32
-
 
 @dataclass(frozen=True)
 class NumberFormat:
@@ -56,9 +54,13 @@ class NumberFormat:
         return rank if rank * (shape[0] + prod(shape[1:])) < prod(shape) else 0
 
     def extra_bits(self, shape: tuple[int, ...]) -> int:
-        """Return the bits that a weight takes besides its codes: its scales, and its branch in 16 bits."""
-        branch = self.rank(shape) * (shape[0] + prod(shape[1:]))
-        return SCALE_BITS * shape[0] * self.groups(shape) + 16 * branch
+        """Return the bits that groups and a branch add to a weight: 16 for each scale and each factor.
+
+        One scale per output channel is not counted, by convention.
+        """
+        groups, rank = self.groups(shape), self.rank(shape)
+        scales = shape[0] * groups if groups > 1 else 0
+        return 16 * (scales + rank * (shape[0] + prod(shape[1:])))
 
 
 PAPER = NumberFormat()

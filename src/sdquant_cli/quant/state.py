@@ -14,7 +14,7 @@ from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
 from .relaxing import RelaxedRows
 from .rows import Rows
 from .swap import swap
-from .weights import WeightQuantizer, dequantized_weight, weight_scales
+from .weights import WeightQuantizer, dequantized_weight, storable, weight_scales
 
 BRANCH_FIELDS, BRANCH_DTYPE = ("branch_up", "branch_down"), "float16"
 FIELDS = {"codes": "int8", "weight_step": "float32", "activation_step": "float32", "activation_zero": "int32"}
@@ -68,7 +68,7 @@ def rounded_to_nearest(weight: Tensor, bits: Bits, form: NumberFormat) -> SavedL
     if rank := form.rank(weight.shape):
         branch = split_off(weight, rank, grid, form.groups(weight.shape))
         weight = weight - branch.weight
-    scale = weight_scales(weight, grid, form.groups(weight.shape))
+    scale = storable(weight_scales(weight, grid, form.groups(weight.shape)), len(weight))
     codes = WeightQuantizer(scale, grid).codes(weight).to(torch.int8)
     none = torch.empty(0, device=weight.device)
     return SavedLayer(bits, codes, scale, none, none.to(torch.int32), branch)
@@ -149,7 +149,7 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
             raise TypeError(f"{name} is {type(layer).__name__}, not a quantized layer")
         codes = scale = torch.empty(0)
         if not isinstance(layer, QuantInput):
-            scale = layer.weight_step.detach().cpu()
+            scale = storable(layer.weight_step.detach().cpu(), len(layer.weight))
             codes = WeightQuantizer(scale, layer.weight_grid).codes(layer.full_weight().cpu())
         state[name] = SavedLayer(
             layer_bits,

@@ -75,6 +75,11 @@ def weight_scales(weight: Tensor, grid: Grid, groups: int = 1) -> Tensor:
     return best
 
 
+def storable(scale: Tensor, channels: int) -> Tensor:
+    """Return scales as they are stored: those of groups, of which a channel has many, in 16 bits."""
+    return scale if len(scale) == channels else scale.half().to(scale.dtype)
+
+
 def weight_rounding_error(weight: Tensor, grid: Grid, groups: int = 1) -> float:
     """Return |W - Q(W)|^2 of a weight rounded to its grid."""
     weight = weight.detach().float()

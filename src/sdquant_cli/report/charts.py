@@ -154,13 +154,18 @@ def _explain_colours(axes: Axes, top: Sequence[str], bottom: Sequence[str]) -> N
         axes.text(left, 1.03, f"\u25a0 {text}", color=colour, fontsize=9, transform=axes.transAxes)
 
 
-def activation_range(layer: str, ranges: Sequence[ActivationRange]) -> Markup:
-    """Draw the range of a layer's grid, and below it the scale, from noise to image."""
+def activation_range(layer: str, ranges: Sequence[ActivationRange | None]) -> Markup:
+    """Draw the range of a layer's grid, and below it the scale, from noise to image.
+
+    A model without calibrated ranges is None and leaves its colour unused.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.0, 3.1))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         scales: list[float] = []
         for colour, one in zip(itertools.cycle(SERIES), ranges, strict=False):
+            if one is None:
+                continue
             alpha = 0.16 / len(ranges)
             above.fill_between(one.timesteps, one.low, one.high, color=colour, alpha=alpha, linewidth=0)
             above.plot(one.timesteps, one.low, color=colour, linewidth=1.2)

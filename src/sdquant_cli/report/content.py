@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..artifacts.lineage import Lineage
 from ..errors import MissingArtifact
 from ..manifests import QuantStateSpec
+from ..types import Activations
 from . import layers, page, sections
 from .comparison import ComparedModel, setting_facts
 from .headline import headline, skipped
@@ -71,10 +72,28 @@ def model_column(model: ComparedModel) -> page.ModelColumn:
     shown = {"bits": f"{spec.bits}, mixed precision" if spec.mixed else spec.bits}
     for name, average in facts.average_bits.items():
         shown[f"average bits of {name}"] = f"{average:.2f}"
+    shown["weights"] = _weight_format(spec)
+    shown["activation scales"] = _activations(spec)
     shown["method"] = f"{spec.method}, {spec.iterations} iterations"
     shown["quantized layers"] = str(facts.layers)
     shown["attention products"] = _attention(spec)
     return page.ModelColumn(label=model.label, execution=model.images.spec.engine, facts=shown)
+
+
+def _weight_format(spec: QuantStateSpec) -> str:
+    parts = ["all codes" if spec.full_range else "codes symmetric about zero"]
+    if spec.group_size:
+        parts.append(f"groups of {spec.group_size}")
+    if spec.branch_rank:
+        parts.append(f"16-bit branch of rank {spec.branch_rank}")
+    return ", ".join(parts)
+
+
+def _activations(spec: QuantStateSpec) -> str:
+    if spec.activations is Activations.TOKEN:
+        return "found at run time, per token and pixel"
+    relaxed = f", 10 bits in the {spec.relax} fifth of the timesteps" if spec.relax else ""
+    return f"{spec.tables}, {spec.ranges}{relaxed}"
 
 
 def _attention(spec: QuantStateSpec) -> str:

@@ -50,6 +50,8 @@ def bits_of(model: ComparedModel, names: Sequence[str]) -> dict[str, Bits]:
 
 def activations(models: Sequence[ComparedModel], names: list[str], lineage: Lineage) -> Charts:
     """Return charts of ranges and scales by timestep, for layers from both ends of the ranking."""
+    if not any(len(model.activations.scales) for model in models):
+        return [page.Unavailable("Nothing is calibrated: scales are found at run time, per token and pixel.")]
     shown: Charts = []
     for name, reason in chosen_layers(models, names, lineage).items():
         ranges = [activation_range(model, names, name) for model in models]
@@ -77,8 +79,13 @@ def _without_text_fed(names: Sequence[str]) -> list[str]:
     return [name for name in names if not is_text_fed(name)]
 
 
-def activation_range(model: ComparedModel, names: list[str], name: str) -> charts.ActivationRange:
-    """Return the range of a layer's input grid, (0 - z) s to (q_max - z) s, and its scale s by timestep."""
+def activation_range(model: ComparedModel, names: list[str], name: str) -> charts.ActivationRange | None:
+    """Return the range of a layer's input grid, (0 - z) s to (q_max - z) s, and its scale s by timestep.
+
+    None for a model whose scales are found at run time.
+    """
+    if not len(model.activations.scales):
+        return None
     quantized = _quantized_names(model, names)
     if name not in quantized:
         name = f"{name}.{PARTS[0]}"  # the first half of a split shortcut convolution

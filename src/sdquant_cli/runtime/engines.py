@@ -40,7 +40,7 @@ def dequantized(layer: Packed) -> Run:
     """Compute with floating-point weights that live for one call; inputs are rounded in fp32."""
 
     def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
-        weight = dequantized_weight(layer.codes(), layer.weight_step).to(x.dtype)
+        weight = dequantized_weight(layer.codes(), layer.weight_step.float()).to(x.dtype)
         return _float_layer(layer, quantizer.values(x).to(x.dtype), weight, layer.bias)
 
     return run

@@ -68,7 +68,7 @@ class Packed(nn.Module):
     form: NumberFormat
     weight: Any  # packed codes, see codes.pack
     bias: Any
-    weight_step: Tensor  # (C_out G) fp32
+    weight_step: Tensor  # (C_out) fp32, or (C_out G) fp16
     activation_step: Tensor  # (tables) fp32
     activation_zero: Tensor  # (tables) int32
     branch_up: Tensor  # (C_out,r) fp16, if the format has branches and the layer is large enough
@@ -92,8 +92,10 @@ class Packed(nn.Module):
             dtype = torch.uint8
         empty = torch.empty(shape, dtype=dtype, device="meta")
         self.weight = nn.Parameter(empty, requires_grad=False)  # counted as a parameter
-        scales = self.weight_shape[0] * spec.form.groups(self.weight_shape)
-        self.register_buffer("weight_step", torch.empty(scales, device="meta"))
+        groups = spec.form.groups(self.weight_shape)
+        dtype = torch.float32 if groups == 1 else torch.float16
+        scales = torch.empty(self.weight_shape[0] * groups, dtype=dtype, device="meta")
+        self.register_buffer("weight_step", scales)
         self.register_buffer("activation_step", torch.empty(spec.tables, device="meta"))
         self.register_buffer("activation_zero", torch.empty(spec.tables, dtype=torch.int32, device="meta"))
         rank = spec.form.rank(self.weight_shape)
@@ -117,7 +119,8 @@ class Packed(nn.Module):
     def fill(self, saved: SavedLayer) -> None:
         """Set codes, scales and zero-points from a quantizer state."""
         self.weight = nn.Parameter(pack(saved.codes, self.bits.weights), requires_grad=False)
-        self.weight_step, self.activation_step = saved.weight_step, saved.activation_step
+        self.weight_step = saved.weight_step.to(self.weight_step.dtype)
+        self.activation_step = saved.activation_step
         self.activation_zero = saved.activation_zero
         if saved.branch is not None:
             self.branch_up, self.branch_down = saved.branch

@@ -27,6 +27,7 @@ class Layout:
     time_table: bool  # whether the time path is one table; in some families it depends on the prompt
     relax: Relax = Relax.NONE
     form: NumberFormat = PAPER
+    floating: tuple[str, ...] = ()  # layers that are not packed
 
     def tables_of(self, name: str) -> int:
         """Return the entries of a layer's activation tables."""

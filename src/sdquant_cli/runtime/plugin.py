@@ -7,7 +7,7 @@ digests that were exported with them.
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
-from ..quant.allocate import uniform_bits
 from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
 from ..types import Activations, Bits, Execution, Relax, Tables
@@ -40,13 +39,11 @@ _FORMAT_1 = {
     "full_range": False,
     "group_size": None,
     "branch_rank": None,
+    "floating": None,
 }
 SHA256 = "sha256"  # the field with the digests of weight files
 ENGINE_VARIABLE = "SDQUANT_ENGINE"
 SKIP_VARIABLE = "SDQUANT_SKIP_SHA256"
-
-
-EDGES = Bits(8, 8)  # least bits of the first and the last layer where weights are quantized while loading
 
 
 class Method(StrEnum):
@@ -65,6 +62,7 @@ class _Fields(BaseModel):
     full_range: bool = True  # whether weights have their lowest code too
     group_size: Annotated[int, Field(ge=1)] | None = None  # input channels of a weight that share a scale
     branch_rank: Annotated[int, Field(ge=1)] | None = None  # of the branch beside each weight
+    floating: list[str] | None = None  # layers that are not packed
     timesteps: list[FiniteFloat] = []  # one for each row of the tables; none where there are no tables
     tables: str = Tables.PER_STEP.value
     time_table: bool = False
@@ -78,6 +76,7 @@ class SdquantConfig(QuantizationConfigMixin):
 
     bits: str
     layers: dict[str, list[str]]
+    floating: list[str] | None
 
     def __init__(self, format_version: object = FORMAT, **fields: object) -> None:
         """Raise NewerFormat for a newer format, DamagedArtifact for a field of another type."""
@@ -111,8 +110,8 @@ class SdquantConfig(QuantizationConfigMixin):
         """Return the fields that diffusers prints."""
         return self.to_dict()
 
-    def spread(self, names: list[str]) -> None:
-        """Give every layer without bits of its own the usual ones, but 8 or more to the first and the last.
+    def for_floating_point(self, names: list[str]) -> None:
+        """Decide what is left open where floating-point weights are loaded: the ends stay as they are.
 
         Raises UsageProblem for bits that cannot be, and for scales that only a calibration finds.
         """
@@ -121,13 +120,11 @@ class SdquantConfig(QuantizationConfigMixin):
                 f"SdquantConfig(activations={self.activations!r}): needs a calibration; leave it out"
             )
         try:
-            bits = uniform_bits(names, Bits.parse(self.bits), EDGES)
+            Bits.parse(self.bits)
         except ValueError as error:
             raise UsageProblem(f"SdquantConfig(bits={self.bits!r}): {error}") from None
-        self.bits, self.layers = bits_in_groups(bits | self._exceptions())
-
-    def _exceptions(self) -> dict[str, Bits]:
-        return {name: Bits.parse(text) for text, group in self.layers.items() for name in group}
+        if self.floating is None:
+            self.floating = ends(names)
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of the layers `names`; raises DamagedArtifact if the fields are inconsistent."""
@@ -135,7 +132,8 @@ class SdquantConfig(QuantizationConfigMixin):
         exceptions: dict[str, str] = {}
         for text, group in self.layers.items():
             exceptions |= dict.fromkeys(group, text)
-        if unknown := sorted(exceptions.keys() - set(names)):
+        floating = tuple(self.floating or ())
+        if unknown := sorted({*exceptions, *floating} - set(names)):
             raise DamagedArtifact(
                 f"config.json: quantization_config.layers names {unknown[0]}, which is not a layer"
             )
@@ -150,11 +148,21 @@ class SdquantConfig(QuantizationConfigMixin):
             )
             if not (form.per_token or self.timesteps):
                 raise ValueError("timesteps: is empty, with calibrated activation scales")
-            bits = {name: Bits.parse(exceptions.get(name, usual)) for name in names}
-            relax = Relax(self.relax)
-            return Layout(bits, tuple(self.timesteps), Tables(self.tables), self.time_table, relax, form)
+            packed = [name for name in names if name not in floating]
+            bits = {name: Bits.parse(exceptions.get(name, usual)) for name in packed}
+            relax, tables = Relax(self.relax), Tables(self.tables)
+            return Layout(bits, tuple(self.timesteps), tables, self.time_table, relax, form, floating)
         except ValueError as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
+
+
+def ends(names: Sequence[str]) -> list[str]:
+    """Return the first and the last layer.
+
+    They stay in floating point where nothing is trained: they hold a thousandth of the weights or less, and
+    rounding them costs more than rounding all others.
+    """
+    return [names[0], names[-1]]
 
 
 def bits_in_groups(bits: Mapping[str, Bits]) -> tuple[str, dict[str, list[str]]]:
@@ -238,7 +246,7 @@ class SdquantQuantizer(DiffusersQuantizer):
 
         config, names = self.quantization_config, list(quantizable_layers(model))
         if not self.pre_quantized:
-            config.spread(names)
+            config.for_floating_point(names)
         pack_network(model, config.layout(names))
         if not self.pre_quantized:
             for layer in packed_layers(model).values():

@@ -19,19 +19,20 @@ from ..models.load import Model, ModelName, find_model
 from ..models.schedule import schedule_of
 from ..options.base import SettingRequest
 from ..options.requests import QuantizeRequest
-from ..quant.allocate import average_bits, uniform_bits
+from ..quant.allocate import average_bits
 from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
 from ..runtime import directory, proof
 from ..runtime.description import config_of, portable
 from ..runtime.engines import dequantized
 from ..runtime.network import Layout, fill_rest, missing, pack_network, packed_layers, use_engine
-from ..runtime.plugin import EDGES
+from ..runtime.plugin import ends
 from ..runtime.whole import check_new_folder, output_folder
 from ..types import Activations, Bits, ExportFormat, Tables
 from ..version import __version__
 
 METHOD = "rtn"
+FLOATING = Bits(32, 32)  # of layers that are written as they are
 
 
 def run(request: QuantizeRequest, events: Events) -> Path:
@@ -73,13 +74,14 @@ def _spec(request: QuantizeRequest) -> QuantStateSpec:
         seed=0,
         loss=None,
         train=None,
-        edges=str(EDGES),
     )
 
 
 def _layout(model: Model, spec: QuantStateSpec) -> Layout:
-    bits = uniform_bits(list(model.layer_shapes), Bits.parse(spec.bits), EDGES)
-    return Layout(bits, (), Tables.PER_STEP, time_table=False, form=NumberFormat.of(spec))
+    names = list(model.layer_shapes)
+    floating = tuple(ends(names))
+    bits = {name: Bits.parse(spec.bits) for name in names if name not in floating}
+    return Layout(bits, (), Tables.PER_STEP, time_table=False, form=NumberFormat.of(spec), floating=floating)
 
 
 def _note_ungrouped(model: Model, layout: Layout, events: Events) -> None:
@@ -87,7 +89,7 @@ def _note_ungrouped(model: Model, layout: Layout, events: Events) -> None:
     form = layout.form
     if form.group_size is None:
         return
-    whole = [name for name, shape in model.layer_shapes.items() if not form.fits_groups(shape)]
+    whole = [name for name in layout.bits if not form.fits_groups(model.layer_shapes[name])]
     if whole:
         events.note(
             f"--group-size {form.group_size}: {len(whole)} layers have another width and one scale for all "
@@ -132,15 +134,19 @@ def _write(folder: Path, network: nn.Module, layout: Layout, model: Model, spec:
     proof.write_provenance(folder, {"sdquant": __version__, "model": portable(setting.model)})
 
 
+def _extra_bits(model: Model, layout: Layout) -> int:
+    return sum(layout.form.extra_bits(model.layer_shapes[name]) for name in layout.bits)
+
+
 def _facts(model: Model, layout: Layout, setting: Setting) -> QuantStateFacts:
-    usual = config_of(layout).bits
+    bits = dict.fromkeys(layout.floating, FLOATING) | dict(layout.bits)
     parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
-    activations = [bits.activations for bits in layout.bits.values()]
+    activations = [layer.activations for layer in bits.values()]
     return QuantStateFacts(
         setting=setting,
         layers=len(layout.bits),
-        bits={name: str(bits) for name, bits in layout.bits.items() if str(bits) != usual},
-        average_bits=average_bits(layout.bits, parameters, activations),
+        bits={name: str(FLOATING) for name in layout.floating},
+        average_bits=average_bits(bits, parameters, activations, _extra_bits(model, layout)),
         losses=(),
         borrowed_rows=0,
     )
