@@ -32,6 +32,7 @@ COMMANDS: list[tuple[str | int | Path, ...]] = [
         *("--prompts", TRAIN, "--limit", 2, "--output", BOARD),
     ),
     ("sensitivity",),
+    ("calibrate", "--preset", "paper-sd14", "--bits", "w4a8", "--iterations", 2, "--batch-size", 2),
     ("calibrate", "--bits", "w4a8", "--mixed", "--iterations", 2, "--batch-size", 2),
     ("generate", "--prompts", HELDOUT, "--limit", 2),
     ("evaluate", "--no-floor", "--drift", "--drift-prompts", 2),

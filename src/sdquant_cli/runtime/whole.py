@@ -22,7 +22,7 @@ PREFIX = ".sdquant-export-"
 _LOCK = "lock"
 
 
-def check_new_folder(path: Path, store: str) -> None:
+def check_new_folder(path: Path, store: str | None) -> None:
     """Raise UsageProblem for an `--output` that cannot be written, or that is there and not empty."""
     check_output_folder(path, "--output", store)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

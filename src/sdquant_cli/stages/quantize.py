@@ -37,7 +37,7 @@ FLOATING = Bits(32, 32)  # of layers that are written as they are
 
 def run(request: QuantizeRequest, events: Events) -> Path:
     """Write the folder; it is there whole or not at all."""
-    check_new_folder(request.output, "")
+    check_new_folder(request.output, None)
     model = find_model(_named(request))
     spec = _spec(request)
     layout = _layout(model, spec)
