@@ -134,7 +134,7 @@ def check_output(path: Path, flag: str, store: str | None = None) -> None:
             raise UsageProblem(f"{flag} {path}: {path.parent} cannot be written; pass another folder")
 
 
-def check_output_folder(path: Path, flag: str, store: str) -> None:
+def check_output_folder(path: Path, flag: str, store: str | None) -> None:
     """Raise UsageProblem if `path` cannot or must not be an output folder; call it before any work."""
     with _usage(path, flag):
         _refuse_store(path, flag, store)

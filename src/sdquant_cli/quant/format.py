@@ -1,5 +1,6 @@
 """The format of a quantized network's numbers, besides the bits of each layer."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -53,6 +54,23 @@ class NumberFormat:
         rank = self.branch_rank or 0
         return rank if rank * (shape[0] + prod(shape[1:])) < prod(shape) else 0
 
+    def fallbacks(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Return a line for each option that some layers are too narrow for, with the first of them."""
+        lines = []
+        whole = [name for name, shape in shapes.items() if not self.fits_groups(shape)]
+        if whole:
+            lines.append(
+                f"--group-size {self.group_size}: {len(whole)} layers whose width is no multiple of it have one "
+                f"scale per output channel: {_few(whole)}"
+            )
+        plain = [name for name, shape in shapes.items() if self.branch_rank and not self.rank(shape)]
+        if plain:
+            lines.append(
+                f"--branch-rank {self.branch_rank}: {len(plain)} layers that a branch would not make smaller "
+                f"have none: {_few(plain)}"
+            )
+        return lines
+
     def extra_bits(self, shape: tuple[int, ...]) -> int:
         """Return the bits that groups and a branch add to a weight: 16 for each scale and each factor.
 
@@ -61,6 +79,10 @@ class NumberFormat:
         groups, rank = self.groups(shape), self.rank(shape)
         scales = shape[0] * groups if groups > 1 else 0
         return 16 * (scales + rank * (shape[0] + prod(shape[1:])))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 PAPER = NumberFormat()

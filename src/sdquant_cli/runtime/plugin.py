@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
+from ..models.shortcuts import SHORTCUT
 from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
 from ..types import Activations, Bits, Execution, Relax, Tables
@@ -125,6 +126,8 @@ class SdquantConfig(QuantizationConfigMixin):
             raise UsageProblem(f"SdquantConfig(bits={self.bits!r}): {error}") from None
         if self.floating is None:
             self.floating = ends(names)
+        finer = bits_of_shortcuts(names, self.bits)
+        self.layers = {**finer, **self.layers} if finer else self.layers
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of the layers `names`; raises DamagedArtifact if the fields are inconsistent."""
@@ -163,6 +166,18 @@ def ends(names: Sequence[str]) -> list[str]:
     rounding them costs more than rounding all others.
     """
     return [names[0], names[-1]]
+
+
+def bits_of_shortcuts(names: Sequence[str], bits: str) -> dict[str, list[str]]:
+    """Return the shortcut convolutions by their bits: twice those of other inputs, at most 16.
+
+    They read the residual stream and skip connections as they are, without a norm before them: of all
+    layers, rounding their inputs costs most.
+    """
+    usual = Bits.parse(bits)
+    finer = Bits(usual.weights, min(2 * usual.activations, max(16, usual.activations)))
+    shortcuts = [name for name in names if name.endswith(SHORTCUT)]
+    return {str(finer): shortcuts} if shortcuts and finer != usual else {}
 
 
 def bits_in_groups(bits: Mapping[str, Bits]) -> tuple[str, dict[str, list[str]]]:

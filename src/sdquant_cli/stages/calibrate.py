@@ -32,6 +32,7 @@ from ..models.guidance import halves
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import CalibrateRequest
+from ..quant.format import NumberFormat
 from ..resources import predicted
 from ..store import Artifact, Draft
 from ..types import Bits, Select, TimePath
@@ -82,6 +83,8 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
     work = _resolve(request, workspace)
     model, spec, setting = work.model, work.spec, work.setting
     check_budget(request, model)
+    for line in NumberFormat.of(spec).fallbacks(model.layer_shapes):
+        workspace.events.note(line)
     table = make_time_table(workspace, model, setting)
     parents: dict[str, Artifact] = {"latents": work.latents, "time-table": table}
     if work.sensitivity:

@@ -26,7 +26,7 @@ from ..runtime import directory, proof
 from ..runtime.description import config_of, portable
 from ..runtime.engines import dequantized
 from ..runtime.network import Layout, fill_rest, missing, pack_network, packed_layers, use_engine
-from ..runtime.plugin import ends
+from ..runtime.plugin import bits_of_shortcuts, ends
 from ..runtime.whole import check_new_folder, output_folder
 from ..types import Activations, Bits, ExportFormat, Tables
 from ..version import __version__
@@ -41,7 +41,8 @@ def run(request: QuantizeRequest, events: Events) -> Path:
     model = find_model(_named(request))
     spec = _spec(request)
     layout = _layout(model, spec)
-    _note_ungrouped(model, layout, events)
+    for line in layout.form.fallbacks({name: model.layer_shapes[name] for name in layout.bits}):
+        events.note(line)
     network = _packed(model, layout, events)
     with output_folder(request.output) as folder:
         _write(folder, network, layout, model, spec)
@@ -81,20 +82,9 @@ def _layout(model: Model, spec: QuantStateSpec) -> Layout:
     names = list(model.layer_shapes)
     floating = tuple(ends(names))
     bits = {name: Bits.parse(spec.bits) for name in names if name not in floating}
+    for text, shortcuts in bits_of_shortcuts(names, spec.bits).items():
+        bits |= dict.fromkeys(shortcuts, Bits.parse(text))
     return Layout(bits, (), Tables.PER_STEP, time_table=False, form=NumberFormat.of(spec), floating=floating)
-
-
-def _note_ungrouped(model: Model, layout: Layout, events: Events) -> None:
-    """Name the layers whose width is no multiple of the group size."""
-    form = layout.form
-    if form.group_size is None:
-        return
-    whole = [name for name in layout.bits if not form.fits_groups(model.layer_shapes[name])]
-    if whole:
-        events.note(
-            f"--group-size {form.group_size}: {len(whole)} layers have another width and one scale for all "
-            f"input channels: {', '.join(whole[:3])}{' ...' if len(whole) > 3 else ''}"
-        )
 
 
 def _packed(model: Model, layout: Layout, events: Events) -> nn.Module:
@@ -140,12 +130,13 @@ def _extra_bits(model: Model, layout: Layout) -> int:
 
 def _facts(model: Model, layout: Layout, setting: Setting) -> QuantStateFacts:
     bits = dict.fromkeys(layout.floating, FLOATING) | dict(layout.bits)
+    usual = config_of(layout).bits
     parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
     activations = [layer.activations for layer in bits.values()]
     return QuantStateFacts(
         setting=setting,
         layers=len(layout.bits),
-        bits={name: str(FLOATING) for name in layout.floating},
+        bits={name: str(layer) for name, layer in bits.items() if str(layer) != usual},
         average_bits=average_bits(bits, parameters, activations, _extra_bits(model, layout)),
         losses=(),
         borrowed_rows=0,
