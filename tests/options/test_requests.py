@@ -11,6 +11,7 @@ from sdquant_cli.options import requests
 from sdquant_cli.options.requests import Fields, first_problem
 
 REQUIRED = {"prompts": Path("x"), "output": Path("y")}
+ARGUMENTS = {"QuantizeRequest": {"model": "z"}}
 
 
 def _takes(annotation, kind) -> bool:
@@ -34,7 +35,7 @@ def fields_of(kind) -> list:
 def refused(cls, name, value) -> tuple[list[str], str, str]:
     required = {field: path for field, path in REQUIRED.items() if field in cls.model_fields}
     with pytest.raises(ValidationError) as caught:
-        cls(**{**required, name: value})
+        cls(**{**required, **ARGUMENTS.get(cls.__name__, {}), name: value})
     return first_problem(caught.value)
 
 

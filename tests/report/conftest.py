@@ -102,7 +102,7 @@ def measured(tmp_path_factory, sample) -> Sdquant:
     sdquant = Sdquant(tmp_path_factory.mktemp("report") / "store")
     sdquant(*sample)
     sdquant("sensitivity")
-    sdquant("calibrate", "--bits", "w4a8", "--mixed", *SMALL)
+    sdquant("calibrate", "--bits", "w4a8", "--mixed", "--activations", "per-step", *SMALL)
     sdquant(*GENERATE)
     sdquant("generate", *GENERATE[1:], "--model", "fp", "--seed", 1)
     sdquant("generate", *GENERATE[1:], "--model", "fp")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from sdquant_cli.quant import ranges
+from sdquant_cli.quant import weights
 from sdquant_cli.quant.rows import Rows
 from tests.conftest import PROMPTS, Sdquant
 from tests.elsewhere import DEVICE, elsewhere
@@ -19,7 +19,7 @@ DRAW = ("generate", "--prompts", HELDOUT, "--limit", 1, *ON)
 @pytest.fixture
 def chain(sdquant, tiny, monkeypatch):
     """Latents of a tiny pipeline, drawn on that device. Few clippings are tried: operations take long."""
-    monkeypatch.setattr(ranges, "CLIPPINGS", 3)
+    monkeypatch.setattr(weights, "CLIPPINGS", 3)
 
     def begun(name):
         sdquant(*SAMPLE, tiny(name), *ON)

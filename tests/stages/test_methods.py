@@ -114,13 +114,40 @@ def test_rounded_attention_is_part_of_the_state_and_of_what_is_drawn(sampled, mo
 
 def test_step_sizes_of_attention_are_trained_and_softmax_has_the_bits_of_the_rest(sampled):
     states = []
+    words = ("--activations", "per-step", "--attention-bits", 8, *SHORT)
     for iterations in (0, 2):
-        states.append(calibrated(sampled, "--attention-bits", 8, *SHORT, "--iterations", iterations))
+        states.append(calibrated(sampled, *words, "--iterations", iterations))
     assert states[0]["spec"]["softmax_bits"] == 8
     steps = [sampled.opened().resolve(f"quant-state/{s['key']}").read("activation_step") for s in states]
     of_layers = TEXT_FED + (LAYERS - TEXT_FED) * STEPS
     assert len(steps[0]) == of_layers + TEXT_FED + (PLACES - TEXT_FED) * STEPS
     assert (steps[0] != steps[1])[of_layers:].mean() > 0.5
+
+
+def test_scales_found_at_run_time_are_not_stored_and_draw_any_schedule_and_size(sampled):
+    words = ("--attention-bits", 8, "--group-size", 8, "--branch-rank", 1)
+    state = calibrated(sampled, *words, *SHORT)
+    assert state["spec"]["activations"] == "token"
+    assert state["arrays"]["activation_step"]["shape"] == [0]
+    assert state["facts"]["average_bits"]["weights with groups and branches, by parameters"] > 5
+    other = ("--scheduler", "euler", "--steps", 2, "--height", 32, "--width", 48, "--guidance-scale", 1)
+    images = json.loads(sampled("generate", "--limit", 1, *other, "--json").stdout)
+    setting = images["spec"]["setting"]
+    assert (setting["scheduler"], setting["steps"], setting["height"], setting["width"]) == ("euler", 2, 32, 48)
+    told = sampled("generate", "--limit", 1, "--step-match", "nearest", code=2).stderr
+    assert "--step-match nearest: has no effect" in told
+
+
+def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled):
+    calibrated(sampled, "--group-size", 8, "--branch-rank", 1, *SHORT)
+    drawn = []
+    for engine in ("simulated", "auto"):
+        images = json.loads(sampled("generate", "--limit", 2, "--engine", engine, "--json").stdout)
+        drawn.append(sampled.opened().resolve(f"images/{images['key']}").read("image").astype(int))
+    assert images["spec"]["engine"] == "dequantized"
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+    told = sampled("generate", "--engine", "integer", code=2).stderr
+    assert "--engine integer: does not compute networks calibrated with --activations token" in told
 
 
 def test_softmax_bits_alone_are_refused(sampled):

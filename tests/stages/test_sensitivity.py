@@ -94,9 +94,8 @@ def test_the_gradients_are_those_of_the_weights_one_item_at_a_time(measured, tin
 
 
 def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_point_unet(measured, tiny):
-    from sdquant_cli.quant.grid import round_to_grid
-    from sdquant_cli.quant.weights import weight_scales
-    from sdquant_cli.types import Bits
+    from sdquant_cli.quant.grid import Grid
+    from sdquant_cli.quant.weights import WeightQuantizer, weight_scales
 
     sdquant, all_facts = measured
     store, facts = sdquant.opened(), all_facts["sqnr"]
@@ -108,8 +107,8 @@ def test_the_direct_measure_is_one_layer_quantized_in_an_otherwise_floating_poin
     layer = unet.get_submodule(name)
     with torch.no_grad():
         before = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
-        step = weight_scales(layer.weight, PAPER.grids(Bits(4, 8))[0]).view(-1, 1, 1, 1)
-        layer.weight.copy_(round_to_grid(layer.weight, step, 0.0, PAPER.grids(Bits(4, 8))[0]))
+        grid = Grid(4, signed=True)
+        layer.weight.copy_(WeightQuantizer(weight_scales(layer.weight, grid), grid).values(layer.weight))
         after = unet(batch.x, batch.timestep, batch.conditioning.tokens).sample
     noise = ((after - before).square().sum() / before.square().sum()).item()
     assert facts.weight_noise[name] == pytest.approx(noise, rel=1e-3)

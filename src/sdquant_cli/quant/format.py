@@ -60,8 +60,8 @@ class NumberFormat:
         whole = [name for name, shape in shapes.items() if not self.fits_groups(shape)]
         if whole:
             lines.append(
-                f"--group-size {self.group_size}: {len(whole)} layers whose width is no multiple of it have one "
-                f"scale per output channel: {_few(whole)}"
+                f"--group-size {self.group_size}: {len(whole)} layers whose width is no multiple of it have "
+                f"one scale per output channel: {_few(whole)}"
             )
         plain = [name for name, shape in shapes.items() if self.branch_rank and not self.rank(shape)]
         if plain:

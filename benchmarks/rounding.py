@@ -1,0 +1,151 @@
+"""What rounding costs before anything is trained, by its kind and by where: SNR of the UNet's output.
+
+    uv run python benchmarks/rounding.py        # prints the tables of docs/benchmarks/rounding.md
+
+Weights or inputs of the embedded model's layers are rounded, nothing else, for calls on calibration latents
+at mixed timesteps. Unless a row says so, the first and the last layer stay as they are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sdquant_cli.artifacts.latents import load_items
+from sdquant_cli.artifacts.time_table import make_time_table
+from sdquant_cli.artifacts.workspace import Workspace
+from sdquant_cli.calibration.items import prediction
+from sdquant_cli.cli.render import Terminal
+from sdquant_cli.metrics.ratios import snr
+from sdquant_cli.models.layers import quantizable_layers
+from sdquant_cli.models.shortcuts import SHORTCUT
+from sdquant_cli.options.requests import SampleRequest
+from sdquant_cli.quant.grid import Grid
+from sdquant_cli.quant.tokens import TokenQuantizer
+from sdquant_cli.quant.weights import WeightQuantizer, weight_scales
+from sdquant_cli.stages import sample
+from sdquant_cli.store import Store
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = ROOT / "examples" / "prompts" / "shapes-train.txt"
+LATENTS = 24
+
+Rounding = Callable[[Tensor], Tensor]
+Chosen = Callable[[str], bool]
+KINDS: dict[str, Chosen] = {
+    "shortcut convolutions": lambda name: name.endswith(SHORTCUT),
+    "proj_in, proj_out": lambda name: name.endswith(("proj_in", "proj_out")),
+    "3x3 convolutions of residual blocks": lambda name: name.endswith((".conv1", ".conv2")),
+    "feed-forward, second layer": lambda name: name.endswith("net.2"),
+    "feed-forward, first layer": lambda name: ".net.0." in name,
+    "attention, output": lambda name: ".to_out." in name,
+    "attention, q, k and v": lambda name: name.endswith(("to_q", "to_k", "to_v")),
+    "up- and downsamplers": lambda name: "samplers" in name,
+}
+
+
+class Trial:
+    """The embedded UNet, and its floating-point output on some latents."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        latents = sample.run(SampleRequest(prompts=PROMPTS, limit=128, per_prompt=1), workspace)
+        setting = latents.spec.setting
+        self.network = workspace.model(setting).denoiser()
+        self.layers = quantizable_layers(self.network)
+        table = make_time_table(workspace, workspace.model(setting), setting)
+        items = load_items(workspace, latents, table, LATENTS)
+        self.batch = items.batch(range(LATENTS), torch.device("cpu"))
+        self.expected = self.output()
+        names = list(self.layers)
+        self.ends = (names[0], names[-1])
+
+    @torch.no_grad()
+    def output(self) -> Tensor:
+        return prediction(self.network, self.batch)
+
+    def ratio(self, weights: Grid | None = None, inputs: Grid | None = None, **where: object) -> float:
+        """Return the mean SNR, dB, with weights and inputs of the chosen layers rounded."""
+        with self._rounded(weights, inputs, **where):
+            return float(snr(self.expected, self.output()).mean())
+
+    @contextmanager
+    def _rounded(
+        self,
+        weights: Grid | None,
+        inputs: Grid | None,
+        *,
+        chosen: Chosen | None = None,
+        group: int | None = None,
+        wider: Chosen | None = None,
+    ) -> Iterator[None]:
+        """Round within the context; inputs of the `wider` layers have 16 bits."""
+        hooks, originals = [], {}
+        for name, layer in self.layers.items():
+            if not (name not in self.ends if chosen is None else chosen(name)):
+                continue
+            if weights is not None:
+                originals[name] = layer.weight.data
+                layer.weight.data = rounded_weight(layer.weight, weights, group)
+            if inputs is not None:
+                grid = Grid(16, signed=False) if wider and wider(name) else inputs
+                quantizer = TokenQuantizer(1 if isinstance(layer, nn.Conv2d) else -1, grid)
+                hooks.append(layer.register_forward_pre_hook(_rounding(quantizer.values)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for name, weight in originals.items():
+                self.layers[name].weight.data = weight
+
+
+def _rounding(values: Rounding) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    return lambda _, args: (values(args[0]),)
+
+
+def rounded_weight(weight: Tensor, grid: Grid, group: int | None) -> Tensor:
+    """Return a weight on its grid, with a scale for each group of input channels where they fill groups."""
+    groups = 1 if group is None or weight.shape[1] % group else weight.shape[1] // group
+    return WeightQuantizer(weight_scales(weight, grid, groups), grid).values(weight.detach())
+
+
+def main() -> None:
+    """Print all tables."""
+    trial = Trial(Workspace(Store(str(ROOT / "runs" / "rounding")), Terminal()).on("cpu"))
+
+    @cache
+    def every(_: str) -> bool:
+        return True
+
+    w8, w4, narrow = Grid(8, signed=True), Grid(4, signed=True), Grid(4, signed=True, narrow=True)
+    a8, a6, a4 = (Grid(bits, signed=False) for bits in (8, 6, 4))
+    shortcuts = KINDS["shortcut convolutions"]
+    rows = {
+        "W8": trial.ratio(w8),
+        "W8, the first and the last layer too": trial.ratio(w8, chosen=every),
+        "W4, 15 levels": trial.ratio(narrow),
+        "W4, 16 levels": trial.ratio(w4),
+        "W4, 16 levels, groups of 32": trial.ratio(w4, group=32),
+        "W4, 16 levels, groups of 16": trial.ratio(w4, group=16),
+        "A8": trial.ratio(None, a8),
+        "A8, the first and the last layer too": trial.ratio(None, a8, chosen=every),
+        "A8, shortcut convolutions A16": trial.ratio(None, a8, wider=shortcuts),
+        "A6": trial.ratio(None, a6),
+        "A4": trial.ratio(None, a4),
+        "W8A8": trial.ratio(w8, a8),
+        "W8A8, the first and the last layer too": trial.ratio(w8, a8, chosen=every),
+        "W8A8, shortcut convolutions A16: `sdquant quantize`": trial.ratio(w8, a8, wider=shortcuts),
+    }
+    print("\n| rounded | SNR, dB |\n|---|---|")
+    for name, ratio in rows.items():
+        print(f"| {name} | {ratio:.1f} |")
+    print("\n| inputs of 8 bits in | SNR, dB |\n|---|---|")
+    for name, chosen in KINDS.items():
+        print(f"| {name} | {trial.ratio(None, a8, chosen=chosen):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
