@@ -51,7 +51,7 @@ class Trial:
     """The embedded UNet, and its floating-point output on some latents."""
 
     def __init__(self, workspace: Workspace) -> None:
-        latents = sample.run(SampleRequest(prompts=PROMPTS, limit=128, per_prompt=1), workspace)
+        latents = sample.run(SampleRequest(prompts=PROMPTS, limit=LATENTS, per_prompt=1), workspace)
         setting = latents.spec.setting
         self.network = workspace.model(setting).denoiser()
         self.layers = quantizable_layers(self.network)

@@ -11,6 +11,7 @@ README.md beside this file says what each tool is asked for. What is drawn alrea
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -174,7 +175,7 @@ def line(made: dict[str, Any]) -> str:
     tool = " ".join(list(made["versions"].items())[-1])  # after torch and diffusers
     cells = [
         f"{tool}: {made['name'] if made['peer'] == 'sdquant' else made['what']}",
-        made["bits"],
+        made["bits"] or "".join(re.findall(r"w\d+a\d+", made["name"])[:1]).upper(),
         made["pictures"],
         number(psnr, 1),
         number(distance, 5),
@@ -219,6 +220,9 @@ FOOT = """
   tell minutes from hours and nothing else. Peak memory is that of the whole process, torch included.
 - ModelOpt simulates: its weights stay floating point until TensorRT builds an engine, so no size is given.
 - torchao quantizes linear layers only; convolutions stay floating point.
+- `sdquant quantize` keeps the first and the last layer and the time path in floating point, and gives the 14
+  shortcut convolutions' inputs 16 bits. SDNQ keeps the first and the last layer too, and quantizes the time
+  path.
 """
 
 
@@ -249,7 +253,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument(
-        "--own", action="append", default=[], metavar="NAME=FOLDER", help="a row for an exported folder"
+        "--own",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a row for an exported folder; its name says the bits, as in 'quantize --bits w8a8'",
     )
     parser.add_argument("--prompts", type=Path, default=PROMPTS)
     parser.add_argument("--count", type=int, default=COUNT)

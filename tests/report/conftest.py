@@ -112,7 +112,7 @@ def measured(tmp_path_factory, sample) -> Sdquant:
         floor, reference = reference, floor
     publish_drift(store, store.resolve("images/latest-quantized"))
     store.tag(publish_metrics(store, store.resolve("images/latest-quantized"), reference, floor), "mixed")
-    sdquant("calibrate", "--bits", "w8a8", "--iterations", 0)
+    sdquant("calibrate", "--bits", "w8a8", "--activations", "per-step", "--iterations", 0)
     sdquant(*GENERATE)
     publish_metrics(store, store.resolve("images/latest-quantized"), reference, floor)
     return sdquant

@@ -178,7 +178,9 @@ def test_prompts_are_text_never_markup(sdquant, sample, tmp_path):
     assert all("onerror" not in a for _, a in page.found)
     assert all(prompt in page.words for prompt in hostile)
     assert page.downloads["p.txt"].decode().splitlines() == hostile
-    # without a ranking and a floor the page says so
+    # without a ranking, tables and a floor the page says so
+    assert "Nothing is calibrated: scales are found at run time, per token and pixel." in page.words
+    assert "found at run time, per token and pixel" in page.words
     assert "w8a8 was calibrated without a sensitivity artifact." in page.words
     assert "(not measured here)" in page.words
 

@@ -131,10 +131,15 @@ def test_scales_found_at_run_time_are_not_stored_and_draw_any_schedule_and_size(
     assert state["arrays"]["activation_step"]["shape"] == [0]
     assert state["facts"]["average_bits"]["weights with groups and branches, by parameters"] > 5
     other = ("--scheduler", "euler", "--steps", 2, "--height", 32, "--width", 48, "--guidance-scale", 1)
-    images = json.loads(sampled("generate", "--limit", 1, *other, "--json").stdout)
+    images = json.loads(sampled(*DRAW, *other, "--json").stdout)
     setting = images["spec"]["setting"]
-    assert (setting["scheduler"], setting["steps"], setting["height"], setting["width"]) == ("euler", 2, 32, 48)
-    told = sampled("generate", "--limit", 1, "--step-match", "nearest", code=2).stderr
+    assert (setting["scheduler"], setting["steps"], setting["height"], setting["width"]) == (
+        "euler",
+        2,
+        32,
+        48,
+    )
+    told = sampled(*DRAW, "--step-match", "nearest", code=2).stderr
     assert "--step-match nearest: has no effect" in told
 
 
@@ -142,11 +147,11 @@ def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled):
     calibrated(sampled, "--group-size", 8, "--branch-rank", 1, *SHORT)
     drawn = []
     for engine in ("simulated", "auto"):
-        images = json.loads(sampled("generate", "--limit", 2, "--engine", engine, "--json").stdout)
+        images = json.loads(sampled(*DRAW, "--engine", engine, "--json").stdout)
         drawn.append(sampled.opened().resolve(f"images/{images['key']}").read("image").astype(int))
     assert images["spec"]["engine"] == "dequantized"
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
-    told = sampled("generate", "--engine", "integer", code=2).stderr
+    told = sampled(*DRAW, "--engine", "integer", code=2).stderr
     assert "--engine integer: does not compute networks calibrated with --activations token" in told
 
 

@@ -8,7 +8,6 @@ import torch
 
 from sdquant_cli.manifests import QuantStateFacts, SensitivityFacts
 from sdquant_cli.models.load import find_model
-from sdquant_cli.quant.format import PAPER
 from tests.conftest import PROMPTS, Sdquant
 
 LATENTS = 3
