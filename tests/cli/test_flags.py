@@ -13,6 +13,7 @@ from sdquant_cli import manifests
 from sdquant_cli.cli import app
 from sdquant_cli.report import reproduce
 from sdquant_cli.types import (
+    Activations,
     Dtype,
     Engine,
     ExportFormat,
@@ -90,6 +91,11 @@ FLAGS = {
         "--mixed": (None, True, "QuantStateSpec.mixed"),
         "--no-mixed": (None, False, None),
         "--budget": ("3mb", "3MB", "QuantStateSpec.budget"),
+        "--full-range": (None, True, "QuantStateSpec.full_range"),
+        "--no-full-range": (None, False, None),
+        "--group-size": ("16", 16, "QuantStateSpec.group_size"),
+        "--branch-rank": ("4", 4, "QuantStateSpec.branch_rank"),
+        "--activations": ("token", Activations.TOKEN, "QuantStateSpec.activations"),
         "--tables": ("single", Tables.SINGLE, "QuantStateSpec.tables"),
         "--ranges": ("l2.4", Ranges.L24, "QuantStateSpec.ranges"),
         "--relax": ("first", Relax.FIRST, "QuantStateSpec.relax"),
@@ -205,7 +211,8 @@ SHARED = {  # flags that set no field of a request, and the test that is theirs
     "--json": "test_json_is_one_document",
     "--preset": "tests/cli/test_presets.py",
 }
-OTHERS = {  # commands that make no request: their flags and arguments
+OTHERS = {  # commands whose request goes to no stage with a store: their flags and arguments
+    "quantize": {"MODEL", "--output", "--bits", "--group-size", "--branch-rank", *MODEL} - {"--model"},
     "demo": {"--output", "--store"},
     "run": {"--config", "--store", "--json"},
     "ls": {"--store", "--json"},

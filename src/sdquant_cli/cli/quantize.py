@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def quantize(request: "QuantizeRequest", call: Invocation) -> None:
-    """Write a model with rounded weights as a folder that diffusers loads: no prompts, no calibration.
+    """Round a model's weights, without calibration.
 
-    Weights are rounded to nearest; inputs have a scale for each token and pixel, found at run time, so any
-    scheduler and size draws. `calibrate` keeps images closer below 8 bits. The folder loads after `import
-    sdquant_cli`.
+    It writes a folder that diffusers loads after `import sdquant_cli`, and needs no prompts. Weights are
+    rounded to nearest; inputs have a scale for each token and pixel, found at run time, so any scheduler
+    and size draws. Below 8 bits, `calibrate` keeps images closer.
 
     Example: sdquant quantize my-model --bits w8a8 --output my-model-w8a8
     """
