@@ -62,3 +62,10 @@ def test_a_command_hands_its_request_and_the_rest_to_its_function():
 def test_commands_are_bound_to_functions_of_their_name():
     assert GROUP.commands["precalc-time"].body is bodies.precalc_time
     assert list(GROUP.commands) == list(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "name"), [("show", "NAME"), ("quantize", "MODEL"), ("rm", "NAME")])
+def test_a_missing_argument_is_named(command, name):
+    result = CliRunner().invoke(app, [command, *(["--output", "x"] if command == "quantize" else [])])
+    assert result.exit_code == 2
+    assert result.stderr == f"sdquant: {name}: is required\n"

@@ -66,6 +66,8 @@ class PlainCommand(TyperCommand):
         except typer.BadParameter as error:
             if error.param is None or error.param.name not in typed:
                 raise UsageProblem(error.format_message()) from None
+            if typed[error.param.name] is None:
+                raise UsageProblem(f"{_flag(error.param)}: is required") from None
             message = error.message.removeprefix("Value error, ")
             raise UsageProblem(f"{_flag(error.param)} {typed[error.param.name]}: {message}") from None
         for param in self.params:
