@@ -16,11 +16,11 @@ print()'
 time sdquant sample --prompts examples/prompts/shapes-train.txt --per-prompt 1
 time sdquant precalc-time
 time sdquant sensitivity
-time sdquant calibrate --bits w4a8 --mixed
+time sdquant calibrate --bits w4a8 --mixed --activations per-step --no-full-range
 time sdquant generate
 time sdquant evaluate --against fp
 for bits in w8a8 w4a8 w4a4; do
-  sdquant calibrate --bits "$bits" --iterations 0 >/dev/null
+  sdquant calibrate --bits "$bits" --iterations 0 --activations per-step --no-full-range >/dev/null
   sdquant generate >/dev/null
   echo "$bits, rounding by data alone: $(evaluate)"
 done

@@ -14,7 +14,7 @@ measured=()
 for words in "serial-to-parallel w8a8 --mixed" "serial-to-parallel w4a8 --mixed" "serial-to-parallel w4a4 --mixed" \
   "rtn w8a8" "rtn w4a8" "rtn w4a4"; do
   read -r method bits mixed <<<"$words"
-  sdquant calibrate --method "$method" --bits "$bits" $mixed >/dev/null
+  sdquant calibrate --method "$method" --bits "$bits" $mixed --activations per-step --no-full-range >/dev/null
   sdquant generate --limit "$pictures" --seed 1 >/dev/null # other noise than that of the latents
   drift=$([[ $mixed ]] && echo --drift || true)
   sdquant evaluate --against fp $drift --json >"$SDQUANT_STORE/$method-$bits.json"

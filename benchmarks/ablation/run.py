@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "examples" / "prompts"
 STORE = ROOT / "runs" / "ablation"
 PAGES = ROOT / "docs" / "benchmarks"
+NUMBERS = {"activations": "per-step", "full_range": False}  # of every row: all were measured with these
 DRAW_SEED = 1000  # latents are sampled with seed 0
 COMPARED = 256  # pictures that claims are made of: FID of different numbers does not compare
 DISTANCE, FID = "feature_distance[shapes-clip]", "fid[shapes-clip]"
@@ -308,7 +309,7 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
             continue
         began = time.perf_counter()
         sample.run(SampleRequest(**flags), workspace)
-        request = CalibrateRequest(seed=seed, **row.calibrate)
+        request = CalibrateRequest(seed=seed, **{**NUMBERS, **row.calibrate})
         if reads_ranking(request, METHODS[request.method]):
             sensitivity.run(SensitivityRequest(limit=256), workspace)
         state = calibrate.run(request, workspace)

@@ -220,9 +220,10 @@ FOOT = """
   tell minutes from hours and nothing else. Peak memory is that of the whole process, torch included.
 - ModelOpt simulates: its weights stay floating point until TensorRT builds an engine, so no size is given.
 - torchao quantizes linear layers only; convolutions stay floating point.
-- `sdquant quantize` keeps the first and the last layer and the time path in floating point, and gives the 14
-  shortcut convolutions' inputs 16 bits. SDNQ keeps the first and the last layer too, and quantizes the time
-  path.
+- Rows differ in more than the tool. `sdquant quantize` gives the inputs of the 14 shortcut convolutions 16
+  bits instead of 8; the row with "w8a8 in all layers between" has 8 there too. sdquant and SDNQ keep the
+  first and the last convolution in floating point. sdquant keeps the whole time path as well; SDNQ keeps the
+  embedding of the timestep and quantizes its 22 projections.
 """
 
 

@@ -82,12 +82,12 @@ def test_scales_are_found_at_run_time_unless_an_option_of_tables_is_given():
         return spec_of(request, recipe_of(request), 12, ranked=False, pictures=None)
 
     for flags in ({}, {"relax": "none"}, {"method": "rtn", "activations": "token"}):
-        found = spec(**flags)
-        assert (found.activations, found.tables, found.ranges) == (Activations.TOKEN, None, None)
+        resolved = spec(**flags)
+        assert (resolved.activations, resolved.tables, resolved.ranges) == (Activations.TOKEN, None, None)
     for flags in ({"tables": "single"}, {"ranges": "mse"}, {"relax": "last"}, {"method": "rtn"}):
-        found = spec(**flags)
-        assert found.activations is None
-        assert None not in (found.tables, found.ranges)
+        resolved = spec(**flags)
+        assert resolved.activations is None
+        assert None not in (resolved.tables, resolved.ranges)
 
 
 @pytest.mark.parametrize("flags", [{"tables": "single"}, {"ranges": "min-max"}, {"relax": "last"}])

@@ -6,6 +6,7 @@ import torch
 from sdquant_cli.quant.format import PAPER, NumberFormat
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounding import Quantizer, fake_quantize
+from sdquant_cli.quant.state import rounded_to_nearest
 from sdquant_cli.quant.weights import (
     WeightQuantizer,
     dequantized_weight,
@@ -82,6 +83,16 @@ def test_sixteen_levels_and_groups_round_better_than_fifteen():
     errors = [weight_rounding_error(weight, narrow), weight_rounding_error(weight, full)]
     errors.append(weight_rounding_error(weight, full, groups=4))
     assert errors[0] > 1.1 * errors[1] > 1.3 * errors[2]
+
+
+def test_scales_of_groups_are_stored_in_fp16_and_never_zero():
+    weight = weight_of((4, 8)) * 1e-3
+    weight[1, 4:] = 0  # as of a pruned model
+    saved = rounded_to_nearest(weight, Bits(4, 8), NumberFormat(full_range=True, group_size=4))
+    assert torch.equal(saved.weight_step, saved.weight_step.half().float())
+    assert bool((saved.weight_step != 0).all())
+    assert not saved.codes[1, 4:].any()
+    assert bool((saved.weight() - weight).abs().max() < 1e-3)
 
 
 def test_a_format_groups_only_what_fits():

@@ -75,6 +75,17 @@ def test_it_comes_back_from_save_pretrained(folder, tmp_path):
     assert torch.equal(predicted(unet(tmp_path)), predicted(loaded))
 
 
+def test_a_config_serves_several_models_and_is_left_as_it_was(folder, tiny):
+    config = sdquant_cli.SdquantConfig(bits="w8a8")
+    before = config.to_dict()
+    for source in (folder, tiny("sd-v1-4")):
+        loaded = unet(source, quantization_config=config)
+        stored = loaded.config["quantization_config"]
+        assert stored.floating == ["conv_in", "conv_out"]
+        assert set(stored.layers["w8a16"]) <= packed_layers(loaded).keys()
+    assert config.to_dict() == before
+
+
 def test_a_pipeline_takes_the_config_for_its_unet(folder):
     mapping = {"unet": sdquant_cli.SdquantConfig(bits="w8a8")}
     config = diffusers.PipelineQuantizationConfig(quant_mapping=mapping)

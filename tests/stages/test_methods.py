@@ -143,8 +143,11 @@ def test_scales_found_at_run_time_are_not_stored_and_draw_any_schedule_and_size(
     assert "--step-match nearest: has no effect" in told
 
 
-def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled):
-    calibrated(sampled, "--group-size", 8, "--branch-rank", 1, *SHORT)
+@pytest.mark.parametrize(
+    "words", [("--group-size", 8, "--branch-rank", 1), ("--bits", "w4a8", "--time-path", "quantized")]
+)
+def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled, words):
+    calibrated(sampled, *words, *SHORT)
     drawn = []
     for engine in ("simulated", "auto"):
         images = json.loads(sampled(*DRAW, "--engine", engine, "--json").stdout)

@@ -135,10 +135,11 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
     layers = state.state(model)
     bits = {name: layer.bits for name, layer in layers.items()}
     form = NumberFormat.of(state.spec)
-    has_table = not (model.family.pooled or form.per_token)
+    rounds_time_path = table.spec.bits is not None
+    has_table = not model.family.pooled and (rounds_time_path or not form.per_token)
     layout = Layout(
         bits,
-        () if form.per_token else table.timesteps(),
+        table.timesteps() if has_table or not form.per_token else (),
         state.spec.tables or Tables.PER_STEP,
         has_table,
         state.spec.relax or Relax.NONE,

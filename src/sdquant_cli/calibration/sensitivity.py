@@ -26,7 +26,7 @@ from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
 from ..quant.swap import swapped
 from ..quant.weights import WeightQuantizer, weight_rounding_error, weight_scales
-from ..types import Bits, Measure, Ranges
+from ..types import Activations, Bits, Measure, Ranges
 from .items import Batch, Items, prediction
 from .observer import QuantizerRules, item_passes, observe_and_initialise
 from .tabulated import TabulatedDenoiser
@@ -223,7 +223,7 @@ def _first_quantizers(measurement: Measurement) -> dict[str, LayerState]:
         dict.fromkeys(layers, measurement.bits),
         ranges=spec.ranges or Ranges.MIN_MAX,
         relaxed=relaxed_rows(spec.relax, len(measurement.denoiser.rows.timesteps)),
-        form=NumberFormat.of(spec),
+        form=NumberFormat(spec.activations is Activations.TOKEN, bool(spec.full_range)),
     )
     states, _ = observe_and_initialise(layers, passes, rules, measurement.events)
     return states

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ..manifests import QuantStateSpec, SensitivitySpec
+from ..manifests import QuantStateSpec
 from ..types import Activations, Bits
 from .grid import Grid
 
@@ -19,13 +19,13 @@ class NumberFormat:
     branch_rank: int | None = None  # of a branch in 16 bits beside each weight; None: there is none
 
     @classmethod
-    def of(cls, spec: QuantStateSpec | SensitivitySpec) -> "NumberFormat":
+    def of(cls, spec: QuantStateSpec) -> "NumberFormat":
         """Return the format that a spec names."""
         return cls(
             per_token=spec.activations is Activations.TOKEN,
             full_range=bool(spec.full_range),
-            group_size=getattr(spec, "group_size", None),
-            branch_rank=getattr(spec, "branch_rank", None),
+            group_size=spec.group_size,
+            branch_rank=spec.branch_rank,
         )
 
     @property
@@ -35,9 +35,8 @@ class NumberFormat:
 
     def grids(self, bits: Bits) -> tuple[Grid, Grid]:
         """Return the grids of weights (signed, symmetric) and of inputs (affine)."""
-        return Grid(bits.weights, signed=True, narrow=not self.full_range), Grid(
-            bits.activations, signed=False
-        )
+        weights = Grid(bits.weights, signed=True, narrow=not self.full_range)
+        return weights, Grid(bits.activations, signed=False)
 
     def fits_groups(self, shape: tuple[int, ...]) -> bool:
         """Return whether the input channels of a weight (C_out,C_in,...) fill whole groups."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from .grid import TINY, Grid, dequantize, quantize
 from .rounding import Quantizer, round_gradients, round_values, row_rounding_errors
 
+SMALLEST_HALF = 2.0**-24  # above zero in fp16
 CLIPPINGS = 40  # tried for a weight, from half of its largest magnitude to all of it
 
 
@@ -76,8 +77,11 @@ def weight_scales(weight: Tensor, grid: Grid, groups: int = 1) -> Tensor:
 
 
 def storable(scale: Tensor, channels: int) -> Tensor:
-    """Return scales as they are stored: those of groups, of which a channel has many, in 16 bits."""
-    return scale if len(scale) == channels else scale.half().to(scale.dtype)
+    """Return scales as they are stored: those of groups in fp16, since a channel has many, and never zero."""
+    if len(scale) == channels:
+        return scale
+    magnitude = scale.abs().clamp_min(SMALLEST_HALF).half().to(scale.dtype)
+    return magnitude.copysign(scale)
 
 
 def weight_rounding_error(weight: Tensor, grid: Grid, groups: int = 1) -> float:

@@ -8,6 +8,7 @@ digests that were exported with them.
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,8 +112,8 @@ class SdquantConfig(QuantizationConfigMixin):
         """Return the fields that diffusers prints."""
         return self.to_dict()
 
-    def for_floating_point(self, names: list[str]) -> None:
-        """Decide what is left open where floating-point weights are loaded: the ends stay as they are.
+    def for_floating_point(self, names: list[str]) -> "SdquantConfig":
+        """Return the config for floating-point weights of layers `names`, with what was left open decided.
 
         Raises UsageProblem for bits that cannot be, and for scales that only a calibration finds.
         """
@@ -124,10 +125,10 @@ class SdquantConfig(QuantizationConfigMixin):
             Bits.parse(self.bits)
         except ValueError as error:
             raise UsageProblem(f"SdquantConfig(bits={self.bits!r}): {error}") from None
-        if self.floating is None:
-            self.floating = ends(names)
-        finer = bits_of_shortcuts(names, self.bits)
-        self.layers = {**finer, **self.layers} if finer else self.layers
+        decided = copy(self)
+        decided.floating = ends(names) if self.floating is None else self.floating
+        decided.layers = bits_of_shortcuts(names, self.bits) | self.layers
+        return decided
 
     def layout(self, names: list[str]) -> Layout:
         """Return the layout of the layers `names`; raises DamagedArtifact if the fields are inconsistent."""
@@ -208,6 +209,8 @@ class SdquantQuantizer(DiffusersQuantizer):
     Floating-point weights are packed while they are loaded, each rounded to nearest.
     """
 
+    quantization_config: SdquantConfig
+
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
         """Return the dtype of tensors that are not quantized, fp32 by default."""
         return torch_dtype or torch.float32
@@ -256,16 +259,18 @@ class SdquantQuantizer(DiffusersQuantizer):
         else:
             setattr(layer, field, tensor)
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> None:
+    def _process_model_before_weight_loading(self, model: "ModelMixin", **_: object) -> None:
         from ..models.layers import quantizable_layers
 
-        config, names = self.quantization_config, list(quantizable_layers(model))
-        if not self.pre_quantized:
-            config.for_floating_point(names)
-        pack_network(model, config.layout(names))
-        if not self.pre_quantized:
-            for layer in packed_layers(model).values():
-                layer.expect_weight()
+        names = list(quantizable_layers(model))
+        if self.pre_quantized:
+            pack_network(model, self.quantization_config.layout(names))
+            return
+        self.quantization_config = self.quantization_config.for_floating_point(names)
+        model.register_to_config(quantization_config=self.quantization_config)
+        pack_network(model, self.quantization_config.layout(names))
+        for layer in packed_layers(model).values():
+            layer.expect_weight()
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:  # noqa: ARG002
         """Return the keys that a file lacks, without the scales of weights that are packed while loading."""

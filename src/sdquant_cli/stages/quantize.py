@@ -20,15 +20,14 @@ from ..models.schedule import schedule_of
 from ..options.base import SettingRequest
 from ..options.requests import QuantizeRequest
 from ..quant.allocate import average_bits
-from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
 from ..runtime import directory, proof
 from ..runtime.description import config_of, portable
 from ..runtime.engines import dequantized
 from ..runtime.network import Layout, fill_rest, missing, pack_network, packed_layers, use_engine
-from ..runtime.plugin import bits_of_shortcuts, ends
+from ..runtime.plugin import SdquantConfig
 from ..runtime.whole import check_new_folder, output_folder
-from ..types import Activations, Bits, ExportFormat, Tables
+from ..types import Activations, Bits, ExportFormat
 from ..version import __version__
 
 METHOD = "rtn"
@@ -39,13 +38,13 @@ def run(request: QuantizeRequest, events: Events) -> Path:
     """Write the folder; it is there whole or not at all."""
     check_new_folder(request.output, None)
     model = find_model(_named(request))
-    spec = _spec(request)
-    layout = _layout(model, spec)
+    names = list(model.layer_shapes)
+    layout = _config(request, names).layout(names)
     for line in layout.form.fallbacks({name: model.layer_shapes[name] for name in layout.bits}):
         events.note(line)
     network = _packed(model, layout, events)
     with output_folder(request.output) as folder:
-        _write(folder, network, layout, model, spec)
+        _write(folder, network, layout, model, _spec(request))
     return request.output
 
 
@@ -58,6 +57,12 @@ def _named(request: QuantizeRequest) -> ModelName:
         lora=str(request.lora) if request.lora else None,
         lora_scale=request.lora_scale,
     )
+
+
+def _config(request: QuantizeRequest, names: list[str]) -> SdquantConfig:
+    """Return the config with which diffusers would pack the same layers while it loads them."""
+    config = SdquantConfig(bits=request.bits, group_size=request.group_size, branch_rank=request.branch_rank)
+    return config.for_floating_point(names)
 
 
 def _spec(request: QuantizeRequest) -> QuantStateSpec:
@@ -76,15 +81,6 @@ def _spec(request: QuantizeRequest) -> QuantStateSpec:
         loss=None,
         train=None,
     )
-
-
-def _layout(model: Model, spec: QuantStateSpec) -> Layout:
-    names = list(model.layer_shapes)
-    floating = tuple(ends(names))
-    bits = {name: Bits.parse(spec.bits) for name in names if name not in floating}
-    for text, shortcuts in bits_of_shortcuts(names, spec.bits).items():
-        bits |= dict.fromkeys(shortcuts, Bits.parse(text))
-    return Layout(bits, (), Tables.PER_STEP, time_table=False, form=NumberFormat.of(spec), floating=floating)
 
 
 def _packed(model: Model, layout: Layout, events: Events) -> nn.Module:
