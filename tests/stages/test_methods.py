@@ -125,7 +125,7 @@ def test_step_sizes_of_attention_are_trained_and_softmax_has_the_bits_of_the_res
 
 
 def test_scales_found_at_run_time_are_not_stored_and_draw_any_schedule_and_size(sampled):
-    words = ("--attention-bits", 8, "--group-size", 8, "--branch-rank", 1)
+    words = ("--attention-bits", 8, "--group-size", 8, "--branch-rank", 1, "--smoothing")
     state = calibrated(sampled, *words, *SHORT)
     assert state["spec"]["activations"] == "token"
     assert state["arrays"]["activation_step"]["shape"] == [0]
@@ -144,7 +144,11 @@ def test_scales_found_at_run_time_are_not_stored_and_draw_any_schedule_and_size(
 
 
 @pytest.mark.parametrize(
-    "words", [("--group-size", 8, "--branch-rank", 1), ("--bits", "w4a8", "--time-path", "quantized")]
+    "words",
+    [
+        ("--group-size", 8, "--branch-rank", 1, "--smoothing"),
+        ("--bits", "w4a8", "--time-path", "quantized"),
+    ],
 )
 def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled, words):
     calibrated(sampled, *words, *SHORT)
@@ -156,6 +160,19 @@ def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled, 
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
     told = sampled(*DRAW, "--engine", "integer", code=2).stderr
     assert "--engine integer: does not compute networks calibrated with --activations token" in told
+
+
+@pytest.mark.parametrize(
+    "words", [("--method", "q-diffusion"), ("--method", "eda-dm"), ("--tables", "progressive")]
+)
+def test_smoothed_inputs_have_tables_too(sampled, words):
+    state = calibrated(sampled, *words, "--activations", "per-step", "--smoothing", *SHORT)
+    drawn = []
+    for engine in ("simulated", "auto"):
+        images = json.loads(sampled(*DRAW, "--engine", engine, "--json").stdout)
+        drawn.append(sampled.opened().resolve(f"images/{images['key']}").read("image").astype(int))
+    assert state["arrays"]["smoothing"]["shape"] != [0]
+    assert np.abs(drawn[0] - drawn[1]).mean() < 1
 
 
 def test_softmax_bits_alone_are_refused(sampled):

@@ -26,15 +26,27 @@ SETS = {  # name in `examples/`: split, seed and size
     "train": ("train", 103, 256),
     "many": ("train", 104, 2048),
 }
+TEST_SEED, TEST_SIZE = 105, 500
 DEFAULT_PROMPTS = 64  # to draw where no prompts are named, and to calibrate the demo
 
 
 def write_prompts() -> None:
     """The prompt files of `examples/`: held-out captions, unseen combinations, training captions."""
     EXAMPLES.mkdir(parents=True, exist_ok=True)
-    for name, (split, seed, count) in SETS.items():
-        captions = [scene.caption for scene in draw_scenes(count, split, seed)]
+    files = {name: captions_of(*choice) for name, choice in SETS.items()}
+    for name, captions in (files | {"test": new_captions(files["heldout"])}).items():
         (EXAMPLES / f"shapes-{name}.txt").write_text("\n".join(captions) + "\n")
+
+
+def captions_of(split: str, seed: int, count: int) -> list[str]:
+    """The captions of random scenes of a split."""
+    return [scene.caption for scene in draw_scenes(count, split, seed)]
+
+
+def new_captions(heldout: list[str]) -> list[str]:
+    """New captions of the training distribution, all different, none of them among `heldout`."""
+    drawn = dict.fromkeys(captions_of("heldout", TEST_SEED, 2 * TEST_SIZE))
+    return [caption for caption in drawn if caption not in heldout][:TEST_SIZE]
 
 
 def main() -> None:

@@ -17,7 +17,16 @@ from ..quant.correction import Correction, correct_outputs
 from ..quant.format import NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
-from ..quant.state import BRANCH_DTYPE, BRANCH_FIELDS, FIELDS, State, restore, state_from_arrays
+from ..quant.state import (
+    BRANCH_DTYPE,
+    BRANCH_FIELDS,
+    FIELDS,
+    SMOOTHING_DTYPE,
+    SMOOTHING_FIELD,
+    State,
+    restore,
+    state_from_arrays,
+)
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import ArraySpec, Artifact
@@ -36,7 +45,8 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
     def state(self, model: Model) -> State:
         """Return the quantizers of all layers by name."""
         arrays = {"bits": self.read("bits")}
-        for field in (*FIELDS, *(BRANCH_FIELDS if self.spec.branch_rank else ())):
+        smoothing = (SMOOTHING_FIELD,) if self.spec.smoothing else ()
+        for field in (*FIELDS, *(BRANCH_FIELDS if self.spec.branch_rank else ()), *smoothing):
             for name in (field, f"{field}_offset"):
                 arrays[name] = self.read(name)
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
@@ -73,6 +83,9 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
         sizes["branch_up"] = sum(shape[0] * form.rank(shape) for shape in shapes.values())
         sizes["branch_down"] = sum(shape[1:].numel() * form.rank(shape) for shape in shapes.values())
         dtypes |= dict.fromkeys(BRANCH_FIELDS, BRANCH_DTYPE)
+    if form.smoothing:
+        sizes[SMOOTHING_FIELD] = sum(shape[1] for shape in shapes.values())
+        dtypes[SMOOTHING_FIELD] = SMOOTHING_DTYPE
     for name, size in sizes.items():
         arrays[name] = ArraySpec((size,), dtypes[name], ("value",))
         arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))

@@ -7,7 +7,7 @@ statistics with neighbouring timesteps: their ranges are near, as their timestep
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -19,9 +19,11 @@ from ..models.layers import is_text_fed
 from ..quant.branch import Branch, split_off
 from ..quant.format import PAPER, NumberFormat
 from ..quant.grid import Grid
+from ..quant.layer_function import channels_axis, convolution_of
 from ..quant.modules import LayerState
 from ..quant.ranges import affine_parameters, clipped_range, pooling_windows
 from ..quant.relaxing import RelaxedRows
+from ..quant.smoothing import smoothed_input, smoothed_weight
 from ..quant.weights import weight_scales
 from ..types import Bits, Ranges, Tables
 from .items import Batch, Items
@@ -35,9 +37,19 @@ END_OF_STEP = 0.02  # weight of a range's ends against the values of one timeste
 class Observations:
     """Inputs of each layer by row: smallest, largest, and `VALUES` in between, evenly from all items."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], row: Tensor, rows: int, halves: int = 2) -> None:
-        """`row` (N) holds the rows of all latents to be observed, as `halves` items each."""
-        self.layers = layers
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        row: Tensor,
+        rows: int,
+        halves: int = 2,
+        smoothings: Mapping[str, Tensor | None] | None = None,
+    ) -> None:
+        """`row` (N) holds the rows of all latents to be observed, as `halves` items each.
+
+        `smoothings` multiply the inputs of layers before these are recorded.
+        """
+        self.layers, self.smoothings = layers, smoothings or {}
         self.latents = torch.bincount(row, minlength=rows)
         self.low = {name: torch.full((rows,), torch.inf) for name in layers}
         self.high = {name: torch.full((rows,), -torch.inf) for name in layers}
@@ -57,7 +69,8 @@ class Observations:
             self._filled[r] += self._quota[r]
 
         def see(name: str, args: tuple[Tensor, ...], _kwargs: object) -> None:
-            flat = args[0].detach().flatten(1).float()  # not moved: attention's probabilities are many
+            x = self._smoothed(name, args[0].detach())
+            flat = x.flatten(1).float()  # not moved: attention's probabilities are many
             self.low[name].scatter_reduce_(0, row, flat.amin(1).cpu(), "amin")
             self.high[name].scatter_reduce_(0, row, flat.amax(1).cpu(), "amax")
             for values, r, start in zip(flat, rows, starts, strict=True):
@@ -67,6 +80,10 @@ class Observations:
 
         with watching_inputs(self.layers, see):
             yield
+
+    def _smoothed(self, name: str, x: Tensor) -> Tensor:
+        axis = channels_axis(convolution_of(self.layers[name]))
+        return smoothed_input(x, self.smoothings.get(name), axis)
 
     def values(self, name: str, row: int) -> Tensor:
         """Return the values that were kept of a layer's inputs at a row."""
@@ -110,9 +127,14 @@ def item_passes(items: Items, run: Callable[[Batch], object], device: torch.devi
 
 
 @torch.no_grad()
-def observe(layers: Mapping[str, nn.Module], passes: Passes, events: Events = SILENT) -> Observations:
-    """Record the inputs of layers during all passes."""
-    observed = Observations(layers, passes.row, passes.rows, passes.halves)
+def observe(
+    layers: Mapping[str, nn.Module],
+    passes: Passes,
+    events: Events = SILENT,
+    smoothings: Mapping[str, Tensor | None] | None = None,
+) -> Observations:
+    """Record the inputs of layers during all passes, multiplied by their smoothings."""
+    observed = Observations(layers, passes.row, passes.rows, passes.halves, smoothings)
     with events.task("observing activations", passes.count, "batch") as task:
         for row, run in passes.runs:
             with observed.watching(row):
@@ -131,6 +153,7 @@ class QuantizerRules:
     relaxed: RelaxedRows | None = None  # rows of a wider grid, in layers whose own is narrower
     has_one_row: Callable[[str], bool] = is_text_fed  # layers whose input does not depend on the timestep
     form: NumberFormat = PAPER
+    smoothings: Mapping[str, Tensor | None] = field(default_factory=dict)  # (C_in) of layers that have one
 
 
 def observe_and_initialise(
@@ -143,7 +166,7 @@ def observe_and_initialise(
     """
     if rules.form.per_token:
         return initial_states(layers, None, rules, events), 0
-    observed = observe(layers, passes, events)
+    observed = observe(layers, passes, events, rules.smoothings)
     return initial_states(layers, observed, rules, events), observed.unseen_rows
 
 
@@ -169,19 +192,24 @@ def _initial_state(
     name: str, layer: nn.Module, observed: Observations | None, rules: QuantizerRules
 ) -> LayerState:
     weight_grid, grid = rules.form.grids(rules.bits[name])
-    weight_scale, branch = _weight_numbers(getattr(layer, "weight", None), weight_grid, rules.form)
-    if observed is None:
-        none = torch.empty(0)
-        return LayerState(weight_scale, none, none, weight_grid, grid, per_token=True, branch=branch)
-    scale, zero, relaxed = _tables(observed, name, grid, rules)
-    return LayerState(weight_scale, scale, zero, weight_grid, grid, relaxed, branch=branch)
+    smoothing = rules.smoothings.get(name)
+    weight = getattr(layer, "weight", None)
+    if weight is not None:
+        weight = smoothed_weight(weight.detach().cpu().float(), smoothing)
+    weight_scale, branch = _weight_numbers(weight, weight_grid, rules.form)
+    scale = zero = torch.empty(0)
+    relaxed = None
+    if observed is not None:
+        scale, zero, relaxed = _tables(observed, name, grid, rules)
+    per_token = rules.form.per_token
+    return LayerState(weight_scale, scale, zero, weight_grid, grid, relaxed, per_token, branch, smoothing)
 
 
 def _weight_numbers(weight: Tensor | None, grid: Grid, form: NumberFormat) -> tuple[Tensor, Branch | None]:
     """Return the scales of a weight, and its low-rank branch if it has one; none for a tap of attention."""
     if weight is None:
         return torch.empty(0), None
-    weight, branch, groups = weight.detach().cpu().float(), None, form.groups(weight.shape)
+    branch, groups = None, form.groups(weight.shape)
     if rank := form.rank(weight.shape):
         branch = split_off(weight, rank, grid, groups)
         weight = weight - branch.weight

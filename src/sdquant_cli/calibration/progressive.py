@@ -98,7 +98,8 @@ class Progression:
     def _row_quantizers(self) -> RowQuantizers:
         """Observe the next call with unquantized activations, and return the quantizers of its row."""
         zeros = torch.zeros(self._prompts, dtype=torch.long)
-        observed = Observations(self.layers, zeros, 1, halves(self.guidance_scale))
+        smoothings = {name: layer.smoothing for name, layer in self.layers.items()}
+        observed = Observations(self.layers, zeros, 1, halves(self.guidance_scale), smoothings)
         with dropping(self.layers.values(), Drop(1.0)):
             self._guided(lambda items: observed.watching(torch.zeros(items, dtype=torch.long)))
         row, window = self._rows[self.call], [torch.arange(1)]

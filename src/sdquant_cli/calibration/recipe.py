@@ -27,6 +27,7 @@ class Recipe:
     reconstruct: ReconstructSpec | None = None  # how its blocks are trained, one after the other
     data: Data = Data()
     activations: Activations = Activations.PER_STEP
+    smoothing: bool = False  # of inputs whose scales are found at run time
     tables: Tables = Tables.PER_STEP
     ranges: Ranges = Ranges.MSE
     split_shortcuts: bool = False

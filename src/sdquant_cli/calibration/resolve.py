@@ -119,6 +119,7 @@ def spec_of(
         full_range=request.full_range or None,
         group_size=request.group_size,
         branch_rank=request.branch_rank,
+        smoothing=_smoothing(request, recipe),
         attention_bits=request.attention_bits,
         softmax_bits=request.softmax_bits or request.attention_bits,
         iterations=iterations,
@@ -179,6 +180,12 @@ def _activations(request: CalibrateRequest, recipe: Recipe) -> Activations:
     """Return the kind of activation scales: of the recipe, unless an option has a use for tables only."""
     needs_tables = request.tables or request.ranges or request.relax not in (None, Relax.NONE)
     return request.activations or (Activations.PER_STEP if needs_tables else recipe.activations)
+
+
+def _smoothing(request: CalibrateRequest, recipe: Recipe) -> bool | None:
+    """Return whether inputs are smoothed: by default the recipe's, where scales are found at run time."""
+    per_token = _activations(request, recipe) is Activations.TOKEN
+    return (recipe.smoothing and per_token if request.smoothing is None else request.smoothing) or None
 
 
 def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:

@@ -133,6 +133,7 @@ class QuantStateSpec(Spec):
     full_range: bool | None = None  # whether weights have all codes; None: not the lowest
     group_size: int | None = None  # input channels of a weight that share a scale; None: all
     branch_rank: int | None = None  # of the 16-bit branch beside each weight; None: there is none
+    smoothing: bool | None = None  # whether inputs are multiplied by a number for each channel
     attention_bits: int | None = None  # of q, k and v of every attention; None: not rounded
     softmax_bits: int | None = None  # of attention probabilities
     iterations: int

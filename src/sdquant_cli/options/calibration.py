@@ -126,6 +126,16 @@ class CalibrateRequest(SettingRequest):
             negative=True,
         ),
     ] = None
+    smoothing: Annotated[
+        Switch | None,
+        Option(
+            "Multiply the channels of each layer's input, and divide those of its weight, so that both round "
+            "better (SmoothQuant). Default: set by --method.",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.smoothing",
+            negative=True,
+        ),
+    ] = None
     attention_bits: Annotated[
         BitWidth | None,
         Option(

@@ -17,6 +17,7 @@ class NumberFormat:
     full_range: bool = False  # weights have all codes: 16 at 4 bits, otherwise 15
     group_size: int | None = None  # input channels of a weight that share a scale; None: all
     branch_rank: int | None = None  # of a branch in 16 bits beside each weight; None: there is none
+    smoothing: bool = False  # inputs are multiplied by a number for each channel
 
     @classmethod
     def of(cls, spec: QuantStateSpec) -> "NumberFormat":
@@ -26,6 +27,7 @@ class NumberFormat:
             full_range=bool(spec.full_range),
             group_size=spec.group_size,
             branch_rank=spec.branch_rank,
+            smoothing=bool(spec.smoothing),
         )
 
     @property
@@ -73,7 +75,7 @@ class NumberFormat:
     def extra_bits(self, shape: tuple[int, ...]) -> int:
         """Return the bits that groups and a branch add to a weight: 16 for each scale and each factor.
 
-        One scale per output channel is not counted, by convention.
+        One number for each output or input channel is not counted, by convention.
         """
         groups, rank = self.groups(shape), self.rank(shape)
         scales = shape[0] * groups if groups > 1 else 0

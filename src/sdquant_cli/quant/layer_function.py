@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .grid import Grid
 from .rounding import Quantizer, round_gradients, round_values
+from .smoothing import smoothed_input
 from .tokens import TokenQuantizer
 from .weights import WeightQuantizer
 
@@ -34,6 +35,11 @@ def convolution_of(layer: nn.Module) -> Convolution | None:
     return Convolution(layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
+def channels_axis(convolution: Convolution | None) -> int:
+    """Return the axis that a layer's input has its channels at."""
+    return -1 if convolution is None else 1
+
+
 def fake_quantized_layer(
     x: Tensor,
     weight: Tensor,
@@ -41,10 +47,12 @@ def fake_quantized_layer(
     quantizer: Quantizer | TokenQuantizer | None,
     weight_quantizer: WeightQuantizer | None,
     convolution: Convolution | None,
+    smoothing: Tensor | None = None,
 ) -> Tensor:
     """Return layer(round(x), round(weight)) + bias, differentiable in all of them and in both scales.
 
-    A quantizer that is None rounds nothing. `convolution` None: a linear layer.
+    A quantizer that is None rounds nothing. `convolution` None: a linear layer. `smoothing` (C_in) multiplies
+    x before it is rounded.
     x and weight are rounded in the dtype of their scales and cast; products, forward and backward, are of
     x's dtype, within torch.autocast of its.
     """
@@ -55,6 +63,7 @@ def fake_quantized_layer(
         autocast_dtype(x) or x.dtype,
         convolution,
         None if bias is None else list(bias.shape),
+        smoothing,
     )
     weight_scale = None if weight_quantizer is None else weight_quantizer.scale
     result: Tensor = _FakeQuantizedLayer.apply(context, bias, scale, x, weight, weight_scale)
@@ -76,19 +85,27 @@ class _LayerContext(NamedTuple):
     product_dtype: torch.dtype
     convolution: Convolution | None  # None: a linear layer
     bias_shape: list[int] | None
+    smoothing: Tensor | None  # of the input; None: 1
+
+    def smoothed(self, x: Tensor) -> Tensor:
+        """Return the input, or a gradient to it, multiplied by the smoothing."""
+        return smoothed_input(x, self.smoothing, channels_axis(self.convolution))
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """Return the input rounded, in fp32 or more."""
+        """Return the input smoothed and rounded, in fp32 or more."""
+        x = self.smoothed(x)
         if isinstance(self.quantizer, TokenQuantizer):
             return self.quantizer.values(x)
         return x if self.quantizer is None else round_values(x.to(self.quantizer.scale.dtype), self.quantizer)
 
     def input_gradients(self, x: Tensor, up: Tensor, *, to_scale: bool) -> tuple[Tensor, Tensor | None]:
         """Return gradients to the input and to its scale, from those to the rounded input."""
-        if not isinstance(self.quantizer, Quantizer):
-            return up, None  # nothing is clipped
-        dtype = self.quantizer.scale.dtype
-        return round_gradients(x.to(dtype), up.to(dtype), self.quantizer, to_scale=to_scale)
+        to_scale_gradient = None
+        if isinstance(self.quantizer, Quantizer):  # otherwise nothing is clipped
+            dtype = self.quantizer.scale.dtype
+            x = self.smoothed(x).to(dtype)
+            up, to_scale_gradient = round_gradients(x, up.to(dtype), self.quantizer, to_scale=to_scale)
+        return self.smoothed(up), to_scale_gradient
 
     def weight_quantizer(self, scale: Tensor | None) -> WeightQuantizer | None:
         if scale is None or self.weight_grid is None:

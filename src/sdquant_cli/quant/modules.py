@@ -32,10 +32,11 @@ from torch import Tensor, nn
 from .branch import Branch
 from .drop import Draw, Drop
 from .grid import Grid, along_first_axis
-from .layer_function import Convolution, convolution_of, fake_quantized_layer
+from .layer_function import Convolution, channels_axis, convolution_of, fake_quantized_layer
 from .relaxing import RelaxedRows
 from .rounding import Quantizer, fake_quantize
 from .rows import Rows
+from .smoothing import smoothed_input, smoothed_weight
 from .tokens import TokenQuantizer, fake_quantize_tokens
 from .weights import WeightQuantizer
 
@@ -55,6 +56,9 @@ class LayerState:
     relaxed: RelaxedRows | None = None
     per_token: bool = False
     branch: Branch | None = None  # that the weight on the grid leaves out
+    smoothing: Tensor | None = (
+        None  # (C_in) multipliers of the input's channels, by which the weight is divided
+    )
 
     def to(self, device: torch.device) -> "LayerState":
         """Return the state with its tensors on a device."""
@@ -64,6 +68,7 @@ class LayerState:
             activation_step=self.activation_step.to(device),
             activation_zero=self.activation_zero.to(device),
             branch=self.branch and self.branch.to(device),
+            smoothing=None if self.smoothing is None else self.smoothing.to(device),
         )
 
 
@@ -72,6 +77,7 @@ class InputQuantizer(nn.Module):
 
     activation_zero: Tensor
     activation_grid: Grid
+    smoothing: Tensor | None  # multipliers of channels, before they are rounded
     relaxed: RelaxedRows | None
     rows: Rows  # shared by all modules of a network
     token_axis: int | None  # of the channels that share a scale found at run time; None: the tables serve
@@ -81,6 +87,7 @@ class InputQuantizer(nn.Module):
         """Copy what rounds inputs from a state; `channels` is the axis that they have their channels at."""
         self.activation_step = nn.Parameter(state.activation_step.clone())
         self.register_buffer("activation_zero", state.activation_zero.clone())
+        self.register_buffer("smoothing", state.smoothing)
         self.activation_grid, self.relaxed, self.rows = state.activation_grid, state.relaxed, rows
         self.token_axis = channels if state.per_token else None
         self.drop = None
@@ -173,7 +180,7 @@ class _QuantLayer(InputQuantizer):
     def install(self, state: LayerState, rows: Rows, *, weights_on_grid: bool) -> None:
         """Copy the numbers of a state into this layer."""
         self.weight_step = nn.Parameter(state.weight_step.clone())
-        self.install_input(state, rows, 1 if isinstance(self, nn.Conv2d) else -1)
+        self.install_input(state, rows, channels_axis(convolution_of(self)))
         self.weight_grid, self.weights_on_grid = state.weight_grid, weights_on_grid
         self.weight_transform = self.branch_up = self.branch_down = None
         if state.branch is not None:
@@ -193,17 +200,21 @@ class _QuantLayer(InputQuantizer):
 
     def fake_quantized(self, x: Tensor, bias: Tensor | None, convolution: Convolution | None) -> Tensor:
         """Return the layer's output on fake-quantized weight and input; `convolution` None: linear."""
-        weight_quantizer, original = None, x
+        weight_quantizer, original, smoothing = None, x, self.smoothing
         if not self.weights_on_grid:
             weight_quantizer = WeightQuantizer(self.weight_step, self.weight_grid)
         quantizer = None  # the input is rounded here, or not at all
         if self._grids_differ:
-            x = self.quantize_input(x)
+            x, smoothing = self.quantize_input(self.smoothed(x)), None
         elif not self._all_dropped:
             quantizer = self._quantizer(x)
         weight, branch = self.full_weight(), self.branch
-        y = fake_quantized_layer(x, weight, bias, quantizer, weight_quantizer, convolution)
-        return y if branch is None else y + branch.output(original, convolution)
+        y = fake_quantized_layer(x, weight, bias, quantizer, weight_quantizer, convolution, smoothing)
+        return y if branch is None else y + branch.output(self.smoothed(original), convolution)
+
+    def smoothed(self, x: Tensor) -> Tensor:
+        """Return an input as it is before it is rounded."""
+        return smoothed_input(x, self.smoothing, channels_axis(convolution_of(self)))
 
 
 class QuantLinear(_QuantLayer, nn.Linear):
@@ -253,7 +264,9 @@ def empty_twin(
 def quantized_layer(
     layer: nn.Linear | nn.Conv2d | nn.Identity, state: LayerState, rows: Rows, *, weights_on_grid: bool
 ) -> nn.Module:
-    """Return the quantized twin of a layer, sharing its bias and, without a branch, its weight tensor.
+    """Return the quantized twin of a layer, sharing its bias and, if it can, its weight tensor.
+
+    With a branch or a smoothing the twin's weight is another, unless it is on its grid already.
 
     Raises as `empty_twin`.
     """
@@ -261,8 +274,10 @@ def quantized_layer(
         return QuantInput(state, rows, getattr(layer, "channels_axis", -1))
     twin = empty_twin(layer, QuantLinear, QuantConv2d)
     twin.weight = layer.weight
-    if state.branch is not None and not weights_on_grid:
-        residual = layer.weight.detach() - state.branch.weight.to(layer.weight)
+    if not weights_on_grid and (state.branch is not None or state.smoothing is not None):
+        residual = smoothed_weight(layer.weight.detach(), state.smoothing)
+        if state.branch is not None:
+            residual = residual - state.branch.weight.to(layer.weight)
         twin.weight = nn.Parameter(residual, requires_grad=layer.weight.requires_grad)
     twin.install(state, rows, weights_on_grid=weights_on_grid)
     return twin

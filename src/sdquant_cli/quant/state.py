@@ -13,10 +13,12 @@ from .format import NumberFormat
 from .modules import LayerState, QuantConv2d, QuantInput, QuantLinear
 from .relaxing import RelaxedRows
 from .rows import Rows
+from .smoothing import smoothed_weight
 from .swap import swap
 from .weights import WeightQuantizer, dequantized_weight, storable, weight_scales
 
 BRANCH_FIELDS, BRANCH_DTYPE = ("branch_up", "branch_down"), "float16"
+SMOOTHING_FIELD, SMOOTHING_DTYPE = "smoothing", "float32"
 FIELDS = {"codes": "int8", "weight_step": "float32", "activation_step": "float32", "activation_zero": "int32"}
 
 
@@ -30,14 +32,16 @@ class SavedLayer:
     activation_step: Tensor  # (rows) or (1) scales; (0) where each token has its own
     activation_zero: Tensor  # as many zero-points, integers
     branch: Branch | None = None  # fp16
+    smoothing: Tensor | None = None  # (C_in) multipliers of the input's channels
 
     def weight(self) -> Tensor:
         """Return the weight on its grid, fp32."""
         return dequantized_weight(self.codes, self.weight_step)
 
     def whole_weight(self) -> Tensor:
-        """Return the weight that a floating-point layer needs, its branch included, fp32."""
-        return self.weight() if self.branch is None else self.weight() + self.branch.weight
+        """Return the weight that a floating-point layer needs, with branch and smoothing in it, fp32."""
+        weight = self.weight() if self.branch is None else self.weight() + self.branch.weight
+        return weight if self.smoothing is None else smoothed_weight(weight, 1 / self.smoothing)
 
     def layer_state(self, form: NumberFormat, relaxed: RelaxedRows | None = None) -> LayerState:
         """Return the state that modules are built from; `relaxed` rows apply where they widen the grid."""
@@ -55,6 +59,7 @@ class SavedLayer:
             wider,
             form.per_token,
             self.branch,
+            self.smoothing,
         )
 
 
@@ -77,7 +82,7 @@ def rounded_to_nearest(weight: Tensor, bits: Bits, form: NumberFormat) -> SavedL
 def state_to_arrays(state: State) -> dict[str, np.ndarray]:
     """Return flat arrays, one per field, offsets (layers + 1) and bits (layers, 2), in the state's order.
 
-    The factors of branches have arrays if there are any branches.
+    The factors of branches have arrays if there are any branches, and so have smoothings.
     """
     arrays: dict[str, np.ndarray] = {}
     for field, dtype in FIELDS.items():
@@ -87,6 +92,10 @@ def state_to_arrays(state: State) -> dict[str, np.ndarray]:
         branches = [layer.branch or none for layer in state.values()]
         _join(arrays, "branch_up", [branch.up for branch in branches], BRANCH_DTYPE)
         _join(arrays, "branch_down", [branch.down for branch in branches], BRANCH_DTYPE)
+    if any(layer.smoothing is not None for layer in state.values()):
+        smoothings = [layer.smoothing for layer in state.values()]
+        parts = [torch.empty(0) if smoothing is None else smoothing for smoothing in smoothings]
+        _join(arrays, SMOOTHING_FIELD, parts, SMOOTHING_DTYPE)
     arrays["bits"] = np.array(
         [[layer.bits.weights, layer.bits.activations] for layer in state.values()], dtype=np.int64
     )
@@ -113,6 +122,12 @@ def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Siz
         up = up.view(shape[0], -1)
         return Branch(up, part("branch_down", i).view(up.shape[1], *shape[1:]))
 
+    def smoothing(i: int) -> Tensor | None:
+        if SMOOTHING_FIELD not in arrays:
+            return None
+        values = part(SMOOTHING_FIELD, i)
+        return values if len(values) else None
+
     return {
         name: SavedLayer(
             Bits(*map(int, arrays["bits"][i])),
@@ -121,6 +136,7 @@ def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Siz
             part("activation_step", i),
             part("activation_zero", i),
             branch(i, shape),
+            smoothing(i),
         )
         for i, (name, shape) in enumerate(shapes.items())
     }
@@ -157,11 +173,15 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
             scale,
             layer.activation_step.detach().cpu(),
             layer.activation_zero.cpu().to(torch.int32),
-            _saved_branch(layer),
+            *(() if isinstance(layer, QuantInput) else (_saved_branch(layer), _saved_smoothing(layer))),
         )
     return state
 
 
-def _saved_branch(layer: QuantLinear | QuantConv2d | QuantInput) -> Branch | None:
-    branch = None if isinstance(layer, QuantInput) else layer.branch
+def _saved_branch(layer: QuantLinear | QuantConv2d) -> Branch | None:
+    branch = layer.branch
     return branch and Branch(branch.up.detach().cpu().half(), branch.down.detach().cpu().half())
+
+
+def _saved_smoothing(layer: QuantLinear | QuantConv2d) -> Tensor | None:
+    return None if layer.smoothing is None else layer.smoothing.cpu()

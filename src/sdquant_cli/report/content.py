@@ -90,10 +90,11 @@ def _weight_format(spec: QuantStateSpec) -> str:
 
 
 def _activations(spec: QuantStateSpec) -> str:
+    smoothed = ", channels smoothed" if spec.smoothing else ""
     if spec.activations is Activations.TOKEN:
-        return "found at run time, per token and pixel"
+        return f"found at run time, per token and pixel{smoothed}"
     relaxed = f", 10 bits in the {spec.relax} fifth of the timesteps" if spec.relax else ""
-    return f"{spec.tables}, {spec.ranges}{relaxed}"
+    return f"{spec.tables}, {spec.ranges}{relaxed}{smoothed}"
 
 
 def _attention(spec: QuantStateSpec) -> str:

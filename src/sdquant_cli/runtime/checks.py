@@ -31,6 +31,9 @@ def _problems(layer: Packed) -> Iterator[tuple[str, str]]:
     zero = layer.activation_zero.cpu()
     if not bool(((zero >= 0) & (zero <= highest)).all()):
         yield "activation_zero", "has zero-points outside the grid"
+    smoothing = layer.smoothing
+    if smoothing is not None and not bool((smoothing.isfinite() & (smoothing > 0)).all()):
+        yield "smoothing", "has multipliers that are not finite and positive"
     grid, _ = layer.grids
     low, high = code_range(layer.weight.data, layer.bits.weights)
     if low < grid.low or high > grid.high:

@@ -23,6 +23,7 @@ def config_of(layout: Layout) -> SdquantConfig:
         full_range=layout.form.full_range,
         group_size=layout.form.group_size,
         branch_rank=layout.form.branch_rank,
+        smoothing=layout.form.smoothing,
         floating=list(layout.floating) or None,
         made_with=__version__,
     )

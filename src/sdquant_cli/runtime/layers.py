@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..quant.branch import Branch
 from ..quant.format import NumberFormat
 from ..quant.grid import Grid
-from ..quant.layer_function import convolution_of
+from ..quant.layer_function import channels_axis, convolution_of
 from ..quant.modules import empty_twin
 from ..quant.relaxing import RelaxedRows, bits_of_rows
 from ..quant.rounding import Quantizer, round_values
 from ..quant.rows import Rows
+from ..quant.smoothing import smoothed_input
 from ..quant.state import SavedLayer
 from ..quant.tokens import TokenQuantizer
 from ..types import Bits
@@ -55,6 +56,7 @@ Run = Callable[[Tensor, RowQuantizer | TokenQuantizer], Tensor]
 LayerKernel = Callable[["Packed"], Run]
 TABLES = ("weight_step", "activation_step", "activation_zero")  # casts leave their dtypes as they are
 BRANCH = ("branch_up", "branch_down")  # likewise, in layers that have a branch
+SMOOTHING = "smoothing"  # likewise, where the format has smoothings
 
 
 class Packed(nn.Module):
@@ -73,6 +75,7 @@ class Packed(nn.Module):
     activation_zero: Tensor  # (tables) int32
     branch_up: Tensor  # (C_out,r) fp16, if the format has branches and the layer is large enough
     branch_down: Tensor  # (r,C_in,...) fp16
+    smoothing: Tensor | None  # (C_in) fp32 multipliers of the input's channels
     tables: tuple[str, ...]  # names of the tensors that casts leave as they are
     engine: LayerKernel
     _run: "Run | None"  # prepared by the engine
@@ -99,7 +102,9 @@ class Packed(nn.Module):
         self.register_buffer("activation_step", torch.empty(spec.tables, device="meta"))
         self.register_buffer("activation_zero", torch.empty(spec.tables, dtype=torch.int32, device="meta"))
         rank = spec.form.rank(self.weight_shape)
-        self.tables = TABLES + (BRANCH if rank else ())
+        self.tables = TABLES + (BRANCH if rank else ()) + ((SMOOTHING,) if spec.form.smoothing else ())
+        smoothing = torch.empty(self.weight_shape[1], device="meta") if spec.form.smoothing else None
+        self.register_buffer(SMOOTHING, smoothing)
         if rank:
             half, inputs = torch.float16, self.weight_shape[1:]
             up = torch.empty(self.weight_shape[0], rank, dtype=half, device="meta")
@@ -124,6 +129,7 @@ class Packed(nn.Module):
         self.activation_zero = saved.activation_zero
         if saved.branch is not None:
             self.branch_up, self.branch_down = saved.branch
+        self.smoothing = saved.smoothing
         self._forget()
 
     def codes(self) -> Tensor:
@@ -152,9 +158,11 @@ class Packed(nn.Module):
         return self._output
 
     def _compute(self, x: Tensor) -> Tensor:
-        y = self._rounded_product(x)
+        convolution, dtype = convolution_of(self), x.dtype
+        x = smoothed_input(x, self.smoothing, channels_axis(convolution))
+        y = self._rounded_product(x).to(dtype)
         if self.form.rank(self.weight_shape):
-            y = y + Branch(self.branch_up, self.branch_down).output(x, convolution_of(self))
+            y = y + Branch(self.branch_up, self.branch_down).output(x.to(dtype), convolution)
         return y
 
     def _rounded_product(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from . import digests
 from .checks import check_numbers
 from .engines import ENGINES, engine_for
 from .hook import register_with_diffusers
-from .layers import BRANCH, TABLES, Packed
+from .layers import BRANCH, SMOOTHING, TABLES, Packed
 from .network import Layout, missing, pack_network, packed_layers, use_engine
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _FORMAT_1 = {
     "full_range": False,
     "group_size": None,
     "branch_rank": None,
+    "smoothing": False,
     "floating": None,
 }
 SHA256 = "sha256"  # the field with the digests of weight files
@@ -64,6 +65,7 @@ class _Fields(BaseModel):
     full_range: bool = True  # whether weights have their lowest code too
     group_size: Annotated[int, Field(ge=1)] | None = None  # input channels of a weight that share a scale
     branch_rank: Annotated[int, Field(ge=1)] | None = None  # of the branch beside each weight
+    smoothing: bool = False  # whether inputs are multiplied by a number for each channel
     floating: list[str] | None = None  # layers that are not packed
     timesteps: list[FiniteFloat] = []  # one for each row of the tables; none where there are no tables
     tables: str = Tables.PER_STEP.value
@@ -121,6 +123,8 @@ class SdquantConfig(QuantizationConfigMixin):
             raise UsageProblem(
                 f"SdquantConfig(activations={self.activations!r}): needs a calibration; leave it out"
             )
+        if self.smoothing:
+            raise UsageProblem("SdquantConfig(smoothing=True): needs a calibration; leave it out")
         try:
             Bits.parse(self.bits)
         except ValueError as error:
@@ -149,6 +153,7 @@ class SdquantConfig(QuantizationConfigMixin):
                 full_range=self.full_range,
                 group_size=self.group_size,
                 branch_rank=self.branch_rank,
+                smoothing=self.smoothing,
             )
             if not (form.per_token or self.timesteps):
                 raise ValueError("timesteps: is empty, with calibrated activation scales")
@@ -228,7 +233,7 @@ class SdquantQuantizer(DiffusersQuantizer):
     ) -> bool:
         """Tell if a tensor belongs to a packed layer."""
         path, _dot, field = name.rpartition(".")
-        fields = ("weight", *TABLES, *BRANCH) if self.pre_quantized else ("weight",)
+        fields = ("weight", *TABLES, *BRANCH, SMOOTHING) if self.pre_quantized else ("weight",)
         return field in fields and isinstance(model.get_submodule(path), Packed)
 
     def create_quantized_param(
@@ -276,7 +281,7 @@ class SdquantQuantizer(DiffusersQuantizer):
         """Return the keys that a file lacks, without the scales of weights that are packed while loading."""
         if self.pre_quantized:
             return missing_keys
-        return [name for name in missing_keys if name.rpartition(".")[2] not in TABLES + BRANCH]
+        return [name for name in missing_keys if name.rpartition(".")[2] not in (*TABLES, *BRANCH, SMOOTHING)]
 
     def _process_model_after_weight_loading(self, model: "ModelMixin", **_: object) -> None:
         if left := missing(model):

@@ -14,6 +14,7 @@ from ...types import Ranges, Tables
 from ..items import prediction
 from ..job import Job
 from ..observer import Passes, QuantizerRules, item_passes, observe_and_initialise
+from ..smoothing import find_smoothings
 
 
 class Observe:
@@ -37,13 +38,16 @@ class Observe:
         cache = job.teacher.cache
         run = cache.run if cache else partial(prediction, network)
         passes = item_passes(inputs.items, run, inputs.device)
-        relaxed = relaxed_rows(spec.relax, len(rows.timesteps))
+        form, smoothings = NumberFormat.of(spec), {}
+        if spec.smoothing:
+            smoothings = find_smoothings(network, inputs.bits, form, inputs.items, job.events)
         rules = QuantizerRules(
             inputs.bits,
             spec.tables or Tables.PER_STEP,
             spec.ranges or Ranges.MIN_MAX,
-            relaxed,
-            form=NumberFormat.of(spec),
+            relaxed_rows(spec.relax, len(rows.timesteps)),
+            form=form,
+            smoothings=smoothings,
         )
         if cache and rules.form.per_token:
             _run_all(passes, job.events)
