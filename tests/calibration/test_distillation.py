@@ -72,9 +72,31 @@ def test_scales_move_by_a_relative_rate_that_decays_to_zero():
     assert moved[2] < 0.3 * moved[0]
 
 
+def test_zero_points_move_within_their_grids_and_bring_the_student_closer():
+    losses = []
+    for zero_points in (None, True):
+        run = training(Bits(8, 4), iterations=60, what=Train.STEPS, step_rate=5e-3, zero_points=zero_points)
+        zeros = [layer.activation_zero for layer in run.layers.values()]
+        before = [zero.detach().clone() for zero in zeros]
+        for _ in range(60):
+            run.step()
+        moved = [not torch.equal(a, b) for a, b in zip(before, zeros, strict=True)]
+        assert any(moved) == bool(zero_points)
+        assert all(bool(((zero >= 0) & (zero <= 15)).all()) for zero in zeros)
+        losses.append(float(run.loss(items().batch(range(12), torch.device("cpu")))[0].detach()))
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize(
     "choice",
-    [{}, {"averaging": 0.9}, {"freezing": 0.01}, {"what": Train.LOW_RANK, "rank": 4}, {"what": Train.STEPS}],
+    [
+        {},
+        {"averaging": 0.9},
+        {"zero_points": True},
+        {"freezing": 0.01},
+        {"what": Train.LOW_RANK, "rank": 4},
+        {"what": Train.STEPS},
+    ],
 )
 def test_a_checkpoint_goes_on_exactly(choice, tmp_path):
     def trained(stop_at):

@@ -16,6 +16,7 @@ from sdquant_cli.calibration.block_optimizer import (
     phases_of,
 )
 from sdquant_cli.manifests import ReconstructSpec
+from sdquant_cli.quant.branch import split_off
 from sdquant_cli.quant.format import PAPER
 from sdquant_cli.quant.modules import LayerState
 from sdquant_cli.quant.ranges import affine_parameters
@@ -47,7 +48,7 @@ class Block(nn.Module):
         return self.second(torch.relu(self.first(x))) * scale
 
 
-def blocks():
+def blocks(rank=0):
     """A floating-point block and its quantized twin."""
     torch.manual_seed(0)
     teacher = Block().requires_grad_(False)
@@ -56,7 +57,9 @@ def blocks():
         weight_grid, grid = PAPER.grids(Bits(3, 8))
         step, zero = affine_parameters(torch.tensor([-4.0]), torch.tensor([4.0]), grid)
         weight = student.get_submodule(name).weight
-        states[name] = LayerState(weight_scales(weight, weight_grid), step, zero, weight_grid, grid)
+        branch = split_off(weight, rank, weight_grid) if rank else None
+        scale = weight_scales(weight - branch.weight if branch else weight, weight_grid)
+        states[name] = LayerState(scale, step, zero, weight_grid, grid, branch=branch)
     rows = Rows([1.0])
     swap(student, states, rows, weights_on_grid=False)
     student.requires_grad_(False)
@@ -79,8 +82,10 @@ class Plain:
         return self.values[index]
 
 
-def fitted(spec: ReconstructSpec, phase: ReconstructionPhase, tmp_path: Path, iterations: int = 150):
-    teacher, student = blocks()
+def fitted(
+    spec: ReconstructSpec, phase: ReconstructionPhase, tmp_path: Path, iterations: int = 150, rank: int = 0
+):
+    teacher, student = blocks(rank)
     g = torch.Generator().manual_seed(1)
     x = torch.randn(64, 3, generator=g) @ torch.randn(3, 12, generator=g)  # what correlates can cancel out
     inputs = captured(((x,), {"scale": 2.0}), tmp_path)
@@ -107,6 +112,20 @@ def test_a_fitted_block_answers_closer_and_lies_on_its_grid(tmp_path):
         assert layer.weight_transform is None
         assert layer.drop is None
         assert not layer.activation_step.requires_grad
+
+
+def test_branches_are_trained_with_the_rounding_beside_them(tmp_path):
+    phase = ReconstructionPhase(True, True, 0.0, 2.0, 150, True)
+    before, after, student = fitted(SPEC, phase, tmp_path, rank=1)
+    assert after < 0.6 * before
+    _, untrained = blocks(rank=1)
+    for name in ("first", "second"):
+        branch, first = (network.get_submodule(name).branch for network in (student, untrained))
+        assert not any(map(torch.equal, branch, first))
+        assert not any(factor.requires_grad for factor in branch)
+    scales_alone = ReconstructionPhase(False, True, 0.0, 2.4, 20, True)
+    _, _, student = fitted(SPEC, scales_alone, tmp_path, iterations=20, rank=1)
+    assert all(map(torch.equal, student.first.branch, untrained.first.branch))
 
 
 def test_rounding_moves_no_weight_further_than_to_its_other_neighbour(tmp_path):

@@ -41,18 +41,18 @@ def test_grid_points_stay_where_they_are(bits, signed):
     assert torch.equal(quantize(points, step, zero, grid), codes)
 
 
-def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq():
+def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq_plus():
     torch.manual_seed(0)
     grid = Grid(4, signed=False)
     x = (torch.randn(4, 6) * 2).requires_grad_()
     step = torch.tensor([[0.3], [0.2], [0.5], [0.1]], requires_grad=True)
-    zero = torch.tensor([[8.0], [7.0], [0.0], [15.0]])
+    zero = torch.tensor([[8.0], [7.0], [0.0], [15.0]], requires_grad=True)
     y = fake_quantize(x, Quantizer(step, zero, grid))
-    assert torch.equal(y.detach(), round_to_grid(x.detach(), step.detach(), zero, grid))
+    assert torch.equal(y.detach(), round_to_grid(x.detach(), step.detach(), zero.detach(), grid))
     up = torch.randn_like(y)
     y.backward(up)
 
-    to_x, to_step = torch.zeros_like(x), torch.zeros_like(step)
+    to_x, to_step, to_zero = torch.zeros_like(x), torch.zeros_like(step), torch.zeros_like(zero)
     for i, j in itertools.product(range(4), range(6)):
         scaled = (x[i, j] / step[i, 0]).item()
         code = round(scaled) + zero[i, 0].item()
@@ -60,9 +60,11 @@ def test_fake_quantize_equals_rounding_and_its_gradients_are_lsq():
         to_x[i, j] = up[i, j] * inside
         slope = round(scaled) - scaled if inside else min(max(code, grid.low), grid.high) - zero[i, 0].item()
         to_step[i, 0] += up[i, j].item() * slope
+        to_zero[i, 0] -= up[i, j].item() * step[i, 0].item() * (not inside)
     assert 0 < (to_x == 0).sum() < 24  # the case has values inside and outside of the range
     torch.testing.assert_close(x.grad, to_x)
     torch.testing.assert_close(step.grad, to_step)
+    torch.testing.assert_close(zero.grad, to_zero)
 
 
 def test_weight_steps_beat_min_max_and_are_per_channel():

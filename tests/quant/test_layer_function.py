@@ -29,22 +29,22 @@ def test_output_and_all_gradients_are_those_of_the_parts(shape, weight_shape, co
             "weight": torch.randn(weight_shape, generator=g),
             "bias": torch.randn(weight_shape[0], generator=g),
             "step": (torch.rand(rows, generator=g) * 0.1 + 0.05).view(-1, *[1] * (len(shape) - 1)),
+            "zero": torch.full([rows, *[1] * (len(shape) - 1)], 7.0),
             "weight_step": torch.rand(weight_shape[0], generator=g) * 0.1 + 0.05,
         }
         return {name: tensor.requires_grad_() for name, tensor in made.items()}
 
     a, b = inputs(), inputs()
-    zero = torch.full_like(a["step"], 7.0).detach()
     grid, weight_grid = Grid(5, signed=False), Grid(4, signed=True)
     found = fake_quantized_layer(
         a["x"],
         a["weight"],
         a["bias"],
-        Quantizer(a["step"], zero, grid, draw),
+        Quantizer(a["step"], a["zero"], grid, draw),
         WeightQuantizer(a["weight_step"], weight_grid),
         convolution,
     )
-    x = fake_quantize(b["x"], Quantizer(b["step"], zero, grid, draw))
+    x = fake_quantize(b["x"], Quantizer(b["step"], b["zero"], grid, draw))
     by_channel = b["weight_step"].view(-1, *[1] * (len(weight_shape) - 1))
     weight = fake_quantize(b["weight"], Quantizer(by_channel, torch.zeros(()), weight_grid))
     expected = (

@@ -43,17 +43,17 @@ def test_every_trained_method_publishes_what_it_did(sampled, method):
     blocks = 1 if method == "serial-to-parallel" else 0
     assert state["spec"]["loss"] == {"sensitive": 1, "blocks": blocks, "guided": 0}
     assert len(state["facts"]["losses"]) == 1
-    ends = {"conv_in": "w8a8", "conv_out": "w8a8"} if method == "serial-to-parallel" else {}
+    ends = {"conv_in": "w8a16", "conv_out": "w8a16"} if method == "serial-to-parallel" else {}
     assert state["facts"]["bits"] == ends
     assert ("pictures" in state["inputs"]) == (method == "parallel")
 
 
 def test_where_a_ranking_decides_the_first_and_the_last_layer_are_as_any_other(sampled):
-    for method in ("serial-to-parallel", "ptq4dm"):
+    for method, bits in (("serial-to-parallel", "w8a16"), ("ptq4dm", "w8a8")):
         train = ["--iterations", 0] if method == "serial-to-parallel" else []
         free = calibrated(sampled, "--method", method, *train)
         ranked = calibrated(sampled, "--method", method, "--mixed", *train)
-        assert (free["spec"].get("edges"), ranked["spec"].get("edges")) == ("w8a8", None)
+        assert (free["spec"].get("edges"), ranked["spec"].get("edges")) == (bits, None)
 
 
 def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
@@ -162,9 +162,7 @@ def test_packed_weights_of_such_a_state_draw_what_the_simulation_draws(sampled, 
     assert "--engine integer: does not compute networks calibrated with --activations token" in told
 
 
-@pytest.mark.parametrize(
-    "words", [("--method", "q-diffusion"), ("--method", "eda-dm"), ("--tables", "progressive")]
-)
+@pytest.mark.parametrize("words", [("--method", "pcr"), ("--method", "eda-dm"), ("--tables", "progressive")])
 def test_smoothed_inputs_have_tables_too(sampled, words):
     state = calibrated(sampled, *words, "--activations", "per-step", "--smoothing", *SHORT)
     drawn = []

@@ -101,7 +101,7 @@ def attention_bits(spec: QuantStateSpec, model: Model) -> dict[str, Bits]:
 def choose_bits(
     request: CalibrateRequest, model: Model, ranking: Ranking | None, edges: Bits | None, events: Events
 ) -> Choice:
-    """Return the bits of all layers, at least `edges` in the first and the last.
+    """Return the bits of all layers, at least `edges` in the first and the last, but for a budget's weights.
 
     The request's ranking and budget have been checked.
     """

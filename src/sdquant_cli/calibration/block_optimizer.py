@@ -1,8 +1,8 @@
 """Training of one block of a quantized network to answer as the floating-point one, on captured inputs.
 
-The rounding of weights is learned as in AdaRound (Nagel et al. 2020), activation scales by the
-straight-through estimator; the optimizer is Adam. The loss compares the block's output and, in EDA-DM, the
-outputs of its layers.
+The rounding of weights is learned as in AdaRound (Nagel et al. 2020) and low-rank branches beside it,
+activation scales by the straight-through estimator; the optimizer is Adam. The loss compares
+the block's output and, in EDA-DM, the outputs of its layers.
 """
 
 import math
@@ -25,6 +25,8 @@ from .activation_cache import Nested, mix, to_device
 from .losses import collecting_outputs
 
 Layer = QuantLinear | QuantConv2d
+
+BRANCH_RATE = 2e-4  # of the factors of branches, as where the network is trained as a whole
 
 
 class IndexedTensors(Protocol):
@@ -111,6 +113,7 @@ class BlockOptimizer:
         self.device = next(iter(self.layers.values())).weight.device
         self._hidden = list(self.layers)[:-1] if self.spec.layer_weight else []
         self._roundings: list[SoftRounding] = []
+        self._factors: list[Tensor] = []  # of branches
         self._scales: list[Tensor] = []
 
     @contextmanager
@@ -121,6 +124,7 @@ class BlockOptimizer:
             self._roundings = [SoftRounding(m.weight, m.weight_step, m.weight_grid) for m in layers]
             for layer, rounding in zip(layers, self._roundings, strict=True):
                 layer.weight_transform, layer.weights_on_grid = rounding, True
+                self._factors += [factor.requires_grad_(True) for factor in layer.branch or ()]
         if self.phase.scales:
             parts = input_quantizers(self.student).values()
             self._scales = [m.activation_step.requires_grad_(True) for m in parts]
@@ -132,14 +136,19 @@ class BlockOptimizer:
             for layer, rounding in zip(layers, self._roundings, strict=False):
                 layer.weight_transform = None
                 layer.weight = nn.Parameter(rounding.hard(), requires_grad=False)
-            for scale in self._scales:
-                scale.requires_grad_(False)
+            for parameter in (*self._factors, *self._scales):
+                parameter.requires_grad_(False)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return Adam on what the phase learns, at the spec's rates."""
         alphas: list[Tensor] = [rounding.alpha for rounding in self._roundings]
         groups = []
-        for parameters, rate in ((alphas, self.spec.weight_rate), (self._scales, self.spec.step_rate)):
+        rates = (
+            (alphas, self.spec.weight_rate),
+            (self._factors, BRANCH_RATE),
+            (self._scales, self.spec.step_rate),
+        )
+        for parameters, rate in rates:
             if parameters and rate:
                 groups.append({"params": parameters, "lr": rate, "base": rate})
         return torch.optim.Adam(groups)

@@ -23,6 +23,7 @@ from .items import Batch, prediction
 from .losses import collecting_outputs, feature_loss, guided_loss, output_loss
 from .sources import Source
 from .teacher import Teacher
+from .zero_points import TrainedZeroPoints
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Training:
         self.layers = _layers_with_weights(self.student)
         self.weights = self._trained_weights()
         self.scales = _trained_scales(self.student)
+        self.zero_points = TrainedZeroPoints(self.student) if self.spec.zero_points else None
         for parameter in (*self.weights, *self.scales):
             parameter.requires_grad_(True)
         self.signs = [scale.detach().sign() for scale in self.scales]
@@ -75,12 +77,14 @@ class Training:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The trained tensors: weights, then the logarithms of scales."""
-        return [*self.weights, *self.log_scales]
+        """The trained tensors: weights, the logarithms of scales, and the shares of zero-points."""
+        return [tensor for tensors, _ in self._rates() for tensor in tensors]
 
     def _rates(self) -> list[tuple[list[Tensor], float]]:
         """Return the groups of parameters that are not empty, with the rate of each."""
-        groups = ([*self.weights], self.spec.weight_rate), ([*self.log_scales], self.spec.step_rate)
+        groups = [([*self.weights], self.spec.weight_rate), ([*self.log_scales], self.spec.step_rate)]
+        if self.zero_points:
+            groups.append((list(self.zero_points.shares), self.spec.step_rate))
         return [(parameters, rate) for parameters, rate in groups if parameters]
 
     def _trained_weights(self) -> list[Tensor]:
@@ -137,6 +141,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         for scale in self.scales:
             scale.grad = None
+        if self.zero_points:
+            self.zero_points.forget_gradients()
         value, predictions = 0.0, []
         for part in batch.parts(self.spec.accumulate):
             loss, predicted = self.loss(part)
@@ -159,15 +165,19 @@ class Training:
             group["lr"] = rate * decay
         for log_scale, scale in zip(self.log_scales, self.scales, strict=True):  # ds = s d(log s)
             log_scale.grad = None if scale.grad is None else scale.grad * scale
+        if self.zero_points:
+            self.zero_points.give_gradients()
         self.optimizer.step()
-        self._write_scales()
+        self._write_quantizers()
         for layer, oscillation in zip(self.layers.values(), self.oscillations, strict=False):
             oscillation.update(layer.weight, layer.weight_step, self.spec.freezing)
         if self.averages:
             keep = min(self.spec.averaging, (1 + self.iteration) / (10 + self.iteration))
             torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)
 
-    def _write_scales(self) -> None:
+    def _write_quantizers(self) -> None:
+        if self.zero_points:
+            self.zero_points.write()
         scales = torch._foreach_mul(torch._foreach_exp(self.log_scales), self.signs)
         torch._foreach_copy_([scale.detach() for scale in self.scales], scales)
 
@@ -176,10 +186,12 @@ class Training:
         """Replace the parameters by their averages, if the spec asks for averaging."""
         for parameter, average in zip(self.parameters, self.averages, strict=False):
             parameter.copy_(average)
-        self._write_scales()
+        self._write_quantizers()
 
     def _gradients_are_finite(self) -> bool:
         gradients = [p.grad for p in (*self.weights, *self.scales) if p.grad is not None]
+        if self.zero_points:
+            gradients += self.zero_points.gradients
         return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
     @torch.no_grad()
@@ -216,7 +228,7 @@ class Training:
         """Continue from the result of `state_dict`."""
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
-        self._write_scales()
+        self._write_quantizers()
         for average, value in zip(self.averages, state["averages"], strict=True):
             average.copy_(value)
         for oscillation, saved in zip(self.oscillations, state["oscillations"], strict=True):

@@ -19,6 +19,7 @@ from ..models.blocks import Block, Tap
 from ..models.noise import generator
 from ..quant.drop import Drop
 from ..quant.modules import InputQuantizer, QuantConv2d, QuantLinear
+from ..quant.state import BRANCH_FIELDS
 from ..quant.weights import WeightQuantizer, dequantized_weight
 from .activation_cache import ActivationCache, TensorPool, stopping_at, to_device
 from .block_optimizer import (
@@ -150,6 +151,8 @@ class Reconstruction:
                 weight = dequantized_weight(tensors["codes"], layer.weight_step.detach())
                 layer.weight = nn.Parameter(weight, requires_grad=False)
                 layer.weights_on_grid = True
+                for field, factor in zip(BRANCH_FIELDS, layer.branch or (), strict=False):
+                    factor.copy_(tensors[field])
             layer.activation_step.copy_(tensors["activation_step"])
 
     @torch.no_grad()
@@ -214,4 +217,6 @@ def _trained_tensors(layer: InputQuantizer) -> dict[str, Tensor]:
     if isinstance(layer, QuantLinear | QuantConv2d) and layer.weights_on_grid:
         quantizer = WeightQuantizer(layer.weight_step.detach(), layer.weight_grid)
         tensors["codes"] = quantizer.codes(layer.weight.detach()).to(torch.int8).cpu()
+        factors = zip(BRANCH_FIELDS, layer.branch or (), strict=False)
+        tensors |= {field: factor.detach().cpu().clone() for field, factor in factors}
     return tensors

@@ -73,6 +73,11 @@ def _check_per_token(request: CalibrateRequest) -> None:
                 f"--{flag} {value}: has no effect with --activations token, which finds scales at run time; "
                 f"use it with --activations per-step"
             )
+    if request.zero_points:
+        raise UsageProblem(
+            "--zero-points: has no effect with --activations token, which finds them at run time; use it "
+            "with --activations per-step"
+        )
 
 
 def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
@@ -179,6 +184,7 @@ def _forwards_of_update(request: CalibrateRequest, recipe: Recipe, each: int) ->
 def _activations(request: CalibrateRequest, recipe: Recipe) -> Activations:
     """Return the kind of activation scales: of the recipe, unless an option has a use for tables only."""
     needs_tables = request.tables or request.ranges or request.relax not in (None, Relax.NONE)
+    needs_tables = needs_tables or request.zero_points
     return request.activations or (Activations.PER_STEP if needs_tables else recipe.activations)
 
 
@@ -203,8 +209,8 @@ def _split_shortcuts(request: CalibrateRequest, recipe: Recipe) -> bool | None:
 
 
 def _edges(request: CalibrateRequest, recipe: Recipe) -> str | None:
-    """Return the recipe's bits of the first and the last layer, unless a ranking decides."""
-    return str(recipe.edges) if recipe.edges and not (request.mixed or request.budget) else None
+    """Return the recipe's bits of the first and the last layer, unless the rule of --mixed decides."""
+    return str(recipe.edges) if recipe.edges and not request.mixed else None
 
 
 def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
@@ -257,4 +263,5 @@ def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
         freezing=request.freezing or 0.0,
         teacher=request.teacher_dtype or Dtype.FP32,
         amp=request.amp or None,
+        zero_points=request.zero_points or None,
     )

@@ -103,6 +103,7 @@ class TrainSpec(Frozen):
     freezing: float  # oscillation frequency from which a weight is frozen; 0: never
     teacher: Dtype
     amp: bool | None = None  # whether the student's matrix products are in bf16
+    zero_points: bool | None = None  # whether those of activation tables are trained too
 
 
 class ReconstructSpec(Frozen):

@@ -196,6 +196,15 @@ class CalibrateRequest(SettingRequest):
             Needs.DISTILLATION,
         ),
     ] = None
+    zero_points: Annotated[
+        Switch,
+        Option(
+            "Train the zero-points of calibrated activation scales too; implies --activations per-step.",
+            Panel.TRAINING,
+            "TrainSpec.zero_points",
+            Needs.DISTILLATION,
+        ),
+    ] = False
     rank: Annotated[
         Count | None,
         Option(

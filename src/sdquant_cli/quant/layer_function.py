@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .grid import Grid
-from .rounding import Quantizer, round_gradients, round_values
+from .rounding import Quantizer, round_gradients, round_values, zero_point_gradient
 from .smoothing import smoothed_input
 from .tokens import TokenQuantizer
 from .weights import WeightQuantizer
@@ -56,7 +56,7 @@ def fake_quantized_layer(
     x and weight are rounded in the dtype of their scales and cast; products, forward and backward, are of
     x's dtype, within torch.autocast of its.
     """
-    scale = quantizer.scale if isinstance(quantizer, Quantizer) else None
+    of_input = (quantizer.scale, quantizer.zero_point) if isinstance(quantizer, Quantizer) else (None, None)
     context = _LayerContext(
         quantizer,
         None if weight_quantizer is None else weight_quantizer.grid,
@@ -66,7 +66,7 @@ def fake_quantized_layer(
         smoothing,
     )
     weight_scale = None if weight_quantizer is None else weight_quantizer.scale
-    result: Tensor = _FakeQuantizedLayer.apply(context, bias, scale, x, weight, weight_scale)
+    result: Tensor = _FakeQuantizedLayer.apply(context, bias, *of_input, x, weight, weight_scale)
     return result
 
 
@@ -98,14 +98,18 @@ class _LayerContext(NamedTuple):
             return self.quantizer.values(x)
         return x if self.quantizer is None else round_values(x.to(self.quantizer.scale.dtype), self.quantizer)
 
-    def input_gradients(self, x: Tensor, up: Tensor, *, to_scale: bool) -> tuple[Tensor, Tensor | None]:
-        """Return gradients to the input and to its scale, from those to the rounded input."""
-        to_scale_gradient = None
+    def input_gradients(
+        self, x: Tensor, up: Tensor, to_scale: bool, to_zero_point: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return gradients to the input and to its scale and zero-point, from those to the rounded input."""
+        by_scale = by_zero_point = None
         if isinstance(self.quantizer, Quantizer):  # otherwise nothing is clipped
             dtype = self.quantizer.scale.dtype
-            x = self.smoothed(x).to(dtype)
-            up, to_scale_gradient = round_gradients(x, up.to(dtype), self.quantizer, to_scale=to_scale)
-        return self.smoothed(up), to_scale_gradient
+            x, rounded = self.smoothed(x).to(dtype), up.to(dtype)
+            up, by_scale = round_gradients(x, rounded, self.quantizer, to_scale=to_scale)
+            if to_zero_point:
+                by_zero_point = zero_point_gradient(rounded, up, self.quantizer)
+        return self.smoothed(up), by_scale, by_zero_point
 
     def weight_quantizer(self, scale: Tensor | None) -> WeightQuantizer | None:
         if scale is None or self.weight_grid is None:
@@ -131,7 +135,12 @@ class _Operands(NamedTuple):
 class _FakeQuantizedLayer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, context: _LayerContext, bias: Tensor | None, _scale: Tensor | None, *operands: Any
+        ctx: Any,
+        context: _LayerContext,
+        bias: Tensor | None,
+        _scale: Tensor | None,
+        _zero_point: Tensor | None,
+        *operands: Any,
     ) -> Tensor:
         ctx.save_for_backward(*operands)
         ctx.layer = context
@@ -144,18 +153,18 @@ class _FakeQuantizedLayer(torch.autograd.Function):
     def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
         context: _LayerContext = ctx.layer
         operands = _Operands(*ctx.saved_tensors)
-        _, need_bias, need_scale, need_x, need_weight, need_weight_scale = ctx.needs_input_grad
-        mask = (need_x or need_scale, need_weight or need_weight_scale, need_bias)
+        _, need_bias, *need_quantizer, need_x, need_weight, need_weight_scale = ctx.needs_input_grad
+        mask = (need_x or any(need_quantizer), need_weight or need_weight_scale, need_bias)
         to_x, to_weight, to_bias = _layer_gradients(up, *operands.rounded(context), mask, context)
-        to_scale = to_weight_scale = None
+        to_scale = to_zero_point = to_weight_scale = None
         if to_x is not None:
-            to_x, to_scale = context.input_gradients(operands.x, to_x, to_scale=need_scale)
+            to_x, to_scale, to_zero_point = context.input_gradients(operands.x, to_x, *need_quantizer)
         weight_quantizer = context.weight_quantizer(operands.weight_scale)
         if to_weight is not None and weight_quantizer is not None:
             to_weight, to_weight_scale = weight_quantizer.gradients(
                 operands.weight, to_weight, to_scale=need_weight_scale
             )
-        return None, to_bias, to_scale, to_x, to_weight, to_weight_scale
+        return None, to_bias, to_scale, to_zero_point, to_x, to_weight, to_weight_scale
 
 
 def _layer_gradients(

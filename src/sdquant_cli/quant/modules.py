@@ -34,7 +34,7 @@ from .drop import Draw, Drop
 from .grid import Grid, along_first_axis
 from .layer_function import Convolution, channels_axis, convolution_of, fake_quantized_layer
 from .relaxing import RelaxedRows
-from .rounding import Quantizer, fake_quantize
+from .rounding import Quantizer, fake_quantize, round_through
 from .rows import Rows
 from .smoothing import smoothed_input, smoothed_weight
 from .tokens import TokenQuantizer, fake_quantize_tokens
@@ -75,7 +75,7 @@ class LayerState:
 class InputQuantizer(nn.Module):
     """Base of all quantized modules: rounds an input."""
 
-    activation_zero: Tensor
+    activation_zero: Tensor  # codes; in training between them
     activation_grid: Grid
     smoothing: Tensor | None  # multipliers of channels, before they are rounded
     relaxed: RelaxedRows | None
@@ -143,6 +143,8 @@ class InputQuantizer(nn.Module):
         if len(scale) > 1:
             row = self.rows.current(len(x))
             scale, zero_point = scale[row], zero_point[row]
+        if zero_point.requires_grad:  # in training, between codes
+            zero_point = round_through(zero_point)
         dtype = torch.promote_types(x.dtype, torch.float32)  # codes of 16 bits need 16 bits of mantissa
         return Quantizer(
             along_first_axis(scale, x).to(dtype),

@@ -1,8 +1,9 @@
-"""Rounding that lets gradients through: straight-through for values, LSQ for scales.
+"""Rounding that lets gradients through: straight-through for values, LSQ for scales, LSQ+ for zero-points.
 
-Gradients of y = (clip(round(x / s) + z, low, high) - z) * s, with zero-points fixed:
+Gradients of y = (clip(round(x / s) + z, low, high) - z) * s:
 dy/dx = 1 inside the range, else 0;  dy/ds = round(x / s) - x / s inside, else clipped code - z
-(Esser et al. 2020, "Learned Step Size Quantization", eq. 3). Values that a draw keeps are y = x.
+(Esser et al. 2020, "Learned Step Size Quantization", eq. 3);  dy/dz = 0 inside, else -s (Bhalgat et al. 2020,
+"LSQ+", eq. 6). Values that a draw keeps are y = x.
 
 `round_values` and `round_gradients` are one pass each where the native kernel takes the tensors, and
 plain torch elsewhere; the plain functions are the kernel's specification.
@@ -90,6 +91,16 @@ def round_gradients(
     return to_x, by_scale.view(quantizer.scale.shape)
 
 
+def zero_point_gradient(up: Tensor, to_x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return dL/dz (the zero-point's shape) from up = dL/dy and dL/dx, which differ where x is clipped."""
+    return ((to_x - up) * quantizer.scale).sum_to_size(quantizer.zero_point.shape)
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Return x rounded to integers; gradients pass unchanged."""
+    return x + (x.round() - x).detach()
+
+
 def row_rounding_errors(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Return the squared error (rows, float64) of rounding x (rows, inner) symmetrically by scales (rows)."""
     quantizer = Quantizer.symmetric(scale[:, None], grid)
@@ -125,9 +136,10 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
         quantizer = Quantizer(scale, zero_point, ctx.grid, ctx.draw)
-        need_x, need_scale, *_ = ctx.needs_input_grad
+        need_x, need_scale, need_zero, *_ = ctx.needs_input_grad
         to_x, to_scale = round_gradients(x, up, quantizer, to_scale=need_scale)
-        return to_x if need_x else None, to_scale, None, None, None
+        to_zero = zero_point_gradient(up, to_x, quantizer) if need_zero else None
+        return to_x if need_x else None, to_scale, to_zero, None, None
 
 
 def _kernel_takes(x: Tensor, quantizer: Quantizer) -> bool:

@@ -172,7 +172,7 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
             codes.to(torch.int8),
             scale,
             layer.activation_step.detach().cpu(),
-            layer.activation_zero.cpu().to(torch.int32),
+            layer.activation_zero.cpu().round().to(torch.int32),
             *(() if isinstance(layer, QuantInput) else (_saved_branch(layer), _saved_smoothing(layer))),
         )
     return state

@@ -7,8 +7,9 @@ L_sen + the inter-layer distillation of the paper's later revision.
 
 The paper leaves open the optimizer, the rates, the form of L_sen over layers and whether the
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
-relative one for scales; the mean over layers, each over its floating-point energy; both branches; 8 bits
-for the first and the last layer where no ranking decides, as in QDrop, EfficientDM and EDA-DM.
+relative one for scales; the mean over layers, each over its floating-point energy; both branches; where no
+ranking decides, 8-bit weights for the first and the last layer, as in QDrop, EfficientDM and EDA-DM, and
+16-bit inputs, which are few: 4 channels and those of the widest resolution.
 
 Adopted from PCR, since measurements favour it: activation relaxing, 10-bit activations in the last
 fifth of the timesteps. `--relax none` is the paper's own.
@@ -25,7 +26,8 @@ RECIPE = Recipe(
     stored_items=True,
     mixed=True,
     activations=Activations.TOKEN,
+    smoothing=True,
     relax=Relax.LAST,
-    edges=Bits(8, 8),
+    edges=Bits(8, 16),
     block_weight=1.0,
 )
