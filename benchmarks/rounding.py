@@ -6,10 +6,11 @@ Weights or inputs of the embedded model's layers are rounded, nothing else, for 
 at mixed timesteps. Unless a row says so, the first and the last layer stay as they are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +19,26 @@ from sdquant_cli.artifacts.latents import load_items
 from sdquant_cli.artifacts.time_table import make_time_table
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.items import prediction
+from sdquant_cli.calibration.smoothing import find_smoothings
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.events import SILENT
 from sdquant_cli.metrics.ratios import snr
 from sdquant_cli.models.layers import quantizable_layers
 from sdquant_cli.models.shortcuts import SHORTCUT
 from sdquant_cli.options.requests import SampleRequest
+from sdquant_cli.quant.format import NumberFormat
 from sdquant_cli.quant.grid import Grid
+from sdquant_cli.quant.smoothing import smoothed_input, smoothed_weight
 from sdquant_cli.quant.tokens import TokenQuantizer
 from sdquant_cli.quant.weights import WeightQuantizer, weight_scales
 from sdquant_cli.stages import sample
 from sdquant_cli.store import Store
+from sdquant_cli.types import Bits
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ROOT / "examples" / "prompts" / "shapes-train.txt"
 LATENTS = 24
 
-Rounding = Callable[[Tensor], Tensor]
 Chosen = Callable[[str], bool]
 KINDS: dict[str, Chosen] = {
     "shortcut convolutions": lambda name: name.endswith(SHORTCUT),
@@ -56,11 +61,17 @@ class Trial:
         self.network = workspace.model(setting).denoiser()
         self.layers = quantizable_layers(self.network)
         table = make_time_table(workspace, workspace.model(setting), setting)
-        items = load_items(workspace, latents, table, LATENTS)
-        self.batch = items.batch(range(LATENTS), torch.device("cpu"))
+        self.items = load_items(workspace, latents, table, LATENTS)
+        self.batch = self.items.batch(range(LATENTS), torch.device("cpu"))
         self.expected = self.output()
         names = list(self.layers)
         self.ends = (names[0], names[-1])
+
+    def smoothings(self, bits: str) -> dict[str, Tensor]:
+        """Return the numbers with which `calibrate --smoothing` multiplies the channels of inputs."""
+        every = dict.fromkeys(self.layers, Bits.parse(bits))
+        form = NumberFormat(per_token=True, full_range=True, smoothing=True)
+        return find_smoothings(self.network, every, form, self.items, SILENT)
 
     @torch.no_grad()
     def output(self) -> Tensor:
@@ -80,19 +91,21 @@ class Trial:
         chosen: Chosen | None = None,
         group: int | None = None,
         wider: Chosen | None = None,
+        smoothings: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Iterator[None]:
         """Round within the context; inputs of the `wider` layers have 16 bits."""
         hooks, originals = [], {}
         for name, layer in self.layers.items():
             if not (name not in self.ends if chosen is None else chosen(name)):
                 continue
+            axis, smoothing = 1 if isinstance(layer, nn.Conv2d) else -1, smoothings.get(name)
             if weights is not None:
                 originals[name] = layer.weight.data
-                layer.weight.data = rounded_weight(layer.weight, weights, group)
+                layer.weight.data = rounded_weight(smoothed_weight(layer.weight, smoothing), weights, group)
             if inputs is not None:
                 grid = Grid(16, signed=False) if wider and wider(name) else inputs
-                quantizer = TokenQuantizer(1 if isinstance(layer, nn.Conv2d) else -1, grid)
-                hooks.append(layer.register_forward_pre_hook(_rounding(quantizer.values)))
+                quantizer = TokenQuantizer(axis, grid)
+                hooks.append(layer.register_forward_pre_hook(_rounding(quantizer, smoothing)))
         try:
             yield
         finally:
@@ -102,8 +115,10 @@ class Trial:
                 self.layers[name].weight.data = weight
 
 
-def _rounding(values: Rounding) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    return lambda _, args: (values(args[0]),)
+def _rounding(
+    quantizer: TokenQuantizer, smoothing: Tensor | None
+) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    return lambda _, args: (quantizer.values(smoothed_input(args[0], smoothing, quantizer.axis)),)
 
 
 def rounded_weight(weight: Tensor, grid: Grid, group: int | None) -> Tensor:
@@ -136,9 +151,13 @@ def main() -> None:
         "A6": trial.ratio(None, a6),
         "A4": trial.ratio(None, a4),
         "W8A8": trial.ratio(w8, a8),
-        "W8A8, the first and the last layer too": trial.ratio(w8, a8, chosen=every),
         "W8A8, shortcut convolutions A16: `sdquant quantize`": trial.ratio(w8, a8, wider=shortcuts),
     }
+    for bits, weights, inputs in (("W8A8", w8, a8), ("W4A8", w4, a8), ("W4A4", w4, a4)):
+        smoothings = trial.smoothings(bits.lower())
+        rows[f"{bits}, every layer"] = trial.ratio(weights, inputs, chosen=every)
+        scaled = trial.ratio(weights, inputs, chosen=every, smoothings=smoothings)
+        rows[f"{bits}, every layer, channels scaled"] = scaled
     print("\n| rounded | SNR, dB |\n|---|---|")
     for name, ratio in rows.items():
         print(f"| {name} | {ratio:.1f} |")

@@ -15,11 +15,11 @@ from sdquant_cli.quant.drop import Draw
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.rounding import (
     Quantizer,
+    best_scales,
     plain_gradients,
     plain_values,
     round_gradients,
     round_values,
-    row_rounding_errors,
 )
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
@@ -126,8 +126,21 @@ def test_a_library_is_compiled_once(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 9), (320, 5000), (3, 4097)])
 @pytest.mark.parametrize("bits", [3, 4, 8])
-def test_the_error_of_rounding_is_that_of_the_plain_functions(shape, bits):
+def test_the_best_scale_has_the_least_error_of_the_plain_functions(shape, bits):
     x, grid = torch.randn(shape, generator=torch.Generator().manual_seed(0)), Grid(bits, signed=True)
-    step = x.abs().amax(1) / grid.high * 0.8
-    plain = (plain_values(x, Quantizer.symmetric(step[:, None], grid)) - x).double().square().sum(1)
-    torch.testing.assert_close(row_rounding_errors(x, step, grid), plain, rtol=1e-5, atol=1e-12)
+    largest, factors = x.abs().amax(1) * -1, torch.linspace(0.3, 1, 7) / -grid.low
+    found = best_scales(x, largest, factors, grid)
+    scales = largest[:, None] * factors
+    rounded = [plain_values(x, Quantizer.symmetric(s[:, None], grid)) for s in scales.T]
+    errors = torch.stack([(y - x).double().square().sum(1) for y in rounded], dim=1)
+    at = (scales == found[:, None]).int().argmax(1)
+    assert torch.equal(scales.gather(1, at[:, None])[:, 0], found)
+    chosen = errors.gather(1, at[:, None])[:, 0]
+    torch.testing.assert_close(chosen, errors.amin(1), rtol=1e-5, atol=1e-12)
+
+
+def test_a_row_that_is_no_number_keeps_its_largest_magnitude():
+    x, grid = torch.tensor([[torch.nan, 1.0], [2.0, 1.0]]), Grid(4, signed=True)
+    found = best_scales(x, torch.tensor([8.0, 2.0]), torch.tensor([0.5, 1.0]) / -grid.low, grid)
+    assert found[0] == 8 / -grid.low
+    assert found[1] in (torch.tensor([0.5, 1.0]) * 2 / -grid.low)

@@ -184,8 +184,8 @@ def layer_noises(
     """Yield the arrays of each unit of layers, with the unit's number.
 
     `noise` and `weight_noise` (layers, items), `rounding_error` (layers, widths), and `signal` (items) with
-    unit 0. A layer's quantizers are those of `calibrate` without training. Raises SdquantError for a noise
-    that is not finite.
+    unit 0. A layer's quantizers are those of `calibrate` without training and without smoothing. Raises
+    SdquantError for a noise that is not finite.
     """
     denoiser, spec, events = measurement.denoiser, measurement.spec, measurement.events
     layers = quantizable_layers(denoiser.network)

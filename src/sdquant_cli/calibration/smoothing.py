@@ -1,18 +1,20 @@
 """The smoothing of each layer, by the error of its output on some of the latents."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..events import Events
 from ..hooks import watching_inputs
 from ..metrics.ratios import relative_error
 from ..quant.format import NumberFormat
-from ..quant.layer_function import channels_axis, convolution_of, fake_quantized_layer
+from ..quant.grid import Grid
+from ..quant.layer_function import channels_axis, convolution_of
 from ..quant.ranges import affine_parameters
-from ..quant.rounding import Quantizer
+from ..quant.rounding import Quantizer, round_values
 from ..quant.smoothing import candidates, channel_magnitudes, smoothed_input, smoothed_weight
 from ..quant.tokens import TokenQuantizer
 from ..quant.weights import WeightQuantizer, weight_scales
@@ -67,42 +69,46 @@ class _Search:
     def finish(self) -> None:
         """Find the smoothing of the layers that ran last."""
         if self._input is not None:
-            best = self._best(self._input, [self.layers[name] for name in self._names])
+            best = self._best(self._input.float(), {name: self.layers[name] for name in self._names})
             self.found |= dict.fromkeys(self._names, best.cpu())
             self.advance(len(self._names))
         self._input, self._names = None, []
 
-    def _best(self, x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    def _best(self, x: Tensor, layers: Mapping[str, Layer]) -> Tensor:
         """Return the smoothing with the least relative error of all layers' outputs."""
-        inputs, axis = layers[0].weight.shape[1], channels_axis(convolution_of(layers[0]))
-        weights = torch.stack([channel_magnitudes(layer.weight, 1, inputs) for layer in layers]).amax(0)
-        smoothings = list(candidates(channel_magnitudes(x, axis, inputs), weights))
-        errors = [sum(self._error(x, name, smoothing) for name in self._names) for smoothing in smoothings]
+        first = next(iter(layers.values()))
+        channels = first.weight.shape[1]
+        weights = torch.stack([channel_magnitudes(layer.weight, 1, channels) for layer in layers.values()])
+        inputs = channel_magnitudes(x, channels_axis(convolution_of(first)), channels)
+        exact = {name: _output(x, layer.weight.float(), layer) for name, layer in layers.items()}
+        smoothings = list(candidates(inputs, weights.amax(0)))
+        errors = []
+        for smoothing in smoothings:
+            outputs = [self._rounded_output(x, name, smoothing) for name in layers]
+            pairs = zip(outputs, exact.values(), strict=True)
+            errors.append(sum(relative_error([y], [expected]) for y, expected in pairs))
         return smoothings[errors.index(min(errors))]
 
-    def _error(self, x: Tensor, name: str, smoothing: Tensor) -> float:
-        """Return the relative error of a layer's output with input and weight rounded."""
-        layer = self.layers[name]
-        convolution, weight_grid = convolution_of(layer), self.form.grids(self.bits[name])[0]
+    def _rounded_output(self, x: Tensor, name: str, smoothing: Tensor) -> Tensor:
+        """Return a layer's output with smoothed input and weight rounded."""
+        layer, (weight_grid, grid) = self.layers[name], self.form.grids(self.bits[name])
         weight = smoothed_weight(layer.weight.float(), smoothing)
         scale = weight_scales(weight, weight_grid, self.form.groups(weight.shape))
-        y = fake_quantized_layer(
-            x.float(),
-            weight,
-            None,
-            self._input_quantizer(smoothed_input(x.float(), smoothing, channels_axis(convolution)), name),
-            WeightQuantizer(scale, weight_grid),
-            convolution,
-            smoothing,
-        )
-        exact = fake_quantized_layer(x.float(), layer.weight.float(), None, None, None, convolution)
-        return relative_error([y], [exact])
+        axis = channels_axis(convolution_of(layer))
+        x = _rounded_input(smoothed_input(x, smoothing, axis), axis if self.form.per_token else None, grid)
+        return _output(x, WeightQuantizer(scale, weight_grid).values(weight), layer)
 
-    def _input_quantizer(self, x: Tensor, name: str) -> Quantizer | TokenQuantizer:
-        """Return the quantizer of an input, one for each item where a calibration finds its scales later."""
-        grid = self.form.grids(self.bits[name])[1]
-        if self.form.per_token:
-            return TokenQuantizer(channels_axis(convolution_of(self.layers[name])), grid)
-        low, high = x.flatten(1).aminmax(dim=1)
-        shape = (len(x), *[1] * (x.dim() - 1))
-        return Quantizer(*affine_parameters(low.view(shape), high.view(shape), grid), grid)
+
+def _rounded_input(x: Tensor, axis: int | None, grid: Grid) -> Tensor:
+    """Return x rounded: with a scale for each token, or for each item where tables will have them."""
+    if axis is not None:
+        return TokenQuantizer(axis, grid).values(x)
+    low, high = x.flatten(1).aminmax(dim=1)
+    shape = (len(x), *[1] * (x.dim() - 1))
+    return round_values(x, Quantizer(*affine_parameters(low.view(shape), high.view(shape), grid), grid))
+
+
+def _output(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
+    """Return a layer's output for another weight, without its bias."""
+    convolution = convolution_of(layer)
+    return F.linear(x, weight) if convolution is None else F.conv2d(x, weight, None, *convolution)

@@ -106,29 +106,44 @@ void fake_quantize_backward(const float *x, const float *up, float *to_x, float 
     }
 }
 
-/* Sum over each row of (y - x)^2, y on the symmetric grid of the row's step size. */
-void squared_errors(const float *x, double *error, int64_t rows, int64_t inner, const float *step, float low,
-                    float high)
+/* Sum over a row of (y - x)^2, y on the symmetric grid of step size s. */
+INLINE double squared_error(const float *x, int64_t inner, float s, float low, float high)
 {
-#pragma omp parallel for schedule(static) if (rows * inner > WORTH_THREADS)
-    for (int64_t row = 0; row < rows; row++) {
-        const float s = step[row];
-        double sum = 0;
-        for (int64_t start = 0; start < inner; start += BLOCK) {
-            const int64_t count = inner - start < BLOCK ? inner - start : BLOCK;
-            const float *in = x + row * inner + start;
-            float part = 0;
+    double sum = 0;
+    for (int64_t start = 0; start < inner; start += BLOCK) {
+        const int64_t count = inner - start < BLOCK ? inner - start : BLOCK;
+        const float *in = x + start;
+        float part = 0;
 #pragma omp simd reduction(+ : part)
-            for (int64_t i = 0; i < count; i++) {
-                float code = rintf(in[i] / s);
-                code = code < low ? low : code;
-                code = code > high ? high : code;
-                const float off = code * s - in[i];
-                part += off * off;
-            }
-            sum += part;
+        for (int64_t i = 0; i < count; i++) {
+            float code = rintf(in[i] / s);
+            code = code < low ? low : code;
+            code = code > high ? high : code;
+            const float off = code * s - in[i];
+            part += off * off;
         }
-        error[row] = sum;
+        sum += part;
+    }
+    return sum;
+}
+
+/* For each row the step size, of largest * factors[0 ... count-1], with the least squared error; the first of equals,
+ * and largest / -low where no error is a number. */
+void best_steps(const float *x, float *best, int64_t rows, int64_t inner, const float *largest, const float *factors,
+                int64_t count, float low, float high)
+{
+#pragma omp parallel for schedule(static) if (rows * inner * count > WORTH_THREADS)
+    for (int64_t row = 0; row < rows; row++) {
+        double least = INFINITY;
+        best[row] = largest[row] / -low;
+        for (int64_t k = 0; k < count; k++) {
+            const float s = largest[row] * factors[k];
+            const double error = squared_error(x + row * inner, inner, s, low, high);
+            if (error < least) {
+                least = error;
+                best[row] = s;
+            }
+        }
     }
 }
 

@@ -33,11 +33,12 @@ def _library() -> ctypes.CDLL | None:
     if library is not None:
         library.fake_quantize.argtypes = [_POINTER, _POINTER, *_SHARED]
         library.fake_quantize_backward.argtypes = [*[_POINTER] * 4, *_SHARED]
-        library.squared_errors.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _FLOAT, _FLOAT]
+        best = library.best_steps
+        best.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _FLOAT, _FLOAT]
         tokens = library.fake_quantize_tokens
         tokens.argtypes = [_POINTER, _POINTER, _INT, _INT, _INT, _FLOAT, _WORD, _WORD]
         rounding = (library.fake_quantize, library.fake_quantize_backward, tokens)
-        for function in (*rounding, library.squared_errors):
+        for function in (*rounding, best):
             function.restype = None
     return library
 
@@ -61,16 +62,17 @@ def backward(inputs: tuple[int, int], outputs: tuple[int, int | None], arguments
     library.fake_quantize_backward(*inputs, *outputs, *arguments)
 
 
-def squared_errors(
-    x: int, error: int, shape: tuple[int, int], scale: int, limits: tuple[float, float]
+def best_steps(
+    x: int, best: int, shape: tuple[int, int], largest: int, factors: tuple[int, int], limits: tuple[int, int]
 ) -> None:
-    """Write to `error` (rows, float64) the squared error of rounding x (rows, inner) by scales (rows).
+    """Write to `best` (rows) the step sizes, of largest (rows) x factors, that round x (rows, inner) best.
 
-    `shape` is (rows, inner), `limits` the smallest and largest code of a symmetric grid.
+    `shape` is (rows, inner), `factors` an address and a count, `limits` the smallest and largest code of a
+    symmetric grid.
     """
     library = _library()
     assert library is not None
-    library.squared_errors(x, error, *shape, scale, *limits)
+    library.best_steps(x, best, *shape, largest, *factors, *limits)
 
 
 def forward_tokens(x: int, y: int, shape: tuple[int, int, int], top: int, draw: tuple[int, int]) -> None:

@@ -101,17 +101,37 @@ def round_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-def row_rounding_errors(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Return the squared error (rows, float64) of rounding x (rows, inner) symmetrically by scales (rows)."""
-    quantizer = Quantizer.symmetric(scale[:, None], grid)
-    if not (_kernel_takes(x, quantizer) and x.is_contiguous()):
-        return (plain_values(x, quantizer) - x).double().square().sum(dim=1)
-    scale, error = scale.contiguous(), x.new_empty(len(x), dtype=torch.float64)
+def best_scales(x: Tensor, largest: Tensor, factors: Tensor, grid: Grid) -> Tensor:
+    """Return for each row of x (rows, inner) the scale, of largest (rows) x factors, that rounds it best.
+
+    All are fp32, the grid is symmetric, and the error is squared; of equals the first is taken.
+    """
+    if not (_kernel_takes(x, Quantizer.symmetric(largest[:, None], grid)) and x.is_contiguous()):
+        return _best_scales(x, largest, factors, grid)
+    largest, factors, best = largest.contiguous(), factors.contiguous(), torch.empty_like(largest)
     rows, inner = x.shape
-    native.squared_errors(
-        x.data_ptr(), error.data_ptr(), (rows, inner), scale.data_ptr(), (grid.low, grid.high)
+    native.best_steps(
+        x.data_ptr(),
+        best.data_ptr(),
+        (rows, inner),
+        largest.data_ptr(),
+        (factors.data_ptr(), len(factors)),
+        (grid.low, grid.high),
     )
-    return error
+    return best
+
+
+def _best_scales(x: Tensor, largest: Tensor, factors: Tensor, grid: Grid) -> Tensor:
+    least = torch.full_like(largest, torch.inf, dtype=torch.float64)
+    best = largest / -grid.low
+    for factor in factors:
+        scale = largest * factor
+        rounded = plain_values(x, Quantizer.symmetric(scale[:, None], grid))
+        error = (rounded - x).double().square().sum(dim=1)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, scale, best)
+    return best
 
 
 def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .grid import TINY, Grid, dequantize, quantize
-from .rounding import Quantizer, round_gradients, round_values, row_rounding_errors
+from .rounding import Quantizer, best_scales, round_gradients, round_values
 
 SMALLEST_HALF = 2.0**-24  # above zero in fp16
 CLIPPINGS = 40  # tried for a weight, from half of its largest magnitude to all of it
@@ -65,15 +65,8 @@ def weight_scales(weight: Tensor, grid: Grid, groups: int = 1) -> Tensor:
     largest = rows.abs().amax(dim=1).clamp_min(TINY * -grid.low)
     if not grid.narrow:
         largest = torch.where(rows.amax(1) > -rows.amin(1), -largest, largest)
-    best_error = torch.full_like(largest, torch.inf, dtype=torch.float64)
-    best = largest / -grid.low
-    for fraction in torch.linspace(0.5, 1.0, CLIPPINGS).tolist():
-        scale = largest * (fraction / -grid.low)
-        error = row_rounding_errors(rows, scale, grid)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = torch.where(better, scale, best)
-    return best
+    factors = torch.linspace(0.5, 1.0, CLIPPINGS).double() / -grid.low
+    return best_scales(rows, largest, factors.to(rows), grid)
 
 
 def storable(scale: Tensor, channels: int) -> Tensor:
