@@ -72,6 +72,17 @@ def test_scales_move_by_a_relative_rate_that_decays_to_zero():
     assert moved[2] < 0.3 * moved[0]
 
 
+@pytest.mark.parametrize(("by_layer", "share"), [(None, 1), (True, 7 / 127)])
+def test_weights_of_finer_grids_move_by_as_much_less_where_the_spec_says_so(by_layer, share):
+    bits = {"conv": Bits(8, 8), "to_k": Bits(4, 8), "out": Bits(3, 8)}
+    run = training(bits, weight_rate=1e-3, rate_by_layer=by_layer)
+    before = {name: layer.weight.detach().clone() for name, layer in run.layers.items()}
+    run.step()
+    moved = {name: (layer.weight - before[name]).abs().max().item() for name, layer in run.layers.items()}
+    expected = {"conv": 1e-3 * share, "to_k": 1e-3, "out": 1e-3}  # Adam's first update is its rate
+    assert moved == pytest.approx(expected, rel=1e-2)
+
+
 def test_zero_points_move_within_their_grids_and_bring_the_student_closer():
     losses = []
     for zero_points in (None, True):

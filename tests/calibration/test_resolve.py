@@ -63,6 +63,12 @@ def test_weights_of_a_finer_grid_move_by_as_much_less(bits, share):
     assert spec_of(request, recipe, 12, ranked=False, pictures=None).train.weight_rate == 0.5
 
 
+def test_with_a_budget_each_layer_moves_by_its_own_grid():
+    request = CalibrateRequest(bits="w8a8", budget="5")
+    train = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None).train
+    assert (train.weight_rate, train.rate_by_layer) == (recipe_of(request).weight_rate, True)
+
+
 def test_the_default_relaxes_the_last_steps_where_steps_have_rows():
     def relaxed(**flags):
         request = CalibrateRequest(**flags)

@@ -70,7 +70,8 @@ def quantized(bits=W4A8, data=None, **choices):
     layers = dict(student.named_children())
     data = data or items()
     observed = observe(layers, item_passes(data, partial(prediction, student), torch.device("cpu")))
-    rules = QuantizerRules(dict.fromkeys(layers, bits), has_one_row=lambda name: name == "to_k", **choices)
+    every = dict.fromkeys(layers, bits) if isinstance(bits, Bits) else bits
+    rules = QuantizerRules(every, has_one_row=lambda name: name == "to_k", **choices)
     states = initial_states(observed.layers, observed, rules)
     swap(student, states, rows, weights_on_grid=False)
     rows.follow(student)

@@ -5,9 +5,10 @@ import json
 import diffusers
 import pytest
 import torch
+from peft import LoraConfig
 
 import sdquant_cli
-from sdquant_cli.errors import UsageProblem
+from sdquant_cli.errors import DamagedArtifact, UsageProblem
 from sdquant_cli.metrics.ratios import snr
 from sdquant_cli.runtime.network import packed_layers
 from tests.conftest import Sdquant
@@ -41,6 +42,24 @@ def quantized(folder, tmp_path_factory):
     Sdquant(root / "unused").without_store(*words, "--output", root / "out")
     assert not (root / "unused").exists()
     return root / "out"
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder, tmp_path_factory):
+    """An exported folder of scales per token, smoothed channels and trained branches."""
+    root = tmp_path_factory.mktemp("calibrated")
+    run = Sdquant(root / "store")
+    (root / "prompts.txt").write_text("a cat\n")
+    run("sample", "--prompts", root / "prompts.txt", "--model", folder, "--steps", 3, "--per-prompt", 2)
+    words = ("--bits", "w4a8", "--group-size", 4, "--branch-rank", 1, "--smoothing")
+    run("calibrate", *words, "--iterations", 1, "--batch-size", 1)
+    run("export", "--output", root / "out")
+    return root / "out"
+
+
+@pytest.fixture(params=["quantized", "calibrated"])
+def packed_folder(request):
+    return request.getfixturevalue(request.param)
 
 
 def test_a_checkpoint_is_packed_while_it_is_loaded(folder):
@@ -94,9 +113,9 @@ def test_a_pipeline_takes_the_config_for_its_unet(folder):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_the_folder_draws_with_any_scheduler_size_and_number_of_steps(quantized, folder, scheduler):
+def test_the_folder_draws_with_any_scheduler_size_and_number_of_steps(packed_folder, folder, scheduler):
     latents = []
-    for source in (quantized, folder):
+    for source in (packed_folder, folder):
         pipeline = diffusers.DiffusionPipeline.from_pretrained(source)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
@@ -114,8 +133,34 @@ def test_the_folder_draws_with_any_scheduler_size_and_number_of_steps(quantized,
     assert float(snr(latents[1], latents[0]).min()) > 10
 
 
-def test_verify_replays_the_stored_call(quantized, sdquant):
-    assert "signal to noise" in sdquant("verify", quantized).stdout
+def test_verify_replays_the_stored_call(packed_folder, sdquant):
+    assert "signal to noise" in sdquant("verify", packed_folder).stdout
+
+
+def test_an_adapter_that_is_not_fused(packed_folder):
+    network = unet(packed_folder)
+    before = predicted(network)
+    network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v", "conv1"]))
+    assert torch.equal(predicted(network), before)  # B is zero at first
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    assert float((predicted(network) - before).abs().max()) > 1e-3
+    network.disable_adapters()
+    assert torch.equal(predicted(network), before)
+
+
+def test_smoothed_channels_are_stored_and_checked(calibrated, tmp_path):
+    stored = json.loads((calibrated / "unet" / "config.json").read_text())["quantization_config"]
+    assert stored["smoothing"] is True
+    network = unet(calibrated)
+    network.conv_in.smoothing[0] = -1
+    network.save_pretrained(tmp_path / "unet")
+    with pytest.raises(
+        DamagedArtifact, match=r"conv_in\.smoothing: has multipliers that are not finite and pos"
+    ):
+        unet(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +168,7 @@ def test_verify_replays_the_stored_call(quantized, sdquant):
     [
         ({"bits": "w9a8"}, r"SdquantConfig\(bits='w9a8'\): expected w<2..8>a<2..16>"),
         ({"bits": "w8a8", "activations": "per-step"}, "activations='per-step'.*: needs a calibration"),
+        ({"bits": "w8a8", "smoothing": True}, "smoothing=True.*: needs a calibration"),
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(folder, fields, line):

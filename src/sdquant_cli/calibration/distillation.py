@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import SdquantError
 from ..manifests import LossSpec, TrainSpec
+from ..quant.grid import fineness
 from ..quant.low_rank import LowRankUpdate
 from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
@@ -63,7 +64,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.layers = _layers_with_weights(self.student)
-        self.weights = self._trained_weights()
+        self.weights_of = self._trained_weights()
+        self.weights = [weight for weights in self.weights_of.values() for weight in weights]
         self.scales = _trained_scales(self.student)
         self.zero_points = TrainedZeroPoints(self.student) if self.spec.zero_points else None
         for parameter in (*self.weights, *self.scales):
@@ -82,31 +84,41 @@ class Training:
 
     def _rates(self) -> list[tuple[list[Tensor], float]]:
         """Return the groups of parameters that are not empty, with the rate of each."""
-        groups = [([*self.weights], self.spec.weight_rate), ([*self.log_scales], self.spec.step_rate)]
+        groups = [*self._weight_rates(), ([*self.log_scales], self.spec.step_rate)]
         if self.zero_points:
             groups.append((list(self.zero_points.shares), self.spec.step_rate))
         return [(parameters, rate) for parameters, rate in groups if parameters]
 
-    def _trained_weights(self) -> list[Tensor]:
-        """Give the layers weights to train, apart from the floating-point ones, and return them."""
+    def _weight_rates(self) -> list[tuple[list[Tensor], float]]:
+        """Return the trained weights in groups of one rate."""
+        if not self.spec.rate_by_layer:
+            return [([*self.weights], self.spec.weight_rate)]
+        groups: dict[float, list[Tensor]] = {}
+        for name, weights in self.weights_of.items():
+            share = fineness(self.layers[name].weight_grid.bits)
+            groups.setdefault(self.spec.weight_rate * share, []).extend(weights)
+        return [(weights, rate) for rate, weights in groups.items()]
+
+    def _trained_weights(self) -> dict[str, list[Tensor]]:
+        """Give the layers weights to train, apart from the floating-point ones, and return those of each."""
         if self.spec.what is Train.STEPS:
-            return []
+            return {}
         if self.spec.what is Train.LOW_RANK:
             return self._low_rank_updates()
-        weights: list[Tensor] = []
-        for layer in self.layers.values():
+        weights: dict[str, list[Tensor]] = {}
+        for name, layer in self.layers.items():
             layer.weight = nn.Parameter(layer.weight.detach().float().clone())
-            weights += (layer.weight, *(layer.branch or ()))
+            weights[name] = [layer.weight, *(layer.branch or ())]
         return weights
 
-    def _low_rank_updates(self) -> list[Tensor]:
+    def _low_rank_updates(self) -> dict[str, list[Tensor]]:
         assert self.spec.rank is not None
         g, device = torch.Generator().manual_seed(self.seed), next(self.student.parameters()).device
-        factors: list[Tensor] = []
-        for layer in self.layers.values():
+        factors: dict[str, list[Tensor]] = {}
+        for name, layer in self.layers.items():
             update = LowRankUpdate(layer.weight.shape, self.spec.rank, g, device)
             layer.weight_transform = update
-            factors += (update.up, update.down)
+            factors[name] = [update.up, update.down]
         return factors
 
     def _first_averages(self) -> list[Tensor]:

@@ -7,7 +7,7 @@ from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
-from ..quant.grid import Grid
+from ..quant.grid import fineness
 from ..types import Activations, Bits, Dtype, Ranges, Relax, Tables, Train
 from .recipe import Recipe
 from .recipes.published import METHODS
@@ -246,17 +246,19 @@ def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossS
     )
 
 
-def _fineness(bits: Bits) -> float:
-    """Return the scale of the weights' grid over that of 4 bits, at most 1: smaller steps, smaller moves."""
-    return min(1.0, Grid(4, signed=True).high / Grid(bits.weights, signed=True).high)
-
-
 def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
+    """Return the settings of training; weights of a finer grid move by as much less.
+
+    With a budget few layers have the bits of `--bits`, so each goes by its own.
+    """
     what = request.train or Train.WEIGHTS_AND_STEPS
+    by_layer = request.budget is not None
+    share = 1.0 if by_layer else fineness(Bits.parse(request.bits).weights)
     return TrainSpec(
         what=what,
         rank=(request.rank or RANK) if what is Train.LOW_RANK else None,
-        weight_rate=request.weight_rate or recipe.weight_rate * _fineness(Bits.parse(request.bits)),
+        weight_rate=request.weight_rate or recipe.weight_rate * share,
+        rate_by_layer=by_layer or None,
         step_rate=request.step_rate or recipe.step_rate,
         accumulate=request.accumulate or 1,
         averaging=request.averaging or 0.0,

@@ -97,6 +97,7 @@ class TrainSpec(Frozen):
     what: Train
     rank: int | None  # of a low-rank update; None: the weights themselves, if they are trained
     weight_rate: float
+    rate_by_layer: bool | None = None  # whether layers of more than 4 bits move by as much less
     step_rate: float  # relative: the learning rate of the logarithm of scales
     accumulate: int  # parts that a batch is split into for gradient accumulation
     averaging: float  # decay of the mean over iterations; 0: the last values are kept

@@ -27,6 +27,11 @@ class Grid:
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
 
+def fineness(bits: int) -> float:
+    """Return the distance between a weight's values over that at 4 bits, at most 1."""
+    return min(1.0, Grid(4, signed=True).high / Grid(bits, signed=True).high)
+
+
 def along_first_axis(values: Tensor, like: Tensor) -> Tensor:
     """Return values (N) or (1) as (N,1,...), to broadcast along the first axis of `like` (N,...).
 
