@@ -63,6 +63,22 @@ def test_weights_of_a_finer_grid_move_by_as_much_less(bits, share):
     assert spec_of(request, recipe, 12, ranked=False, pictures=None).train.weight_rate == 0.5
 
 
+@pytest.mark.parametrize(
+    ("flags", "smoothing"),
+    [
+        ({}, True),
+        ({"smoothing": False}, False),
+        ({"activations": "per-step"}, None),
+        ({"activations": "per-step", "smoothing": True}, True),
+        ({"method": "rtn"}, None),
+        ({"method": "rtn", "activations": "token"}, None),
+    ],
+)
+def test_channels_are_scaled_by_default_where_scales_are_found_at_run_time(flags, smoothing):
+    request = CalibrateRequest(**flags)
+    assert spec_of(request, recipe_of(request), 12, ranked=True, pictures=None).smoothing is smoothing
+
+
 def test_with_a_budget_each_layer_moves_by_its_own_grid():
     request = CalibrateRequest(bits="w8a8", budget="5")
     train = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None).train

@@ -102,7 +102,7 @@ FLAGS = {
         "--split-shortcuts": (None, True, "QuantStateSpec.split_shortcuts"),
         "--no-split-shortcuts": (None, False, "QuantStateSpec.split_shortcuts"),
         "--smoothing": (None, True, "QuantStateSpec.smoothing"),
-        "--no-smoothing": (None, False, None),
+        "--no-smoothing": (None, False, "QuantStateSpec.smoothing"),
         "--attention-bits": ("8", 8, "QuantStateSpec.attention_bits"),
         "--softmax-bits": ("8", 8, "QuantStateSpec.softmax_bits"),
         "--time-path": ("quantized", TimePath.QUANTIZED, None),

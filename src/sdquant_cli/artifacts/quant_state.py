@@ -17,16 +17,7 @@ from ..quant.correction import Correction, correct_outputs
 from ..quant.format import NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
-from ..quant.state import (
-    BRANCH_DTYPE,
-    BRANCH_FIELDS,
-    FIELDS,
-    SMOOTHING_DTYPE,
-    SMOOTHING_FIELD,
-    State,
-    restore,
-    state_from_arrays,
-)
+from ..quant.state import FIELDS, State, restore, state_from_arrays, stored_fields, stored_values
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import ArraySpec, Artifact
@@ -45,8 +36,7 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
     def state(self, model: Model) -> State:
         """Return the quantizers of all layers by name."""
         arrays = {"bits": self.read("bits")}
-        smoothing = (SMOOTHING_FIELD,) if self.spec.smoothing else ()
-        for field in (*FIELDS, *(BRANCH_FIELDS if self.spec.branch_rank else ()), *smoothing):
+        for field in stored_fields(NumberFormat.of(self.spec)):
             for name in (field, f"{field}_offset"):
                 arrays[name] = self.read(name)
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
@@ -71,23 +61,13 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
     table = sum(1 if is_text_fed(name) or single else rows for name in names)
     if form.per_token:
         table = 0
-    sizes = {
-        "codes": sum(shape.numel() for shape in shapes.values()),
-        "weight_step": sum(shape[0] * form.groups(shape) for shape in shapes.values()),
-        "activation_step": table,
-        "activation_zero": table,
-    }
+    sizes = {"activation_step": table, "activation_zero": table}
+    for shape in shapes.values():
+        for field, count in stored_values(shape, form).items():
+            sizes[field] = sizes.get(field, 0) + count
     arrays: dict[str, ArraySpec] = {}
-    dtypes = dict(FIELDS)
-    if form.branch_rank:
-        sizes["branch_up"] = sum(shape[0] * form.rank(shape) for shape in shapes.values())
-        sizes["branch_down"] = sum(shape[1:].numel() * form.rank(shape) for shape in shapes.values())
-        dtypes |= dict.fromkeys(BRANCH_FIELDS, BRANCH_DTYPE)
-    if form.smoothing:
-        sizes[SMOOTHING_FIELD] = sum(shape[1] for shape in shapes.values())
-        dtypes[SMOOTHING_FIELD] = SMOOTHING_DTYPE
-    for name, size in sizes.items():
-        arrays[name] = ArraySpec((size,), dtypes[name], ("value",))
+    for name in stored_fields(form):
+        arrays[name] = ArraySpec((sizes[name],), FIELDS[name], ("value",))
         arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))
     arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
     if spec.correction:

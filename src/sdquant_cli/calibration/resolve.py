@@ -189,9 +189,13 @@ def _activations(request: CalibrateRequest, recipe: Recipe) -> Activations:
 
 
 def _smoothing(request: CalibrateRequest, recipe: Recipe) -> bool | None:
-    """Return whether inputs are smoothed: by default the recipe's, where scales are found at run time."""
-    per_token = _activations(request, recipe) is Activations.TOKEN
-    return (recipe.smoothing and per_token if request.smoothing is None else request.smoothing) or None
+    """Return whether inputs are smoothed; None: they are not, and would not be by default.
+
+    By default the recipe decides, where scales are found at run time.
+    """
+    usual = recipe.smoothing and _activations(request, recipe) is Activations.TOKEN
+    smoothing = usual if request.smoothing is None else request.smoothing
+    return smoothing if smoothing or usual else None
 
 
 def _tables(request: CalibrateRequest, recipe: Recipe) -> Tables:
@@ -246,18 +250,22 @@ def _losses(request: CalibrateRequest, recipe: Recipe, *, ranked: bool) -> LossS
     )
 
 
-def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
-    """Return the settings of training; weights of a finer grid move by as much less.
+def _weight_rate(request: CalibrateRequest, recipe: Recipe, *, by_layer: bool) -> float:
+    """Return the learning rate of weights; those of a finer grid move by as much less.
 
-    With a budget few layers have the bits of `--bits`, so each goes by its own.
+    By layer, it is that of 4 bits: training goes by the bits of each layer.
     """
-    what = request.train or Train.WEIGHTS_AND_STEPS
-    by_layer = request.budget is not None
     share = 1.0 if by_layer else fineness(Bits.parse(request.bits).weights)
+    return request.weight_rate or recipe.weight_rate * share
+
+
+def _training(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
+    what = request.train or Train.WEIGHTS_AND_STEPS
+    by_layer = request.budget is not None  # with it few layers have the bits of `--bits`
     return TrainSpec(
         what=what,
         rank=(request.rank or RANK) if what is Train.LOW_RANK else None,
-        weight_rate=request.weight_rate or recipe.weight_rate * share,
+        weight_rate=_weight_rate(request, recipe, by_layer=by_layer),
         rate_by_layer=by_layer or None,
         step_rate=request.step_rate or recipe.step_rate,
         accumulate=request.accumulate or 1,

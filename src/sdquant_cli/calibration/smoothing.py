@@ -35,13 +35,15 @@ def find_smoothings(
     Layers that read the same tensor, as q, k and v do, have the same one, so that they read the same rounded
     values. One run of the network shows every layer its input.
     """
-    layers = {name: network.get_submodule(name) for name in bits}
-    searched = {name: layer for name, layer in layers.items() if isinstance(layer, Layer)}
+    layers: dict[str, Layer] = {}
+    for name in bits:
+        if isinstance(layer := network.get_submodule(name), Layer):
+            layers[name] = layer
     picks = torch.linspace(0, len(items) - 1, min(LATENTS, len(items))).round().long()
     batch = items.batch(picks, next(network.parameters()).device)
-    with events.task("smoothing", len(searched), "layer") as task:
-        search = _Search(searched, bits, form, task.advance)
-        with watching_inputs(searched, search.see):
+    with events.task("smoothing", len(layers), "layer") as task:
+        search = _Search(layers, bits, form, task.advance)
+        with watching_inputs(layers, search.see):
             prediction(network, batch)
         search.finish()
     return search.found
@@ -69,34 +71,42 @@ class _Search:
     def finish(self) -> None:
         """Find the smoothing of the layers that ran last."""
         if self._input is not None:
-            best = self._best(self._input.float(), {name: self.layers[name] for name in self._names})
+            best = self._best(self._input.float())
             self.found |= dict.fromkeys(self._names, best.cpu())
             self.advance(len(self._names))
         self._input, self._names = None, []
 
-    def _best(self, x: Tensor, layers: Mapping[str, Layer]) -> Tensor:
-        """Return the smoothing with the least relative error of all layers' outputs."""
-        first = next(iter(layers.values()))
-        channels = first.weight.shape[1]
-        weights = torch.stack([channel_magnitudes(layer.weight, 1, channels) for layer in layers.values()])
-        inputs = channel_magnitudes(x, channels_axis(convolution_of(first)), channels)
-        exact = {name: _output(x, layer.weight.float(), layer) for name, layer in layers.items()}
-        smoothings = list(candidates(inputs, weights.amax(0)))
-        errors = []
-        for smoothing in smoothings:
-            outputs = [self._rounded_output(x, name, smoothing) for name in layers]
-            pairs = zip(outputs, exact.values(), strict=True)
-            errors.append(sum(relative_error([y], [expected]) for y, expected in pairs))
-        return smoothings[errors.index(min(errors))]
+    def _best(self, x: Tensor) -> Tensor:
+        """Return the smoothing with the least relative error of all layers' outputs, summed."""
+        expected: dict[str, Tensor] = {}
+        magnitudes: list[Tensor] = []  # of the channels of each weight
+        for name in self._names:
+            layer = self.layers[name]
+            magnitudes.append(channel_magnitudes(layer.weight, 1, layer.weight.shape[1]))
+            expected[name] = _output(x, layer.weight.float(), layer)
+        weights = torch.stack(magnitudes).amax(0)
+        inputs = channel_magnitudes(x, _axis(self.layers[self._names[0]]), len(weights))
+        best, least = torch.ones_like(weights), torch.inf
+        for smoothing in candidates(inputs, weights):
+            error = 0.0
+            for name, output in expected.items():
+                error += relative_error([self._rounded_output(x, name, smoothing)], [output])
+            if error < least:
+                best, least = smoothing, error
+        return best
 
     def _rounded_output(self, x: Tensor, name: str, smoothing: Tensor) -> Tensor:
         """Return a layer's output with smoothed input and weight rounded."""
         layer, (weight_grid, grid) = self.layers[name], self.form.grids(self.bits[name])
         weight = smoothed_weight(layer.weight.float(), smoothing)
         scale = weight_scales(weight, weight_grid, self.form.groups(weight.shape))
-        axis = channels_axis(convolution_of(layer))
-        x = _rounded_input(smoothed_input(x, smoothing, axis), axis if self.form.per_token else None, grid)
+        x = smoothed_input(x, smoothing, _axis(layer))
+        x = _rounded_input(x, _axis(layer) if self.form.per_token else None, grid)
         return _output(x, WeightQuantizer(scale, weight_grid).values(weight), layer)
+
+
+def _axis(layer: Layer) -> int:
+    return channels_axis(convolution_of(layer))
 
 
 def _rounded_input(x: Tensor, axis: int | None, grid: Grid) -> Tensor:

@@ -14,10 +14,11 @@ class TrainedZeroPoints:
     """The zero-points of all quantizers of a network that hold tables; `shares` are trained."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [m for m in network.modules() if isinstance(m, InputQuantizer) and len(m.activation_zero)]
         self._zeros: list[nn.Parameter] = []
         self._highest: list[Tensor] = []
-        for layer in layers:
+        for layer in network.modules():
+            if not (isinstance(layer, InputQuantizer) and len(layer.activation_zero)):
+                continue
             zero = layer.activation_zero = nn.Parameter(layer.activation_zero.clone())
             self._zeros.append(zero)
             highest = [layer.grid_of(row).high for row in range(len(zero))]

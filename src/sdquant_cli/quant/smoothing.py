@@ -23,7 +23,7 @@ def smoothed_input(x: Tensor, smoothing: Tensor | None, axis: int) -> Tensor:
         return x
     shape = [1] * x.dim()
     shape[axis] = x.shape[axis]
-    return x * smoothing.repeat(x.shape[axis] // len(smoothing)).view(shape)
+    return x * smoothing.to(x.device).repeat(x.shape[axis] // len(smoothing)).view(shape)
 
 
 def smoothed_weight(weight: Tensor, smoothing: Tensor | None) -> Tensor:

@@ -17,9 +17,32 @@ from .smoothing import smoothed_weight
 from .swap import swap
 from .weights import WeightQuantizer, dequantized_weight, storable, weight_scales
 
-BRANCH_FIELDS, BRANCH_DTYPE = ("branch_up", "branch_down"), "float16"
-SMOOTHING_FIELD, SMOOTHING_DTYPE = "smoothing", "float32"
-FIELDS = {"codes": "int8", "weight_step": "float32", "activation_step": "float32", "activation_zero": "int32"}
+BRANCH_FIELDS, SMOOTHING_FIELD = ("branch_up", "branch_down"), "smoothing"
+FIELDS = {  # the stored arrays and their dtypes; those of branches and smoothing if the format has them
+    "codes": "int8",
+    "weight_step": "float32",
+    "activation_step": "float32",
+    "activation_zero": "int32",
+    **dict.fromkeys(BRANCH_FIELDS, "float16"),
+    SMOOTHING_FIELD: "float32",
+}
+
+
+def stored_fields(form: NumberFormat) -> list[str]:
+    """Return the fields that a state of a format stores."""
+    absent = {*(() if form.branch_rank else BRANCH_FIELDS), *(() if form.smoothing else (SMOOTHING_FIELD,))}
+    return [field for field in FIELDS if field not in absent]
+
+
+def stored_values(shape: torch.Size, form: NumberFormat) -> dict[str, int]:
+    """Return how many values each field besides the tables holds for a weight (C_out,C_in,...)."""
+    return {
+        "codes": shape.numel(),
+        "weight_step": shape[0] * form.groups(shape),
+        "branch_up": shape[0] * form.rank(shape),
+        "branch_down": shape[1:].numel() * form.rank(shape),
+        SMOOTHING_FIELD: shape[1],
+    }
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,38 @@ class SavedLayer:
     activation_zero: Tensor  # as many zero-points, integers
     branch: Branch | None = None  # fp16
     smoothing: Tensor | None = None  # (C_in) multipliers of the input's channels
+
+    @classmethod
+    def of(cls, bits: Bits, shape: torch.Size, tensors: Mapping[str, Tensor]) -> "SavedLayer":
+        """Return the layer of a weight's shape and of tensors by field; an empty one is none."""
+        found = {field: tensor for field, tensor in tensors.items() if len(tensor)}
+        branch = None
+        if "branch_up" in found:
+            up = found["branch_up"].view(shape[0], -1)
+            branch = Branch(up, found["branch_down"].view(up.shape[1], *shape[1:]))
+        return cls(
+            bits,
+            tensors["codes"].view(shape),
+            tensors["weight_step"],
+            tensors["activation_step"],
+            tensors["activation_zero"],
+            branch,
+            found.get(SMOOTHING_FIELD),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors by field, without those that the layer does not have."""
+        found = {
+            "codes": self.codes,
+            "weight_step": self.weight_step,
+            "activation_step": self.activation_step,
+            "activation_zero": self.activation_zero,
+        }
+        if self.branch is not None:
+            found |= zip(BRANCH_FIELDS, self.branch, strict=True)
+        if self.smoothing is not None:
+            found[SMOOTHING_FIELD] = self.smoothing
+        return found
 
     def weight(self) -> Tensor:
         """Return the weight on its grid, fp32."""
@@ -82,64 +137,30 @@ def rounded_to_nearest(weight: Tensor, bits: Bits, form: NumberFormat) -> SavedL
 def state_to_arrays(state: State) -> dict[str, np.ndarray]:
     """Return flat arrays, one per field, offsets (layers + 1) and bits (layers, 2), in the state's order.
 
-    The factors of branches have arrays if there are any branches, and so have smoothings.
+    A field that no layer has has no array.
     """
-    arrays: dict[str, np.ndarray] = {}
+    layers, arrays = [layer.tensors() for layer in state.values()], {}
     for field, dtype in FIELDS.items():
-        _join(arrays, field, [getattr(layer, field) for layer in state.values()], dtype)
-    if any(layer.branch for layer in state.values()):
-        none = Branch(torch.empty(0), torch.empty(0))
-        branches = [layer.branch or none for layer in state.values()]
-        _join(arrays, "branch_up", [branch.up for branch in branches], BRANCH_DTYPE)
-        _join(arrays, "branch_down", [branch.down for branch in branches], BRANCH_DTYPE)
-    if any(layer.smoothing is not None for layer in state.values()):
-        smoothings = [layer.smoothing for layer in state.values()]
-        parts = [torch.empty(0) if smoothing is None else smoothing for smoothing in smoothings]
-        _join(arrays, SMOOTHING_FIELD, parts, SMOOTHING_DTYPE)
-    arrays["bits"] = np.array(
-        [[layer.bits.weights, layer.bits.activations] for layer in state.values()], dtype=np.int64
-    )
-    return arrays
-
-
-def _join(arrays: dict[str, np.ndarray], field: str, tensors: list[Tensor], dtype: str) -> None:
-    """Add the values of all tensors in one array, and where each begins."""
-    parts = [tensor.reshape(-1).numpy().astype(dtype, copy=False) for tensor in tensors]
-    arrays[field] = np.concatenate(parts)
-    arrays[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        if any(field in tensors for tensors in layers):
+            none = torch.empty(0)
+            parts = [tensors.get(field, none).reshape(-1).numpy() for tensors in layers]
+            arrays[field] = np.concatenate([part.astype(dtype, copy=False) for part in parts])
+            arrays[f"{field}_offset"] = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    bits = [[layer.bits.weights, layer.bits.activations] for layer in state.values()]
+    return arrays | {"bits": np.array(bits, dtype=np.int64)}
 
 
 def state_from_arrays(arrays: dict[str, np.ndarray], shapes: dict[str, torch.Size]) -> State:
     """Return the state of arrays that `state_to_arrays` made, from each weight's shape in the same order."""
-
-    def part(field: str, i: int) -> Tensor:
-        start, stop = arrays[f"{field}_offset"][i : i + 2]
-        return torch.from_numpy(np.array(arrays[field][start:stop]))
-
-    def branch(i: int, shape: torch.Size) -> Branch | None:
-        if "branch_up" not in arrays or not len(up := part("branch_up", i)):
-            return None
-        up = up.view(shape[0], -1)
-        return Branch(up, part("branch_down", i).view(up.shape[1], *shape[1:]))
-
-    def smoothing(i: int) -> Tensor | None:
-        if SMOOTHING_FIELD not in arrays:
-            return None
-        values = part(SMOOTHING_FIELD, i)
-        return values if len(values) else None
-
-    return {
-        name: SavedLayer(
-            Bits(*map(int, arrays["bits"][i])),
-            part("codes", i).view(shape),
-            part("weight_step", i),
-            part("activation_step", i),
-            part("activation_zero", i),
-            branch(i, shape),
-            smoothing(i),
-        )
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    state = {}
+    for i, (name, shape) in enumerate(shapes.items()):
+        tensors = {}
+        for field in FIELDS:
+            if field in arrays:
+                start, stop = arrays[f"{field}_offset"][i : i + 2]
+                tensors[field] = torch.from_numpy(np.array(arrays[field][start:stop]))
+        state[name] = SavedLayer.of(Bits(*map(int, arrays["bits"][i])), shape, tensors)
+    return state
 
 
 def restore(

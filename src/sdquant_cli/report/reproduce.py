@@ -65,7 +65,7 @@ _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
         "pictures": Only(None),
     },
     LossSpec: {},
-    TrainSpec: {},
+    TrainSpec: {"rate_by_layer": INHERITED},
     ReconstructSpec: {
         "mixed_inputs": INHERITED,
         "regulariser": INHERITED,

@@ -38,17 +38,7 @@ class Observe:
         cache = job.teacher.cache
         run = cache.run if cache else partial(prediction, network)
         passes = item_passes(inputs.items, run, inputs.device)
-        form, smoothings = NumberFormat.of(spec), {}
-        if spec.smoothing:
-            smoothings = find_smoothings(network, inputs.bits, form, inputs.items, job.events)
-        rules = QuantizerRules(
-            inputs.bits,
-            spec.tables or Tables.PER_STEP,
-            spec.ranges or Ranges.MIN_MAX,
-            relaxed_rows(spec.relax, len(rows.timesteps)),
-            form=form,
-            smoothings=smoothings,
-        )
+        rules = _rules(job)
         if cache and rules.form.per_token:
             _run_all(passes, job.events)
         states, unseen_rows = observe_and_initialise(layers, passes, rules, job.events)
@@ -57,6 +47,22 @@ class Observe:
         with_rows = sum(len(state.activation_step) > 1 for state in states.values())
         job.results.borrowed_rows = unseen_rows * with_rows
         return float(inputs.items.count) if cache or not rules.form.per_token else 0.0
+
+
+def _rules(job: Job) -> QuantizerRules:
+    """Return the rules of a job's first quantizers, with the smoothings of its layers."""
+    inputs, spec, student = job.inputs, job.spec, job.student
+    form, smoothings = NumberFormat.of(spec), {}
+    if spec.smoothing:
+        smoothings = find_smoothings(student.network, inputs.bits, form, inputs.items, job.events)
+    return QuantizerRules(
+        inputs.bits,
+        spec.tables or Tables.PER_STEP,
+        spec.ranges or Ranges.MIN_MAX,
+        relaxed_rows(spec.relax, len(student.rows.timesteps)),
+        form=form,
+        smoothings=smoothings,
+    )
 
 
 def _run_all(passes: Passes, events: Events) -> None:
