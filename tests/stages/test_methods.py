@@ -173,6 +173,12 @@ def test_smoothed_inputs_have_tables_too(sampled, words):
     assert np.abs(drawn[0] - drawn[1]).mean() < 1
 
 
+def test_a_branch_that_would_shrink_no_layer_is_named_and_left_out(sampled):
+    told = sampled("calibrate", "--branch-rank", 5000, "--iterations", 0, "--json")
+    assert f"--branch-rank 5000: {LAYERS} layers that a branch would not make smaller" in told.stderr
+    sampled(*DRAW)
+
+
 def test_softmax_bits_alone_are_refused(sampled):
     told = sampled("calibrate", "--softmax-bits", 8, code=2).stderr
     assert "--softmax-bits 8: has no effect without --attention-bits" in told
