@@ -40,3 +40,53 @@ def test_iterations_and_rankings_are_for_methods_that_use_them():
 def test_unknown_methods_are_refused():
     with pytest.raises(UsageProblem, match="--methods nobody: expected all or some of"):
         rows(methods=("rtn", "nobody"))
+
+
+def test_options_about_numbers_apply_to_every_row():
+    shared = {"mixed": False, "activations": "token", "group_size": 16, "budget": "4.5", "smoothing": True}
+    for row in rows(methods=("rtn", "pcr", "serial-to-parallel"), bits=("w4a8",), **shared):
+        if row.refused is None:
+            assert row.calibrate.model_dump().items() >= {**shared, "activations": "token"}.items()
+            assert row.sensitivity.measure == "sqnr"
+        else:
+            assert row.calibrate.method == "pcr"
+
+
+def test_without_them_each_method_has_its_own():
+    for row in rows(bits=("w4a8",)):
+        assert row.calibrate.mixed == METHODS[row.calibrate.method].mixed
+        assert row.calibrate.activations is None
+        assert row.refused is None
+
+
+def test_a_row_that_cannot_have_them_is_refused_and_the_others_are_not():
+    nearest, single = rows(methods=("rtn", "eda-dm"), bits=("w4a8",), relax="last")
+    assert nearest.refused is None
+    assert single.refused == "--relax: has no effect with --tables single; it widens the rows of single steps"
+
+
+def test_a_row_may_have_options_of_its_own():
+    methods = ("serial", "serial --train low-rank --rank 8 --no-mixed", "serial --guided-weight 1")
+    plain, low_rank, guided = rows(methods=methods, bits=("w4a8",), mixed=True)
+    assert (plain.calibrate.mixed, low_rank.calibrate.mixed) == (True, False)
+    assert (low_rank.calibrate.train, low_rank.calibrate.rank) == ("low-rank", 8)
+    assert guided.calibrate.guided_weight == 1
+    assert guided.name == "serial --guided-weight 1 w4a8"
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ("serial --speed 3", "--methods serial --speed 3: --speed is no option of calibrate for a row"),
+        ("serial --bits w8a8", "--bits is no option of calibrate for a row"),
+        ("serial --no-rank", "--no-rank is no option of calibrate for a row"),
+        ("serial --rank", "--methods serial --rank: --rank needs a value"),
+        ("serial --rank many", "--methods serial --rank many: --rank many: "),
+        ("rtn --train steps", "--train: is not supported by --method rtn"),
+        ("serial 'low", "--methods serial 'low: No closing quotation"),
+    ],
+)
+def test_options_of_a_row_that_cannot_be_are_one_line(row, line):
+    with pytest.raises(UsageProblem) as told:
+        rows(methods=(row,), bits=("w4a8",))
+    assert line in str(told.value)

@@ -60,6 +60,18 @@ STATE = {"--state": ("quant-state/x", "quant-state/x", None)}
 WEIGHTS = {"--weights-dir": ("w", Path("w"), None)}
 DOWNLOAD = {"--download": (None, True, None)}
 
+NUMBERS = {  # of `calibrate`, and of every row of `leaderboard`
+    "--full-range": (None, True, "QuantStateSpec.full_range"),
+    "--no-full-range": (None, False, None),
+    "--group-size": ("16", 16, "QuantStateSpec.group_size"),
+    "--branch-rank": ("4", 4, "QuantStateSpec.branch_rank"),
+    "--activations": ("token", Activations.TOKEN, "QuantStateSpec.activations"),
+    "--tables": ("single", Tables.SINGLE, "QuantStateSpec.tables"),
+    "--ranges": ("l2.4", Ranges.L24, "QuantStateSpec.ranges"),
+    "--relax": ("first", Relax.FIRST, "QuantStateSpec.relax"),
+    "--smoothing": (None, True, "QuantStateSpec.smoothing"),
+    "--no-smoothing": (None, False, "QuantStateSpec.smoothing"),
+}
 FLAGS = {
     "sample": {
         **PROMPTS,
@@ -91,18 +103,9 @@ FLAGS = {
         "--mixed": (None, True, "QuantStateSpec.mixed"),
         "--no-mixed": (None, False, None),
         "--budget": ("3mb", "3MB", "QuantStateSpec.budget"),
-        "--full-range": (None, True, "QuantStateSpec.full_range"),
-        "--no-full-range": (None, False, None),
-        "--group-size": ("16", 16, "QuantStateSpec.group_size"),
-        "--branch-rank": ("4", 4, "QuantStateSpec.branch_rank"),
-        "--activations": ("token", Activations.TOKEN, "QuantStateSpec.activations"),
-        "--tables": ("single", Tables.SINGLE, "QuantStateSpec.tables"),
-        "--ranges": ("l2.4", Ranges.L24, "QuantStateSpec.ranges"),
-        "--relax": ("first", Relax.FIRST, "QuantStateSpec.relax"),
+        **NUMBERS,
         "--split-shortcuts": (None, True, "QuantStateSpec.split_shortcuts"),
         "--no-split-shortcuts": (None, False, "QuantStateSpec.split_shortcuts"),
-        "--smoothing": (None, True, "QuantStateSpec.smoothing"),
-        "--no-smoothing": (None, False, "QuantStateSpec.smoothing"),
         "--attention-bits": ("8", 8, "QuantStateSpec.attention_bits"),
         "--softmax-bits": ("8", 8, "QuantStateSpec.softmax_bits"),
         "--time-path": ("quantized", TimePath.QUANTIZED, None),
@@ -184,6 +187,10 @@ FLAGS = {
     },
     "leaderboard": {
         **PROMPTS,
+        **{flag: (word, value, None) for flag, (word, value, _) in NUMBERS.items()},
+        "--mixed": (None, True, None),
+        "--no-mixed": (None, False, None),
+        "--budget": ("3mb", "3MB", None),
         "--methods": ("rtn, pcr", ("rtn", "pcr"), None),
         "--bits": ("w8a8, W4A8", ("w8a8", "w4a8"), None),
         "--test-prompts": ("t.txt", Path("t.txt"), None),

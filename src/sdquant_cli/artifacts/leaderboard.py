@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..calibration.resolve import choices_in_words
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.catalog import CATALOG
 from ..metrics.scores import paired_difference
@@ -56,7 +57,7 @@ def store_leaderboard(
 
 
 def _rows(workspace: Workspace, metrics: Mapping[str, Metrics]) -> tuple[LeaderboardRow, ...]:
-    rows = {name: _row(workspace, artifact) for name, artifact in metrics.items()}
+    rows = {name: _row(workspace, name, artifact) for name, artifact in metrics.items()}
     finished = []
     for name, row in rows.items():
         rivals = [other for other in rows if rows[other].bits == row.bits]
@@ -82,12 +83,12 @@ def _paired_differences(metrics: Metrics, best: Metrics) -> dict[str, MetricSumm
     return differences
 
 
-def _row(workspace: Workspace, metrics: Metrics) -> LeaderboardRow:
+def _row(workspace: Workspace, name: str, metrics: Metrics) -> LeaderboardRow:
     state = workspace.input(QuantState, workspace.input(Images, metrics, "images"), "state")
     latents = workspace.input(Latents, state, "latents")
     cost = state.manifest.provenance
     return LeaderboardRow(
-        method=state.spec.method,
+        method=name.removesuffix(f" {state.spec.bits}"),
         bits=state.spec.bits,
         metrics=metrics.facts.metrics,
         latents=latents.facts.latents,
@@ -97,4 +98,5 @@ def _row(workspace: Workspace, metrics: Metrics) -> LeaderboardRow:
         peak_memory=cost.peak_memory,
         average_bits=state.facts.average_bits[WEIGHT_BITS],
         activation_bits=state.facts.average_bits[ACTIVATION_BITS],
+        choices=tuple(choices_in_words(state.spec)),
     )

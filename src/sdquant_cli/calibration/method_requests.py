@@ -1,9 +1,19 @@
-"""The requests of all stages that run one published method at one number of bits."""
+"""The requests of all stages that run one published method at one number of bits.
+
+What a leaderboard says about numbers applies to every row, and the options after a method's name to that row
+alone. A row whose method cannot take what all are to have is refused, and the others run.
+"""
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from ..errors import UsageProblem
+from ..options.base import first_problem
+from ..options.calibration import NumberOptions
+from ..options.option import flags_of
 from ..options.requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -13,6 +23,7 @@ from ..options.requests import (
     SensitivityRequest,
     SettingRequest,
 )
+from ..types import Measure
 from .recipe import Recipe
 from .recipes.published import METHODS
 from .resolve import reads_ranking, recipe_of
@@ -25,59 +36,108 @@ RANKED_LATENTS = 256  # that a sensitivity ranking is measured on
 class MethodRequests:
     """The request of each stage, in order."""
 
+    label: str  # the method and its own options, as they are typed
     sample: SampleRequest
     sensitivity: SensitivityRequest | None  # None: the method does not use a ranking
     calibrate: CalibrateRequest
     generate: GenerateRequest  # without the state
     evaluate: EvaluateRequest  # without the images
+    refused: str | None = None  # why the method cannot be run with what all rows are to have
 
     @property
     def name(self) -> str:
-        """Method and bits, as in "rtn w4a8"."""
-        return f"{self.calibrate.method} {self.calibrate.bits}"
+        """Label and bits, as in "rtn w4a8"."""
+        return f"{self.label} {self.calibrate.bits}"
 
     @property
     def stages(self) -> list[str]:
         """The stages that run, in order."""
-        return [stage.name for stage in dataclasses.fields(self) if getattr(self, stage.name)]
+        stages = ("sample", "sensitivity", "calibrate", "generate", "evaluate")
+        return [stage for stage in stages if getattr(self, stage)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A method and the options of its own row."""
+
+    label: str
+    recipe: Recipe
+    options: dict[str, object]
 
 
 def method_requests(request: LeaderboardRequest, steps: int) -> list[MethodRequests]:
     """Return the requests of a leaderboard's rows, by bits, then by method, without repeats.
 
-    `steps` are those of the setting. Raises UsageProblem for an unknown method, or options that it refuses.
+    `steps` are those of the setting. Raises UsageProblem for an unknown method, or for options of a row's own
+    that it refuses.
     """
-    recipes = _recipes(request.methods)
     rows = []
     for bits in dict.fromkeys(request.bits):
-        for recipe in recipes:
-            rows.append(_requests(request, recipe, bits, steps))
+        for row in _rows(request.methods):
+            rows.append(_requests(request, row, bits, steps))
     return rows
 
 
-def _recipes(names: tuple[str, ...]) -> list[Recipe]:
-    if names == (ALL,):
-        return list(METHODS.values())
-    if unknown := [name for name in names if name not in METHODS]:
-        raise UsageProblem(f"--methods {', '.join(unknown)}: expected {ALL} or some of {', '.join(METHODS)}")
-    return [METHODS[name] for name in dict.fromkeys(names)]
+def _rows(texts: tuple[str, ...]) -> list[_Row]:
+    rows = []
+    for text in METHODS if texts == (ALL,) else dict.fromkeys(texts):
+        name, *words = _split(text) or [""]
+        if name not in METHODS:
+            raise UsageProblem(f"--methods {text}: expected {ALL} or some of {', '.join(METHODS)}")
+        rows.append(_Row(text, METHODS[name], _own_options(text, words)))
+    return rows
 
 
-def _requests(request: LeaderboardRequest, recipe: Recipe, bits: str, steps: int) -> MethodRequests:
-    device = request.device
-    calibrate = CalibrateRequest(
-        method=recipe.name,
-        bits=bits,
-        mixed=recipe.mixed,
-        iterations=request.iterations if recipe.trains else None,
-        forwards=request.forwards if recipe.trains else None,
-        device=device,
-    )
-    recipe_of(calibrate)  # raises what the row would fail on
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageProblem(f"--methods {text}: {error}") from None
+
+
+def _own_options(text: str, words: list[str]) -> dict[str, object]:
+    """Return the fields of a CalibrateRequest that options after a method's name set."""
+    flags = {}
+    for flag in flags_of(CalibrateRequest.model_fields, CalibrateRequest.without_flag):
+        if flag.name not in ("method", "bits"):
+            flags[flag.spelling] = flag
+    options: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        found = flags.get(word) or flags.get(word.replace("--no-", "--", 1))
+        if found is None or (found.spelling != word and not found.option.negative):
+            raise UsageProblem(f"--methods {text}: {word} is no option of calibrate for a row")
+        if found.is_switch:
+            options[found.name] = str(found.spelling == word)
+        elif (value := next(rest, None)) is not None:
+            options[found.name] = value
+        else:
+            raise UsageProblem(f"--methods {text}: {word} needs a value")
+    try:
+        return CalibrateRequest.model_validate_strings(options).model_dump(include=set(options))
+    except ValidationError as error:
+        (name, *_), value, reason = first_problem(error)
+        raise UsageProblem(f"--methods {text}: --{name.replace('_', '-')} {value}: {reason}") from None
+
+
+def _requests(request: LeaderboardRequest, row: _Row, bits: str, steps: int) -> MethodRequests:
+    device, recipe = request.device, row.recipe
+    shared = _shared_options(request, recipe)
+    own = {"method": recipe.name, "bits": bits, **row.options}
+    calibrate = CalibrateRequest.model_validate({**shared, **own, "device": device})
+    refused = None
+    try:
+        recipe_of(calibrate)
+    except UsageProblem as error:
+        recipe_of(CalibrateRequest.model_validate(own))  # raises what the row itself would fail on
+        refused = str(error)
     ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
+    if calibrate.budget:
+        ranking = SensitivityRequest(measure=Measure.SQNR, bits=bits, device=device)
     return MethodRequests(
+        label=row.label,
         sample=_sample_request(request, recipe, steps),
-        sensitivity=ranking if reads_ranking(calibrate, recipe) else None,
+        sensitivity=ranking if refused is None and reads_ranking(calibrate, recipe) else None,
         calibrate=calibrate,
         generate=GenerateRequest(
             prompts=request.test_prompts,
@@ -88,7 +148,17 @@ def _requests(request: LeaderboardRequest, recipe: Recipe, bits: str, steps: int
             device=device,
         ),
         evaluate=EvaluateRequest(weights_dir=request.weights_dir, device=device),
+        refused=refused,
     )
+
+
+def _shared_options(request: LeaderboardRequest, recipe: Recipe) -> dict[str, object]:
+    """Return what all rows are to have, as fields of a CalibrateRequest; iterations if a method trains."""
+    options: dict[str, object] = {"mixed": recipe.mixed if request.mixed is None else request.mixed}
+    trained = ("iterations", "forwards") if recipe.trains else ()
+    for name in (*NumberOptions.model_fields, "budget", *trained):
+        options[name] = getattr(request, name)
+    return options
 
 
 def _sample_request(request: LeaderboardRequest, recipe: Recipe, steps: int) -> SampleRequest:

@@ -141,6 +141,30 @@ def spec_of(
     )
 
 
+def choices_in_words(spec: QuantStateSpec) -> list[str]:
+    """Return what decides a state's numbers and training, besides its bits, a phrase each."""
+    per_token = spec.activations is Activations.TOKEN
+    trained = spec.train.what if spec.train else Train.WEIGHTS_AND_STEPS
+    choices = {
+        "mixed precision": spec.mixed,
+        f"budget {spec.budget}": spec.budget,
+        "all codes": spec.full_range,
+        "codes symmetric about zero": not spec.full_range,
+        f"groups of {spec.group_size}": spec.group_size,
+        f"branches of rank {spec.branch_rank}": spec.branch_rank,
+        "scales per token": per_token,
+        f"{spec.tables} tables, {spec.ranges}": not per_token,
+        f"10 bits in the {spec.relax} timesteps": spec.relax,
+        "channels scaled": spec.smoothing,
+        "shortcuts split": spec.split_shortcuts,
+        f"ends at least {spec.edges}": spec.edges,
+        "output corrected": spec.correction,
+        f"losses: {losses_in_words(spec)}": True,
+        f"trains {trained}": trained is not Train.WEIGHTS_AND_STEPS,
+    }
+    return [phrase for phrase, holds in choices.items() if holds]
+
+
 def losses_in_words(spec: QuantStateSpec) -> str:
     """Return the names of the losses that have a weight."""
     if spec.reconstruct:

@@ -144,6 +144,7 @@ class LeaderboardRow(Frozen):
     peak_memory: int | None = None  # bytes
     average_bits: float  # of a weight, by parameters
     activation_bits: float | None = None  # mean over layers and timesteps
+    choices: tuple[str, ...] = ()  # that decide its numbers and training, in words
 
 
 class LeaderboardFacts(Frozen):

@@ -197,3 +197,4 @@ class LeaderboardSpec(Spec):
     kind: ClassVar[Kind] = Kind.LEADERBOARD
     rows: tuple[str, ...]  # method and bits, such as "rtn w4a8", in the order asked for
     failed: dict[str, str]  # why a row has no metrics, by row
+    refused: dict[str, str] = {}  # why a row was not run, by row

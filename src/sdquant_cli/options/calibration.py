@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..types import Activations, Dtype, Ranges, Relax, Tables, TimePath, Train
-from .base import MODEL, SettingRequest
+from .base import MODEL, Fields, SettingRequest
 from .option import Needs, Option, Panel
 from .values import (
     BitsText,
@@ -22,38 +22,9 @@ from .values import (
 )
 
 
-class CalibrateRequest(SettingRequest):
-    """Options of `calibrate`. None: as the method has it; the method must support what is set."""
+class NumberOptions(Fields):
+    """Options that say how weights and activations are held, whatever the method. None: as it has them."""
 
-    without_flag = MODEL | {"dtype"}
-
-    method: Annotated[
-        str,
-        Option(
-            "Calibration method: serial-to-parallel, serial, parallel, eda-dm, pqd, q-diffusion, ptq4dm, pcr "
-            "or rtn.",
-            spec="QuantStateSpec.method",
-        ),
-    ] = "serial-to-parallel"
-    bits: Annotated[
-        BitsText, Option("Bits of weights and activations, such as w4a8.", spec="QuantStateSpec.bits")
-    ] = "w4a8"
-    mixed: Annotated[
-        Switch,
-        Option(
-            "Give more bits to the 5% most sensitive layers and fewer to the 5% least sensitive.",
-            spec="QuantStateSpec.mixed",
-            negative=True,
-        ),
-    ] = False
-    budget: Annotated[
-        BudgetText | None,
-        Option(
-            "Choose each layer's weight bits so that all weights fit: average bits (4.25) or bytes (3MB).",
-            Panel.BITS,
-            "QuantStateSpec.budget",
-        ),
-    ] = None
     full_range: Annotated[
         Switch,
         Option(
@@ -117,15 +88,6 @@ class CalibrateRequest(SettingRequest):
             unset=Relax.NONE,
         ),
     ] = None
-    split_shortcuts: Annotated[
-        Switch | None,
-        Option(
-            "Quantize the two halves of concatenated skip inputs separately (Q-Diffusion).",
-            Panel.ACTIVATIONS,
-            "QuantStateSpec.split_shortcuts",
-            negative=True,
-        ),
-    ] = None
     smoothing: Annotated[
         Switch | None,
         Option(
@@ -133,6 +95,49 @@ class CalibrateRequest(SettingRequest):
             "better (SmoothQuant). Default: set by --method.",
             Panel.ACTIVATIONS,
             "QuantStateSpec.smoothing",
+            negative=True,
+        ),
+    ] = None
+
+
+class CalibrateRequest(SettingRequest, NumberOptions):
+    """Options of `calibrate`. None: as the method has it; the method must support what is set."""
+
+    without_flag = MODEL | {"dtype"}
+
+    method: Annotated[
+        str,
+        Option(
+            "Calibration method: serial-to-parallel, serial, parallel, eda-dm, pqd, q-diffusion, ptq4dm, pcr "
+            "or rtn.",
+            spec="QuantStateSpec.method",
+        ),
+    ] = "serial-to-parallel"
+    bits: Annotated[
+        BitsText, Option("Bits of weights and activations, such as w4a8.", spec="QuantStateSpec.bits")
+    ] = "w4a8"
+    mixed: Annotated[
+        Switch,
+        Option(
+            "Give more bits to the 5% most sensitive layers and fewer to the 5% least sensitive.",
+            spec="QuantStateSpec.mixed",
+            negative=True,
+        ),
+    ] = False
+    budget: Annotated[
+        BudgetText | None,
+        Option(
+            "Choose each layer's weight bits so that all weights fit: average bits (4.25) or bytes (3MB).",
+            Panel.BITS,
+            "QuantStateSpec.budget",
+        ),
+    ] = None
+    split_shortcuts: Annotated[
+        Switch | None,
+        Option(
+            "Quantize the two halves of concatenated skip inputs separately (Q-Diffusion).",
+            Panel.ACTIVATIONS,
+            "QuantStateSpec.split_shortcuts",
             negative=True,
         ),
     ] = None

@@ -7,7 +7,7 @@ Standard library only.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -72,6 +72,12 @@ class Flag:
     def spelling(self) -> str:
         """The name as it is typed: `--batch-size`, or `NAME` for an argument."""
         return self.name.upper() if self.option.argument else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it stands alone, without a value."""
+        kinds = (self.annotation, *get_args(self.annotation))
+        return any(kind is bool or get_args(kind)[:1] == (bool,) for kind in kinds)
 
     def words(self, value: object) -> list[str]:
         """Return the words of a command line that give the option this value; none for an unset one."""

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from ..types import Engine, ExportFormat, Measure, Select, StepMatch
 from .base import MODEL, SCHEDULE, SIZE, Fields, Request, SettingRequest, first_problem
-from .calibration import CalibrateRequest
+from .calibration import CalibrateRequest, NumberOptions
 from .option import Option, Panel
 from .values import (
     BitsText,
+    BudgetText,
     ColumnText,
     Cost,
     Count,
@@ -289,11 +290,16 @@ class EvaluateRequest(Request):
     download: Download = False
 
 
-class LeaderboardRequest(SettingRequest):
-    """Options of `leaderboard`."""
+class LeaderboardRequest(SettingRequest, NumberOptions):
+    """Options of `leaderboard`; those about numbers apply to every row."""
 
     methods: Annotated[
-        tuple[str, ...], Option("Methods of calibrate, separated by commas, or all.", commas=True)
+        tuple[str, ...],
+        Option(
+            "Methods of calibrate, separated by commas, or all. Options of calibrate after a method are that "
+            'row\'s own, as in "serial --train weights+steps".',
+            commas=True,
+        ),
     ] = ("all",)
     bits: Annotated[
         tuple[BitsText, ...], Option("Bits of weights and activations, separated by commas.", commas=True)
@@ -309,6 +315,16 @@ class LeaderboardRequest(SettingRequest):
     )
     limit: Annotated[Count, Option("Images to draw per row.")] = 256
     seed: Annotated[Seed, Option("Random seed of the images; latents have seed 0.")] = 1000
+    mixed: Annotated[
+        Switch | None,
+        Option(
+            "Mixed precision in every row, or in none. Default: set by the method.", Panel.BITS, negative=True
+        ),
+    ] = None
+    budget: Annotated[
+        BudgetText | None,
+        Option("Budget of weight bits in every row, as with calibrate: 4.25 or 3MB.", Panel.BITS),
+    ] = None
     iterations: Annotated[
         NonNegative | None,
         Option("Training iterations of every method that trains. Default: the method's own.", Panel.TRAINING),

@@ -42,15 +42,15 @@ class Table:
 
     columns: tuple[Column, ...]
     lines: tuple[TableRow, ...]
-    failed: dict[str, str]  # method and bits -> why there are no numbers
+    missing: dict[str, str]  # method and bits -> why there are no numbers
     baselines: tuple[TableRow, ...]
 
     def plain(self) -> tuple[list[str], list[list[str]]]:
-        """Return headings and rows as text; a failed row has its reason in the first column of numbers."""
+        """Return headings and rows as text; one without numbers has the reason in their first column."""
         rows = [line.words for line in self.lines]
-        for name, reason in self.failed.items():
+        for name, reason in self.missing.items():
             method, bits = name.rsplit(" ", 1)
-            rows.append([method, bits, f"failed: {reason}", *[""] * (len(self.columns) - 1)])
+            rows.append([method, bits, reason, *[""] * (len(self.columns) - 1)])
         rows += [line.words for line in self.baselines]
         return ["method", "bits", *(column.heading for column in self.columns)], rows
 

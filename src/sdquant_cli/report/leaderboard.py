@@ -33,6 +33,7 @@ COSTS = (
     "weight bits",
     "activation bits",
 )
+DIFFERS = "chosen by the row"
 PICTURE_BYTES = 8_000_000  # of data URIs
 FLOATING_POINT = "floating point"
 NOT_IN_COMMAND = ("output", "markdown", "pictures", "device", "weights_dir")  # they change no number
@@ -42,22 +43,32 @@ NOT_IN_COMMAND = ("output", "markdown", "pictures", "device", "weights_dir")  # 
 
 
 def table(spec: LeaderboardSpec, facts: LeaderboardFacts) -> Table:
-    """Return all rows: within equal bits the closest to FP first, those that failed last."""
+    """Return all rows: within equal bits the closest to FP first, those without numbers last."""
     metrics = _shown_metrics(facts.metrics)
     columns: list[Column] = []
     for metric in metrics:
         columns += _columns(metric)
-    columns += map(Column, COSTS)
+    columns += map(Column, (*COSTS, DIFFERS))
+    common = common_choices(facts)
     lines = []
     for row in ordered_rows(spec, facts):
         cells = _metric_cells(metrics, row.metrics, row.beside) + _cost_cells(row)
+        cells.append(Cell("; ".join(choice for choice in row.choices if choice not in common)))
         lines.append(TableRow(row.method, row.bits, tuple(cells)))
     baselines = []
     for name, summaries in (("other seed", facts.floor), ("self-baseline", facts.itself)):
         if summaries:
-            cells = _metric_cells(metrics, summaries, {}) + [Cell("")] * len(COSTS)
+            cells = _metric_cells(metrics, summaries, {}) + [Cell("")] * (len(COSTS) + 1)
             baselines.append(TableRow(f"{FLOATING_POINT}, {name}", "", tuple(cells)))
-    return Table(tuple(columns), tuple(lines), spec.failed, tuple(baselines))
+    missing = {name: f"failed: {reason}" for name, reason in spec.failed.items()}
+    missing |= {name: f"not run: {reason}" for name, reason in spec.refused.items()}
+    return Table(tuple(columns), tuple(lines), missing, tuple(baselines))
+
+
+def common_choices(facts: LeaderboardFacts) -> list[str]:
+    """Return the choices that all rows share, in their order."""
+    first, *others = facts.standings
+    return [choice for choice in first.choices if all(choice in row.choices for row in others)]
 
 
 def _shown_metrics(names: Sequence[str]) -> list[str]:
@@ -153,11 +164,15 @@ def make_board(spec: LeaderboardSpec, facts: LeaderboardFacts, shown: BoardImage
     strips, encoding = _strips(shown)
     methods = {}
     for row in facts.standings:
-        if row.method in METHODS:
-            methods[row.method] = METHODS[row.method].cites
+        name = row.method.split()[0]
+        if name in METHODS:
+            methods[name] = METHODS[name].cites
+    setting = dict(shown.setting)
+    if common := common_choices(facts):
+        setting["all rows"] = "; ".join(common)
     return Board(
         command=command,
-        setting=shown.setting,
+        setting=setting,
         images=facts.images,
         table=table(spec, facts),
         methods=methods,

@@ -34,6 +34,9 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
     failed: dict[str, SdquantError] = {}
     for row in rows:
         workspace.events.note(f"== {row.name}")
+        if row.refused:
+            workspace.events.warn(f"{row.name} is not run: {row.refused}")
+            continue
         try:
             *_, last = _run_stages(row, workspace)
         except SdquantError as error:
@@ -41,11 +44,12 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
             failed[row.name] = error
         else:
             metrics[row.name] = Metrics.of(last)
+    refused = {row.name: row.refused for row in rows if row.refused}
     if not metrics:
-        raise next(iter(failed.values()))
+        raise next(iter(failed.values()), UsageProblem("; ".join(refused.values())))
     reasons = {name: str(error) for name, error in failed.items()}
     workspace.announce(metrics)
-    spec = LeaderboardSpec(rows=tuple(row.name for row in rows), failed=reasons)
+    spec = LeaderboardSpec(rows=tuple(row.name for row in rows), failed=reasons, refused=refused)
     leaderboard = store_leaderboard(workspace, spec, metrics)
     _write_pages(request, leaderboard, _read_images(workspace, leaderboard, metrics, request.pictures))
     return leaderboard
@@ -62,7 +66,7 @@ def plan(request: LeaderboardRequest, workspace: Workspace) -> Plan:
     """Return for each row which stages have something to compute."""
     missing: dict[str, int | float | str] = {}
     for row in _rows(request, workspace):
-        missing[row.name] = _missing_stages(row, workspace.read_only())
+        missing[row.name] = row.refused or _missing_stages(row, workspace.read_only())
     return Plan("leaderboard", missing)
 
 
