@@ -227,3 +227,22 @@ def test_refusals(sdquant, words, tmp_path):
     assert "--test-prompts absent.txt: no such file" in told("--test-prompts", "absent.txt")
     assert f"--output {tmp_path}: is a folder, expected a file" in told("--output", tmp_path)
     assert not sdquant.store.exists()
+
+
+def test_a_row_of_its_own_options_and_one_that_cannot_have_what_all_have(folder, words, made, tmp_path):
+    pages = ("--output", tmp_path / "b.html", "--markdown", tmp_path / "b.md")
+    methods = ("--methods", "rtn,rtn --ranges min-max,eda-dm", "--relax", "last")
+    words = [word for word in words if word != "rtn,serial-to-parallel"]
+    words.remove("--methods")
+    done = made[0](*words, *methods, *pages)
+    assert "eda-dm w4a8 is not run: --relax: has no effect with --tables single" in done.stderr
+    text = (tmp_path / "b.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| w4a8 |" in line
+    ]
+    chosen = {row[0]: row[-1] for row in rows}
+    assert chosen["rtn"] == "per-step tables, mse"
+    assert chosen["rtn --ranges min-max"] == "per-step tables, min-max"
+    (refused,) = (row for row in rows if row[0] == "eda-dm")
+    assert refused[2].startswith("not run: --relax: has no effect")
+    assert "all rows all codes; 10 bits in the last timesteps; losses: none" in text

@@ -71,6 +71,8 @@ def method_requests(request: LeaderboardRequest, steps: int) -> list[MethodReque
     `steps` are those of the setting. Raises UsageProblem for an unknown method, or for options of a row's own
     that it refuses.
     """
+    if None not in (request.iterations, request.forwards):
+        raise UsageProblem("--forwards: replaces --iterations; leave one of them out")
     rows = []
     for bits in dict.fromkeys(request.bits):
         for row in _rows(request.methods):
@@ -79,13 +81,10 @@ def method_requests(request: LeaderboardRequest, steps: int) -> list[MethodReque
 
 
 def _rows(texts: tuple[str, ...]) -> list[_Row]:
-    rows = []
-    for text in METHODS if texts == (ALL,) else dict.fromkeys(texts):
-        name, *words = _split(text) or [""]
-        if name not in METHODS:
-            raise UsageProblem(f"--methods {text}: expected {ALL} or some of {', '.join(METHODS)}")
-        rows.append(_Row(text, METHODS[name], _own_options(text, words)))
-    return rows
+    words = {text: _split(text) for text in (METHODS if texts == (ALL,) else texts)}
+    if unknown := [text for text, parts in words.items() if not parts or parts[0] not in METHODS]:
+        raise UsageProblem(f"--methods {', '.join(unknown)}: expected {ALL} or some of {', '.join(METHODS)}")
+    return [_Row(text, METHODS[name], _own_options(text, own)) for text, (name, *own) in words.items()]
 
 
 def _split(text: str) -> list[str]:
