@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sdquant_cli.calibration import checkpoints
 from sdquant_cli.calibration.checkpoints import Scratch, resumable, run_from_last
 from sdquant_cli.calibration.selection import pilot
 from sdquant_cli.events import SILENT
@@ -49,8 +51,9 @@ def scratch_in(folder):
 
 
 @pytest.fixture
-def interrupted(tmp_path):
+def interrupted(tmp_path, monkeypatch):
     """A scratch folder with checkpoints of iterations 100 and 150."""
+    monkeypatch.setattr(checkpoints, "PACE", 0)
     scratch = scratch_in(tmp_path)
     training = Counting()
     training.stop_at = 170
@@ -143,3 +146,19 @@ def test_a_damaged_choice_of_steps_is_made_again(tmp_path, monkeypatch):
     assert pilot.choose(None, 3, None, tmp_path, heard) == ((3,), (1,), (4,))
     assert len(chosen) == 5
     assert len(heard.warnings) == 4
+
+
+def test_checkpoints_that_take_long_to_write_are_fewer(tmp_path, monkeypatch):
+    now, written = [0.0], []
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoints, "write", lambda path, _: (written.append(path.name), pass_by(now, 10.0)))
+    training = Counting()
+    training.iterations = 1000
+    usual = training.step
+    training.step = lambda: (usual(), pass_by(now, 1.0))
+    run_from_last(training, scratch_in(tmp_path))
+    assert written == ["00000050.pt", "00000250.pt", "00000450.pt", "00000650.pt", "00000850.pt"]
+
+
+def pass_by(now, seconds):
+    now[0] += seconds

@@ -6,9 +6,11 @@ from torch import nn
 
 from sdquant_cli.calibration.observer import (
     ENOUGH,
+    MOST,
     Observations,
     QuantizerRules,
     initial_states,
+    observed_latents,
     spread,
 )
 from sdquant_cli.types import Bits, Ranges, Tables
@@ -86,3 +88,15 @@ def test_a_searched_range_lies_within_the_observed_one():
     *_, wide = quantized(Bits(4, 4))
     *_, found = quantized(Bits(4, 4), ranges=Ranges.MSE)
     assert (found["out"].activation_step < wide["out"].activation_step).all()
+
+
+def test_of_many_latents_a_bounded_number_of_each_row_is_observed_evenly():
+    row = torch.tensor([0] * 10 + [2] * 300 + [0] * 5 + [1])
+    picks = observed_latents(row)
+    counts = torch.bincount(row[picks], minlength=3)
+    assert counts.tolist() == [15, 1, MOST]
+    assert torch.equal(picks, picks.unique())
+    of_two = picks[row[picks] == 2]
+    assert of_two[0] == 10
+    assert of_two.diff().max() <= 5
+    assert torch.equal(observed_latents(torch.arange(7)), torch.arange(7))

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from pydantic import ValidationError
 
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.calibration.resolve import recipe_of, spec_of
@@ -136,3 +137,43 @@ def test_iterations_follow_from_what_they_may_cost(fields, iterations):
     assert spec_of(request, recipe, 12, ranked=False, pictures=None).iterations == iterations
     with pytest.raises(UsageProblem, match="replaces --iterations"):
         recipe_of(CalibrateRequest(forwards=9600, iterations=5, **fields))
+
+
+def resolved(**flags):
+    request = CalibrateRequest(**flags)
+    return spec_of(request, recipe_of(request), 12, ranked=True, pictures=None)
+
+
+def test_the_first_and_the_last_layer_are_as_asked_for():
+    assert resolved().edges == "w8a16"
+    assert resolved(mixed=True).edges is None
+    assert resolved(mixed=True, edges="w8a8").edges == "w8a8"
+    assert resolved(edges="none").edges is None
+    with pytest.raises(ValidationError, match="expected"):
+        CalibrateRequest(edges="some")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        ({"method": "pcr"}, 5e-3),
+        ({"method": "pcr", "iterations": 250}, 2e-2),
+        ({"method": "pcr", "iterations": 4000}, 5e-3),
+        ({"method": "pcr", "iterations": 10}, 0.1),
+        ({"method": "pcr", "iterations": 250, "weight_rate": 1e-3}, 1e-3),
+        ({"method": "eda-dm"}, 3e-2),
+        ({"method": "eda-dm", "bits": "w8a8"}, 5e-4),
+        ({"method": "eda-dm", "bits": "w8a8", "iterations": 500}, 1e-3),
+    ],
+)
+def test_roundings_move_as_far_in_fewer_iterations(flags, rate):
+    assert resolved(**flags).reconstruct.weight_rate == pytest.approx(rate)
+
+
+def test_a_budget_in_forwards_has_the_rate_of_the_iterations_that_it_buys():
+    bought = resolved(method="pcr", forwards=5e4)
+    assert bought.reconstruct.weight_rate == pytest.approx(5e-3 * 1000 / bought.iterations)
+
+
+def test_the_parallel_pipeline_has_the_losses_that_it_was_published_with():
+    assert resolved(method="parallel").loss.blocks == 1

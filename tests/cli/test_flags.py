@@ -65,6 +65,7 @@ NUMBERS = {  # of `calibrate`, and of every row of `leaderboard`
     "--no-full-range": (None, False, None),
     "--group-size": ("16", 16, "QuantStateSpec.group_size"),
     "--branch-rank": ("4", 4, "QuantStateSpec.branch_rank"),
+    "--edges": ("W8A16", "w8a16", "QuantStateSpec.edges"),
     "--activations": ("token", Activations.TOKEN, "QuantStateSpec.activations"),
     "--tables": ("single", Tables.SINGLE, "QuantStateSpec.tables"),
     "--ranges": ("l2.4", Ranges.L24, "QuantStateSpec.ranges"),

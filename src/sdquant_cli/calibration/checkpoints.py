@@ -4,6 +4,7 @@ Each file is written whole, with its sha256. A damaged one is ignored with a war
 """
 
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from ..errors import EnvironmentProblem
 from ..events import Events
 from ..sealed import is_intact, remove_file, write_file
 
-EVERY = 50  # iterations; at most this much is done again after a kill
+EVERY = 50  # iterations between checkpoints, unless they take long to write
+PACE = 20  # times what it took to write the last one: the least time until the next
 KEPT = 2
 
 State = dict[str, Any]  # tensors, numbers, and dictionaries of them
@@ -84,16 +86,25 @@ def run_from_last(training: Trainable, scratch: Scratch) -> None:
     A checkpoint holds all that came before it, so that the last one alone is read.
     """
     _resume(training, scratch)
-    events = scratch.events
+    events, due = scratch.events, time.monotonic()
     with events.task("calibrating", training.iterations, "iteration", training.iteration) as task:
         while training.iteration < training.iterations:
             training.step()
             task.advance()
-            if training.iteration % EVERY == 0 and training.iteration < training.iterations:
-                scratch.save(f"{training.iteration:08d}.pt", training.state_dict())
-                for old in _checkpoints(scratch)[KEPT:]:
-                    remove_file(old)
+            is_last = training.iteration == training.iterations
+            if training.iteration % EVERY == 0 and not is_last and time.monotonic() >= due:
+                due = _checkpoint(training, scratch)
     training.finish()
+
+
+def _checkpoint(training: Trainable, scratch: Scratch) -> float:
+    """Write a checkpoint in place of the oldest; return the time, by the monotonic clock, of the next."""
+    began = time.monotonic()
+    scratch.save(f"{training.iteration:08d}.pt", training.state_dict())
+    for old in _checkpoints(scratch)[KEPT:]:
+        remove_file(old)
+    ended = time.monotonic()
+    return ended + PACE * (ended - began)
 
 
 def _resume(training: Trainable, scratch: Scratch) -> None:

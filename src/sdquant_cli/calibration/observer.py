@@ -30,6 +30,7 @@ from .items import Batch, Items
 
 VALUES = 2048  # kept for each layer and row: 100 MB for 258 layers and 50 rows
 ENOUGH = 16  # latents; a row with fewer pools its statistics with its neighbours
+MOST = 64  # latents of a row that are observed: 32 values of each then
 BATCH = 16  # latents of a pass; the ranges depend on it in the last bits, so that all observers share it
 END_OF_STEP = 0.02  # weight of a range's ends against the values of one timestep; of all timesteps: 1
 
@@ -113,17 +114,31 @@ def spread(values: Tensor, start: int, count: int) -> Tensor:
 class Passes:
     """Runs of a floating-point network that show each item to its layers once."""
 
-    row: Tensor  # (N) of each latent
+    row: Tensor  # (N) of each latent that is shown
     rows: int  # of the activation tables
     halves: int  # items of each latent
     count: int  # of runs
     runs: Iterable[tuple[Tensor, Callable[[], object]]]  # rows (M) of the items of a run, and the run
 
 
-def item_passes(items: Items, run: Callable[[Batch], object], device: torch.device) -> Passes:
-    """Return runs over all calibration items, batch by batch."""
-    runs = ((batch.row, partial(run, batch)) for batch in items.batches(BATCH, device))
-    return Passes(items.row, len(items.timesteps), items.halves, -(-len(items) // BATCH), runs)
+def item_passes(
+    items: Items, run: Callable[[Batch], object], device: torch.device, *, every: bool = False
+) -> Passes:
+    """Return runs over calibration items, batch by batch: of all latents there are, or `MOST` of each row."""
+    picks = torch.arange(len(items)) if every else observed_latents(items.row)
+    batches = (items.batch(part, device) for part in picks.split(BATCH))
+    runs = ((batch.row, partial(run, batch)) for batch in batches)
+    return Passes(items.row[picks], len(items.timesteps), items.halves, -(-len(picks) // BATCH), runs)
+
+
+def observed_latents(row: Tensor) -> Tensor:
+    """Return which of the latents at rows (N) are observed: at most `MOST` of each row, evenly chosen."""
+    chosen = []
+    for index in range(int(row.max()) + 1 if len(row) else 0):
+        own = (row == index).nonzero()[:, 0]
+        count = min(MOST, len(own))
+        chosen.append(own[torch.arange(count) * len(own) // max(count, 1)])
+    return torch.cat(chosen).sort().values if chosen else row.new_empty(0)
 
 
 @torch.no_grad()

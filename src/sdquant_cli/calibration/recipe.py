@@ -25,6 +25,7 @@ class Recipe:
     cites: str
     source: Callable[[BatchContext], Source] | None = None  # batches that train the network as a whole
     reconstruct: ReconstructSpec | None = None  # how its blocks are trained, one after the other
+    rate_at_8_bits: float | None = None  # of its rounding, where weights have 8 bits; None: the same
     data: Data = Data()
     activations: Activations = Activations.PER_STEP
     smoothing: bool = False  # of inputs whose scales are found at run time

@@ -7,12 +7,14 @@ from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
+from ..options.values import NONE
 from ..quant.grid import fineness
 from ..types import Activations, Bits, Dtype, Ranges, Relax, Tables, Train
 from .recipe import Recipe
 from .recipes.published import METHODS
 
 RANK = 32
+FASTEST = 0.1  # of AdaRound's alpha, which goes from about -2 to 2, in an update
 
 _SUPPORTS: dict[Needs, Callable[[Recipe], bool]] = {
     Needs.TRAINING: lambda recipe: recipe.trains,
@@ -133,7 +135,7 @@ def spec_of(
         loss=_losses(request, recipe, ranked=ranked) if trained else None,
         train=_training(request, recipe) if trained else None,
         pictures=pictures,
-        reconstruct=_reconstruction(request, recipe) if iterations > 0 else None,
+        reconstruct=_reconstruction(request, recipe, iterations) if iterations > 0 else None,
         split_shortcuts=_split_shortcuts(request, recipe),
         relax=_relax(request, recipe),
         edges=_edges(request, recipe),
@@ -237,7 +239,9 @@ def _split_shortcuts(request: CalibrateRequest, recipe: Recipe) -> bool | None:
 
 
 def _edges(request: CalibrateRequest, recipe: Recipe) -> str | None:
-    """Return the recipe's bits of the first and the last layer, unless the rule of --mixed decides."""
+    """Return the bits of the first and the last layer: the recipe's, unless the rule of --mixed decides."""
+    if request.edges is not None:
+        return None if request.edges == NONE else request.edges
     return str(recipe.edges) if recipe.edges and not request.mixed else None
 
 
@@ -250,16 +254,34 @@ def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:
     return None if relax is Relax.NONE else relax
 
 
-def _reconstruction(request: CalibrateRequest, recipe: Recipe) -> ReconstructSpec | None:
-    """Return the recipe's reconstruction, with the options of the request in place."""
+def _reconstruction(
+    request: CalibrateRequest, recipe: Recipe, iterations: int | None = None
+) -> ReconstructSpec | None:
+    """Return the recipe's reconstruction, with the options of the request in place.
+
+    Its rate is that of the recipe's iterations, or of `iterations` if they are known.
+    """
     if recipe.reconstruct is None:
         return None
-    changes = {}
+    rate = recipe.reconstruct.weight_rate
+    if recipe.rate_at_8_bits is not None and Bits.parse(request.bits).weights >= 8:
+        rate = recipe.rate_at_8_bits
+    shorter = recipe.iterations / iterations if iterations else 1.0
+    changes: dict[str, float] = {"weight_rate": _rounding_rate(rate, shorter)}
     for name in ("layer_weight", "drop", "weight_rate", "step_rate"):
         value = getattr(request, name)
         if value is not None:
             changes[name] = value
     return recipe.reconstruct.model_copy(update=changes)
+
+
+def _rounding_rate(rate: float, shorter: float) -> float:
+    """Return the rate of AdaRound where iterations are fewer by a factor than those that a rate is for.
+
+    All of them together then move as far: at the same rate most weights could not reach their other
+    neighbour. More iterations have the same rate.
+    """
+    return max(rate, min(rate * shorter, FASTEST))
 
 
 def _sensitive_weight(request: CalibrateRequest, recipe: Recipe) -> float:

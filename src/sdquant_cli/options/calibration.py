@@ -7,12 +7,14 @@ from ..types import Activations, Dtype, Ranges, Relax, Tables, TimePath, Train
 from .base import MODEL, Fields, SettingRequest
 from .option import Needs, Option, Panel
 from .values import (
+    NONE,
     BitsText,
     BitWidth,
     BudgetText,
     Cost,
     Count,
     Decay,
+    EdgesText,
     NonNegative,
     Positive,
     Seed,
@@ -49,6 +51,16 @@ class NumberOptions(Fields):
             "Default: none.",
             Panel.BITS,
             "QuantStateSpec.branch_rank",
+        ),
+    ] = None
+    edges: Annotated[
+        EdgesText | None,
+        Option(
+            "Least bits of the first and the last layer, such as w8a8, or none. Default: set by --method, "
+            "and none with --mixed.",
+            Panel.BITS,
+            "QuantStateSpec.edges",
+            unset=NONE,
         ),
     ] = None
     activations: Annotated[

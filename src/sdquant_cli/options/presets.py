@@ -16,6 +16,7 @@ _CALIBRATE = {
     "activations": Activations.PER_STEP,
     "relax": Relax.NONE,
     "full_range": False,
+    "block_weight": 0.0,
     "iterations": 10_000,
 }
 

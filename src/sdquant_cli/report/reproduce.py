@@ -61,7 +61,6 @@ _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
         "loss": INHERITED,
         "train": INHERITED,
         "reconstruct": INHERITED,
-        "edges": INHERITED,
         "pictures": Only(None),
     },
     LossSpec: {},

@@ -35,18 +35,23 @@ class Observe:
         if spec.attention_bits:
             open_attention(network)
         layers = {name: network.get_submodule(name) for name in inputs.bits}
-        cache = job.teacher.cache
-        run = cache.run if cache else partial(prediction, network)
-        passes = item_passes(inputs.items, run, inputs.device)
-        rules = _rules(job)
-        if cache and rules.form.per_token:
-            _run_all(passes, job.events)
+        rules, forwards = _rules(job), 0
+        passes = item_passes(inputs.items, partial(prediction, network), inputs.device)
+        if cache := job.teacher.cache:
+            answering = item_passes(inputs.items, cache.run, inputs.device, every=True)
+            forwards += inputs.items.count
+            if len(passes.row) < len(inputs.items) or rules.form.per_token:
+                _run_all(answering, job.events)
+            else:  # one run of each item serves both
+                passes, forwards = answering, 0
         states, unseen_rows = observe_and_initialise(layers, passes, rules, job.events)
         states = {name: state.to(inputs.device) for name, state in states.items()}
         swap(network, states, rows, weights_on_grid=False)
         with_rows = sum(len(state.activation_step) > 1 for state in states.values())
         job.results.borrowed_rows = unseen_rows * with_rows
-        return float(inputs.items.count) if cache or not rules.form.per_token else 0.0
+        if not rules.form.per_token:
+            forwards += inputs.items.halves * len(passes.row)
+        return float(forwards)
 
 
 def _rules(job: Job) -> QuantizerRules:

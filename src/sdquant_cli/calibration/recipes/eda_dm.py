@@ -24,6 +24,7 @@ RECIPE = Recipe(
         weight_rate=3e-2,
         step_rate=1e-4,
     ),
+    rate_at_8_bits=5e-4,
     data=Data(Select.DENSITY, prompts=256, per_prompt=1),
     tables=Tables.SINGLE,
     edges=Bits(8, 8),

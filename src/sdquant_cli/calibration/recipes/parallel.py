@@ -2,6 +2,8 @@
 
 Clean latents of pictures with their captions, noised to a random timestep of the schedule in every
 batch. The floating-point model draws the pictures itself, so that no data is needed, or a folder has them.
+BK-SDM's losses are on the true noise, the teacher's prediction and its blocks' outputs; here the first is
+absent.
 """
 
 from ..recipe import Recipe
@@ -12,4 +14,5 @@ RECIPE = Recipe(
     cites="Kim et al. 2023, BK-SDM; Li, Deng et al. 2024, section 4.1",
     source=NoisedPictures,
     needs_pictures=True,
+    block_weight=1.0,
 )
