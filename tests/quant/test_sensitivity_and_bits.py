@@ -10,6 +10,7 @@ from torch import nn
 
 from sdquant_cli.quant.allocate import (
     WIDTHS,
+    LayerBits,
     allocate,
     average_bits,
     extremes,
@@ -105,8 +106,22 @@ def test_mixed_bits_follow_the_table_for_any_bits():
 
 
 def test_average_bits_name_their_weighting():
-    found = average_bits({"a": Bits(8, 16), "b": Bits(4, 8)}, {"a": 1, "b": 3}, [16, 8.4])
-    assert found == {"weights, by layers": 6, "weights, by parameters": 5, "activations, by layers": 12.2}
+    layers = [
+        LayerBits(8, 16, weights=1, positions=30, inputs=10),
+        LayerBits(4, 8.4, weights=3, positions=10, inputs=30),
+    ]
+    expected = {
+        "weights, by layers": 6,
+        "weights, by parameters": 5,
+        "weights, by multiplications": 6,
+        "activations, by layers": 12.2,
+        "activations, by elements": 10.3,
+    }
+    assert average_bits(layers) == pytest.approx(expected)
+    layers.append(LayerBits(4, 8, weights=4, positions=5, inputs=40, extra=32, branch=2))
+    found = average_bits(layers)
+    assert found["weights with groups and branches, by parameters"] == (8 + 12 + 16 + 32) / 8
+    assert found["weights, by multiplications"] == (240 + 120 + 5 * (16 + 32)) / 80
 
 
 def costs(noises):

@@ -40,7 +40,7 @@ def calibrated(sdquant, *words):
 def test_every_trained_method_publishes_what_it_did(sampled, method):
     state = calibrated(sampled, "--method", method, *SHORT)
     assert state["spec"]["method"] == method
-    blocks = 1 if method == "serial-to-parallel" else 0
+    blocks = 0 if method == "serial" else 1
     assert state["spec"]["loss"] == {"sensitive": 1, "blocks": blocks, "guided": 0}
     assert len(state["facts"]["losses"]) == 1
     ends = {"conv_in": "w8a16", "conv_out": "w8a16"} if method == "serial-to-parallel" else {}

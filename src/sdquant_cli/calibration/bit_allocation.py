@@ -12,14 +12,16 @@ import numpy as np
 
 from ..errors import MissingArtifact, UsageProblem
 from ..events import Events
-from ..manifests import FrontierPoint, QuantStateSpec, SensitivityFacts, SensitivitySpec
+from ..manifests import FrontierPoint, QuantStateSpec, SensitivityFacts, SensitivitySpec, Setting
 from ..metrics.ratios import decibels
+from ..models.counts import LayerCount, layer_counts
 from ..models.load import Model
 from ..models.shortcuts import values_by_part
 from ..options.requests import CalibrateRequest
 from ..quant.allocate import (
     WIDTHS,
     Allocation,
+    LayerBits,
     allocate,
     average_bits,
     mixed_bits,
@@ -144,18 +146,36 @@ def by_split_layer(choice: Choice, model: Model) -> Choice:
 
 
 def mean_bits(
-    bits: Mapping[str, Bits], model: Model, rows: Mapping[str, int], spec: QuantStateSpec
+    bits: Mapping[str, Bits], model: Model, setting: Setting, rows: Mapping[str, int], spec: QuantStateSpec
 ) -> dict[str, float]:
     """Return the mean bits of all layers by named weightings; activations are a mean over rows too.
 
     `rows` is the number of rows of each layer's activation table.
     """
     relaxed = relaxed_rows(spec.relax, max(rows.values()))
-    activations = []
+    activations = {}
     for name, layer in bits.items():
-        activations.append(float(bits_of_rows(layer.activations, rows[name], relaxed).float().mean()))
-    parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
-    return average_bits(bits, parameters, activations, extra_bits(model, spec))
+        of_rows = bits_of_rows(layer.activations, rows[name], relaxed)
+        activations[name] = float(of_rows.float().mean())
+    counts, form = layer_counts(model, setting), NumberFormat.of(spec)
+    layers = []
+    for name, layer in bits.items():
+        layers.append(bits_of_layer(layer.weights, activations[name], counts[name], form))
+    return average_bits(layers)
+
+
+def bits_of_layer(weights: int, activations: float, count: LayerCount, form: NumberFormat) -> LayerBits:
+    """Return the bits of a layer of these counts, whose weight is held in a format."""
+    shape = count.weight_shape
+    return LayerBits(
+        weights,
+        activations,
+        shape.numel(),
+        count.positions,
+        count.inputs,
+        form.extra_bits(shape),
+        form.branch_weights(shape),
+    )
 
 
 def extra_bits(model: Model, spec: QuantStateSpec | CalibrateRequest) -> int:

@@ -139,7 +139,7 @@ def facts_of(inputs: CalibrationInputs, choice: Choice, results: Results) -> Qua
         setting=inputs.setting,
         layers=len(choice.bits),
         bits={name: str(bits) for name, bits in choice.bits.items() if bits != usual},
-        average_bits=mean_bits(choice.bits, inputs.model, results.table_rows, inputs.spec),
+        average_bits=mean_bits(choice.bits, inputs.model, inputs.setting, results.table_rows, inputs.spec),
         losses=results.mean_losses(),
         borrowed_rows=results.borrowed_rows,
         allocation=choice.allocation,

@@ -4,7 +4,7 @@ The ranking decides as in Efficiency Meets Fidelity, section 4.2; the budget by 
 MixDQ.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,24 +36,39 @@ def mixed_bits(
     return {name: special.get(name, bits) for name in layers}
 
 
-def average_bits(
-    bits: Mapping[str, Bits], parameters: Mapping[str, int], activations: Iterable[float], extra: int = 0
-) -> dict[str, float]:
-    """Return mean bits: every layer alike, and weighted by its number of weights.
+@dataclass(frozen=True)
+class LayerBits:
+    """The bits of a layer, and the numbers that they are weighted with."""
 
-    `activations` are the bits of each layer, averaged over timesteps; `extra` are the bits of all groups and
-    branches.
-    """
-    total = sum(parameters[name] for name in bits)
-    codes = sum(b.weights * parameters[name] for name, b in bits.items())
+    weight_bits: int
+    activation_bits: float  # mean over timesteps
+    weights: int
+    positions: int  # at which each weight is multiplied, in a call of one item
+    inputs: int  # values read in that call
+    extra: int = 0  # bits of groups and of a branch
+    branch: int = 0  # weights of a branch, of 16 bits
+
+
+def average_bits(layers: Sequence[LayerBits]) -> dict[str, float]:
+    """Return mean bits by named weightings; multiplications and elements are those of a call."""
+    weights = np.array([layer.weight_bits for layer in layers], dtype=np.float64)
+    activations = np.array([layer.activation_bits for layer in layers], dtype=np.float64)
+    number = np.array([layer.weights for layer in layers], dtype=np.float64)
+    positions = np.array([layer.positions for layer in layers], dtype=np.float64)
+    inputs = np.array([layer.inputs for layer in layers], dtype=np.float64)
+    extra = sum(layer.extra for layer in layers)
+    branches = np.array([16 * layer.branch for layer in layers], dtype=np.float64)
     averages = {
-        "weights, by layers": sum(b.weights for b in bits.values()) / len(bits),
-        "weights, by parameters": codes / total,
+        "weights, by layers": weights.mean(),
+        "weights, by parameters": weights @ number / number.sum(),
+        "weights with groups and branches, by parameters": (weights @ number + extra) / number.sum(),
+        "weights, by multiplications": positions @ (weights * number + branches) / (positions @ number),
+        "activations, by layers": activations.mean(),
+        "activations, by elements": activations @ inputs / inputs.sum(),
     }
-    if extra:
-        averages["weights with groups and branches, by parameters"] = (codes + extra) / total
-    averages["activations, by layers"] = sum(activations) / len(bits)
-    return averages
+    if not extra:
+        del averages["weights with groups and branches, by parameters"]
+    return {name: float(value) for name, value in averages.items()}
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,13 @@ class NumberFormat:
 
         One number for each output or input channel is not counted, by convention.
         """
-        groups, rank = self.groups(shape), self.rank(shape)
+        groups = self.groups(shape)
         scales = shape[0] * groups if groups > 1 else 0
-        return 16 * (scales + rank * (shape[0] + prod(shape[1:])))
+        return 16 * (scales + self.branch_weights(shape))
+
+    def branch_weights(self, shape: tuple[int, ...]) -> int:
+        """Return the weights of the branch beside a weight."""
+        return self.rank(shape) * (shape[0] + prod(shape[1:]))
 
 
 def _few(names: Sequence[str]) -> str:

@@ -60,15 +60,20 @@ def table(spec: LeaderboardSpec, facts: LeaderboardFacts) -> Table:
         if summaries:
             cells = _metric_cells(metrics, summaries, {}) + [Cell("")] * (len(COSTS) + 1)
             baselines.append(TableRow(f"{FLOATING_POINT}, {name}", "", tuple(cells)))
-    missing = {name: f"failed: {reason}" for name, reason in spec.failed.items()}
-    missing |= {name: f"not run: {reason}" for name, reason in spec.refused.items()}
+    missing = {}
+    for word, reasons in (("failed", spec.failed), ("not run", spec.refused)):
+        for name, reason in reasons.items():
+            missing[name] = f"{word}: {reason}"
     return Table(tuple(columns), tuple(lines), missing, tuple(baselines))
 
 
 def common_choices(facts: LeaderboardFacts) -> list[str]:
     """Return the choices that all rows share, in their order."""
     first, *others = facts.standings
-    return [choice for choice in first.choices if all(choice in row.choices for row in others)]
+    common = list(first.choices)
+    for row in others:
+        common = [choice for choice in common if choice in row.choices]
+    return common
 
 
 def _shown_metrics(names: Sequence[str]) -> list[str]:

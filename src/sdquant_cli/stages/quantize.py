@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts.settings import setting_of
+from ..calibration.bit_allocation import bits_of_layer
 from ..events import Events
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
+from ..models.counts import layer_counts
 from ..models.example_call import ExampleCall
 from ..models.load import Model, ModelName, find_model
 from ..models.schedule import schedule_of
 from ..options.base import SettingRequest
 from ..options.requests import QuantizeRequest
 from ..quant.allocate import average_bits
+from ..quant.format import PAPER
 from ..quant.state import rounded_to_nearest
 from ..runtime import directory, proof
 from ..runtime.description import config_of, portable
@@ -120,20 +123,18 @@ def _write(folder: Path, network: nn.Module, layout: Layout, model: Model, spec:
     proof.write_provenance(folder, {"sdquant": __version__, "model": portable(setting.model)})
 
 
-def _extra_bits(model: Model, layout: Layout) -> int:
-    return sum(layout.form.extra_bits(model.layer_shapes[name]) for name in layout.bits)
-
-
 def _facts(model: Model, layout: Layout, setting: Setting) -> QuantStateFacts:
     bits = dict.fromkeys(layout.floating, FLOATING) | dict(layout.bits)
     usual = config_of(layout).bits
-    parameters = {name: shape.numel() for name, shape in model.layer_shapes.items()}
-    activations = [layer.activations for layer in bits.values()]
+    layers, counts = [], layer_counts(model, setting)
+    for name, layer in bits.items():
+        form = PAPER if name in layout.floating else layout.form
+        layers.append(bits_of_layer(layer.weights, layer.activations, counts[name], form))
     return QuantStateFacts(
         setting=setting,
         layers=len(layout.bits),
         bits={name: str(layer) for name, layer in bits.items() if str(layer) != usual},
-        average_bits=average_bits(bits, parameters, activations, _extra_bits(model, layout)),
+        average_bits=average_bits(layers),
         losses=(),
         borrowed_rows=0,
     )
