@@ -45,8 +45,8 @@ HEAD = """\
 `uv run python benchmarks/reach.py` writes this page. Embedded model, simulated execution, PSNR to the
 floating-point pictures of the same noise: the first {count} captions of `examples/prompts/shapes-test.txt`,
 drawn with seed {seed}, on which nothing was chosen. States are calibrated on 1,536 latents of 192 captions of
-`shapes-train.txt`, 400 iterations where nothing else is said, none for *rounding*; a seed is that of latents
-and training. *4.5 bits* is `--budget 4.5` after `sdquant sensitivity --measure sqnr`. Intervals are over
+`shapes-train.txt` after `sdquant sensitivity --measure sqnr`, 400 iterations where nothing else is said, none
+for *rounding*; a seed is that of latents and training. *4.5 bits* is `--budget 4.5`. Intervals are over
 pictures, of their means over seeds. A picture diverges below {diverged:g} dB. Bits are averages over weights,
 and over layers."""
 SAMPLERS = {"ddim-20": ("ddim", 20), "euler-30": ("euler", 30), "dpm++-15": ("dpm++", 15)}
@@ -91,8 +91,7 @@ def measured(row: Row, seed: int, count: int, store: Store) -> dict[str, Any]:
     """Calibrate, draw and compare; return what the page shows."""
     workspace = Workspace(store, Terminal())
     sample.run(SampleRequest(**LATENTS, **row.schedule, seed=seed), workspace)
-    if "budget" in row.calibrate:
-        sensitivity.run(SensitivityRequest(measure=Measure.SQNR), workspace)
+    sensitivity.run(SensitivityRequest(measure=Measure.SQNR), workspace)  # for budgets, and for L_sen
     state: QuantState = calibrate.run(CalibrateRequest(**row.calibrate, seed=seed), workspace)
     drawn = GenerateRequest(
         state=f"quant-state/{state.manifest.key}",

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from sdquant_cli.quant.branch import of_rank
 from sdquant_cli.quant.format import NumberFormat
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.layer_function import fake_quantized_layer
 from sdquant_cli.quant.modules import LayerState, quantized_layer
+from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rounding import Quantizer
 from sdquant_cli.quant.rows import Rows
 from sdquant_cli.quant.smoothing import (
@@ -149,3 +151,25 @@ def test_without_smoothing_a_state_has_no_array_of_it():
     state = LayerState(weight_scales(network["linear"].weight, grids[0]), none, none, *grids, per_token=True)
     network["linear"] = quantized_layer(network["linear"], state, Rows([1.0]), weights_on_grid=False)
     assert "smoothing" not in state_to_arrays(capture(network, {"linear": Bits(8, 8)}))
+
+
+@pytest.mark.parametrize("rows_differ", [False, True])
+def test_the_output_has_the_inputs_dtype(rows_differ):
+    layer, smoothing = nn.Linear(16, 8).bfloat16(), drawn(16).exp()
+    grid, scale = Grid(8, signed=False), torch.full((2,), 0.1)
+    weight = smoothed_weight(layer.weight.float(), smoothing)
+    weight_grid = Grid(8, signed=True)
+    state = LayerState(
+        weight_scales(weight, weight_grid),
+        scale,
+        torch.full((2,), 100.0),
+        weight_grid,
+        grid,
+        RelaxedRows(torch.tensor([True, False]), Grid(10, signed=False)),
+        branch=of_rank(weight, 2),
+        smoothing=smoothing,
+    )
+    rows = Rows([1.0, 2.0])
+    quantized = quantized_layer(layer, state, rows, weights_on_grid=False)
+    rows.set(torch.tensor([1.0, 2.0] if rows_differ else [2.0]))
+    assert quantized(drawn(2, 3, 16).bfloat16()).dtype is torch.bfloat16

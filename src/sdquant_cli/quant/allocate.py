@@ -62,8 +62,8 @@ def average_bits(layers: Sequence[LayerBits]) -> dict[str, float]:
         "weights, by layers": weights.mean(),
         "weights, by parameters": weights @ number / number.sum(),
         "weights with groups and branches, by parameters": (weights @ number + extra) / number.sum(),
-        "weights, by multiplications": positions @ (weights * number + branches) / (positions @ number),
         "activations, by layers": activations.mean(),
+        "weights, by multiplications": positions @ (weights * number + branches) / (positions @ number),
         "activations, by elements": activations @ inputs / inputs.sum(),
     }
     if not extra:

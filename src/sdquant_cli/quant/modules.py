@@ -207,12 +207,14 @@ class _QuantLayer(InputQuantizer):
             weight_quantizer = WeightQuantizer(self.weight_step, self.weight_grid)
         quantizer = None  # the input is rounded here, or not at all
         if self._grids_differ:
-            x, smoothing = self.quantize_input(self.smoothed(x)), None
+            x, smoothing = self.quantize_input(self.smoothed(x)).to(x.dtype), None
         elif not self._all_dropped:
             quantizer = self._quantizer(x)
         weight, branch = self.full_weight(), self.branch
         y = fake_quantized_layer(x, weight, bias, quantizer, weight_quantizer, convolution, smoothing)
-        return y if branch is None else y + branch.output(self.smoothed(original), convolution)
+        if branch is not None:
+            y = y + branch.output(self.smoothed(original).to(original.dtype), convolution)
+        return y
 
     def smoothed(self, x: Tensor) -> Tensor:
         """Return an input as it is before it is rounded."""

@@ -31,7 +31,8 @@ def reference(layer: Packed) -> Run:
     bias = None if layer.bias is None else layer.bias.double()
 
     def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
-        return _float_layer(layer, quantizer.values(x.float()).double(), weight, bias).to(x.dtype)
+        rounded = quantizer.values(layer.smoothed(x.float()))
+        return _float_layer(layer, rounded.double(), weight, bias).to(x.dtype)
 
     return run
 
@@ -41,7 +42,8 @@ def dequantized(layer: Packed) -> Run:
 
     def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
         weight = dequantized_weight(layer.codes(), layer.weight_step.float()).to(x.dtype)
-        return _float_layer(layer, quantizer.values(x).to(x.dtype), weight, layer.bias)
+        rounded = quantizer.values(layer.smoothed(x))
+        return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
 
     return run
 
@@ -70,7 +72,7 @@ def integer(layer: Packed) -> Run:
         assert isinstance(quantizer, RowQuantizer)
         step, zero, bits = quantizer
         shifted = torch.add(bias, sums, alpha=-step * zero).float()
-        low, *high = quantize(x, step, zero, bits, padding)
+        low, *high = quantize(layer.smoothed(x), step, zero, bits, padding)
         if not high:
             return multiply(low, step, shifted, x.dtype)
         y = multiply(high[0], 256 * step, None, torch.float32)

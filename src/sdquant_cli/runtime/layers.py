@@ -158,12 +158,15 @@ class Packed(nn.Module):
         return self._output
 
     def _compute(self, x: Tensor) -> Tensor:
-        convolution, dtype = convolution_of(self), x.dtype
-        x = smoothed_input(x, self.smoothing, channels_axis(convolution))
-        y = self._rounded_product(x).to(dtype)
+        y = self._rounded_product(x)
         if self.form.rank(self.weight_shape):
-            y = y + Branch(self.branch_up, self.branch_down).output(x.to(dtype), convolution)
+            branch = Branch(self.branch_up, self.branch_down)
+            y = y + branch.output(self.smoothed(x).to(x.dtype), convolution_of(self))
         return y
+
+    def smoothed(self, x: Tensor) -> Tensor:
+        """Return an input as it is before it is rounded, in fp32 or more where it is changed."""
+        return smoothed_input(x, self.smoothing, channels_axis(convolution_of(self)))
 
     def _rounded_product(self, x: Tensor) -> Tensor:
         if self._run is None:
