@@ -70,7 +70,8 @@ def test_commands_in_the_pages_have_the_options_that_they_name():
         for name, rest in commands_in(page.read_text()):
             known = {flag.spelling for flag in COMMANDS[name].flags}
             known |= {f"--no-{spelling[2:]}" for spelling in known} | {"--help"}
-            wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)) - known
+            own = re.sub('"[^"]*"', "", rest)  # without options within a value, such as a row's
+            wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", own)) - known
             unknown += [(page.name, name, flag) for flag in sorted(wrong)]
     assert unknown == []
 
