@@ -98,6 +98,7 @@ def measured(row: Row, seed: int, count: int, store: Store) -> dict[str, Any]:
         prompts=PROMPTS / "shapes-test.txt",
         limit=count,
         seed=DRAW_SEED,
+        micro_batch=16,
         **row.drawing,
     )
     images: Images = generate.run(drawn, workspace)
@@ -122,7 +123,8 @@ def page(results: dict[str, list[dict[str, Any]]], count: int) -> str:
     for row in ROWS:
         if results.get(row.name) and row.drawn is None:
             lines.append(_line(row, results[row.name]))
-    lines += ["", "## Another sampler than the calibrated one", "", *_samplers(results)]
+    if any(row.drawn and row.name in results for row in ROWS):
+        lines += ["", "## Another sampler than the calibrated one", "", *_samplers(results)]
     if left := [row.name for row in ROWS if row.name not in results]:
         lines += ["", f"Not made yet: {'; '.join(left)}."]
     return "\n".join([*lines, ""])

@@ -297,7 +297,7 @@ class LeaderboardRequest(SettingRequest, NumberOptions):
         tuple[str, ...],
         Option(
             "Methods of calibrate, separated by commas, or all. Options of calibrate after a method are that "
-            'row\'s own, as in "serial --train weights+steps".',
+            'row\'s own, as in "serial --train low-rank".',
             commas=True,
         ),
     ] = ("all",)

@@ -69,7 +69,8 @@ def _title(models: Sequence[ComparedModel]) -> str:
 def model_column(model: ComparedModel) -> page.ModelColumn:
     """Return what a reader first asks about a model."""
     spec, facts = model.state.spec, model.state.facts
-    shown = {"bits": f"{spec.bits}, mixed precision" if spec.mixed else spec.bits}
+    choices = {", mixed precision": spec.mixed, f", budget {spec.budget}": spec.budget}
+    shown = {"bits": spec.bits + "".join(words for words, holds in choices.items() if holds)}
     for name, average in facts.average_bits.items():
         shown[f"average bits of {name}"] = f"{average:.2f}"
     shown["weights"] = _weight_format(spec)
