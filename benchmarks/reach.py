@@ -1,4 +1,4 @@
-"""What calibration with scales per token reaches, by bits and by sampler, on prompts nothing was chosen on.
+"""Measure calibration with scales per token, by bits and by sampler, on prompts that decided nothing.
 
     uv run python benchmarks/reach.py                               # all rows, one seed; hours on two cores
     uv run python benchmarks/reach.py --rows w8a8 --seeds 0 1 2     # these rows, and the page
@@ -11,7 +11,7 @@ and .md. What is there is not made again. A seed is that of the calibration's la
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ LATENTS = {"prompts": PROMPTS / "shapes-train.txt", "limit": 192, "per_prompt": 
 DRAW_SEED = 3000  # latents are sampled with seeds 0, 1, 2
 DIVERGED = 20.0  # dB of PSNR, below
 HEAD = """\
-# What scales per token reach
+# Calibration with scales per token
 
 `uv run python benchmarks/reach.py` writes this page. Embedded model, simulated execution, PSNR to the
 floating-point pictures of the same noise: the first {count} captions of `examples/prompts/shapes-test.txt`,
@@ -61,13 +61,12 @@ class Row:
     calibrate: dict[str, Any]
     sampler: str | None = None  # of the latents; None: the model's, 50 steps of PNDM
     drawn: str | None = None  # sampler of the pictures
-    schedule: dict[str, Any] = field(init=False)
-    drawing: dict[str, Any] = field(init=False)
 
-    def __post_init__(self) -> None:
-        for name, sampler in (("schedule", self.sampler), ("drawing", self.drawn)):
-            scheduler, steps = SAMPLERS.get(sampler or "", (None, None))
-            object.__setattr__(self, name, {"scheduler": scheduler, "steps": steps} if sampler else {})
+
+def schedule(sampler: str | None) -> dict[str, Any]:
+    """Return the flags of a sampler; none for the model's own."""
+    scheduler, steps = SAMPLERS.get(sampler or "", (None, None))
+    return {"scheduler": scheduler, "steps": steps}
 
 
 ROWS = [
@@ -90,7 +89,7 @@ ROWS = [
 def measured(row: Row, seed: int, count: int, store: Store) -> dict[str, Any]:
     """Calibrate, draw and compare; return what the page shows."""
     workspace = Workspace(store, Terminal())
-    sample.run(SampleRequest(**LATENTS, **row.schedule, seed=seed), workspace)
+    sample.run(SampleRequest(**LATENTS, **schedule(row.sampler), seed=seed), workspace)
     sensitivity.run(SensitivityRequest(measure=Measure.SQNR), workspace)  # for budgets, and for L_sen
     state: QuantState = calibrate.run(CalibrateRequest(**row.calibrate, seed=seed), workspace)
     drawn = GenerateRequest(
@@ -99,7 +98,7 @@ def measured(row: Row, seed: int, count: int, store: Store) -> dict[str, Any]:
         limit=count,
         seed=DRAW_SEED,
         micro_batch=16,
-        **row.drawing,
+        **schedule(row.drawn),
     )
     images: Images = generate.run(drawn, workspace)
     metrics = evaluate.run(EvaluateRequest(images=f"images/{images.manifest.key}", floor=False), workspace)

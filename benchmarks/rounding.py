@@ -99,13 +99,11 @@ class Trial:
             if not (name not in self.ends if chosen is None else chosen(name)):
                 continue
             axis, smoothing = 1 if isinstance(layer, nn.Conv2d) else -1, smoothings.get(name)
-            if weights is not None:
-                originals[name] = layer.weight.data
-                layer.weight.data = rounded_weight(smoothed_weight(layer.weight, smoothing), weights, group)
-            if inputs is not None:
-                grid = Grid(16, signed=False) if wider and wider(name) else inputs
-                quantizer = TokenQuantizer(axis, grid)
-                hooks.append(layer.register_forward_pre_hook(_rounding(quantizer, smoothing)))
+            originals[name] = layer.weight.data
+            weight = smoothed_weight(layer.weight.detach(), smoothing)
+            layer.weight.data = weight if weights is None else rounded_weight(weight, weights, group)
+            grid = Grid(16, signed=False) if wider and wider(name) else inputs
+            hooks.append(layer.register_forward_pre_hook(_rounding(axis, grid, smoothing)))
         try:
             yield
         finally:
@@ -116,9 +114,15 @@ class Trial:
 
 
 def _rounding(
-    quantizer: TokenQuantizer, smoothing: Tensor | None
+    axis: int, grid: Grid | None, smoothing: Tensor | None
 ) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    return lambda _, args: (quantizer.values(smoothed_input(args[0], smoothing, quantizer.axis)),)
+    """Return a hook that smooths a layer's input and, on a grid, rounds it."""
+
+    def hook(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        x = smoothed_input(args[0], smoothing, axis)
+        return (x if grid is None else TokenQuantizer(axis, grid).values(x),)
+
+    return hook
 
 
 def rounded_weight(weight: Tensor, grid: Grid, group: int | None) -> Tensor:
@@ -153,17 +157,36 @@ def main() -> None:
         "W8A8": trial.ratio(w8, a8),
         "W8A8, shortcut convolutions A16: `sdquant quantize`": trial.ratio(w8, a8, wider=shortcuts),
     }
+    scaled = trial.smoothings("w8a8")
+    everywhere = {"chosen": every, "smoothings": scaled}
     for bits, weights, inputs in (("W8A8", w8, a8), ("W4A8", w4, a8), ("W4A4", w4, a4)):
         smoothings = trial.smoothings(bits.lower())
         rows[f"{bits}, every layer"] = trial.ratio(weights, inputs, chosen=every)
-        scaled = trial.ratio(weights, inputs, chosen=every, smoothings=smoothings)
-        rows[f"{bits}, every layer, channels scaled"] = scaled
+        ratio = trial.ratio(weights, inputs, chosen=every, smoothings=smoothings)
+        rows[f"{bits}, every layer, channels scaled"] = ratio
+    ends_wider = trial.ratio(w8, a8, wider=lambda name: name in trial.ends, **everywhere)
+    rows["W8A8, every layer, channels scaled, inputs of the first and the last layer A16"] = ends_wider
+    rows["W8A8, channels scaled"] = trial.ratio(w8, a8, smoothings=scaled)
     print("\n| rounded | SNR, dB |\n|---|---|")
     for name, ratio in rows.items():
         print(f"| {name} | {ratio:.1f} |")
     print("\n| inputs of 8 bits in | SNR, dB |\n|---|---|")
     for name, chosen in KINDS.items():
         print(f"| {name} | {trial.ratio(None, a8, chosen=chosen):.1f} |")
+    first, last = trial.ends
+    parts: dict[str, Chosen] = {
+        "the first convolution": lambda name: name == first,
+        "the last convolution": lambda name: name == last,
+        "shortcut convolutions": shortcuts,
+        "all others": lambda name: name not in trial.ends and not shortcuts(name),
+        "everything": every,
+    }
+    print("\n| rounded to 8 bits, channels scaled | weights, dB | inputs, dB |\n|---|---|---|")
+    for name, chosen in parts.items():
+        weights, inputs = (
+            trial.ratio(*grids, chosen=chosen, smoothings=scaled) for grids in ((w8,), (None, a8))
+        )
+        print(f"| {name} | {weights:.1f} | {inputs:.1f} |")
 
 
 if __name__ == "__main__":

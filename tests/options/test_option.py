@@ -64,5 +64,21 @@ def test_a_value_is_what_the_request_takes(default, commas, parsed, value):
     assert Flag("x", str, Option("", commas=commas), default=default).value(parsed) == value
 
 
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        (bool, bool),
+        (bool | None, bool),
+        (Annotated[bool, "bound"] | None, bool),
+        (Annotated[int, "bound"], int),
+        (str | None, str),
+    ],
+)
+def test_the_type_of_a_value_is_without_bounds_and_none(annotation, kind):
+    flag = Flag("x", annotation, Option(""))
+    assert flag.type is kind
+    assert flag.is_switch == (kind is bool)
+
+
 def test_what_methods_must_do_reads_as_a_sentence():
     assert f"Only for {Needs.TRAINING}." == "Only for methods that train."

@@ -161,13 +161,14 @@ def test_relaxed_steps_have_wider_codes(engine, layer):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 45), (torch.float16, 61)])
+@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 47), (torch.float16, 63)])
 @pytest.mark.parametrize("activations", range(4, 17))
 @pytest.mark.parametrize("layer", [nn.Linear(64, 48), nn.Conv2d(16, 24, 3, padding=1)])
 def test_all_ways_agree_in_half_precision(engine, dtype, least, activations, layer):
     """Codes are found in fp32, so that what is left is the rounding of operands and results to the dtype."""
     specified, ours, _ = both(layer, Bits(8, activations), engine, smoothing=activations % 2 == 0)
-    x = torch.randn(2, *((64,) if isinstance(layer, nn.Linear) else (16, 9, 9)))
+    shape = (2, 64) if isinstance(layer, nn.Linear) else (2, 16, 9, 9)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500.0])
     with torch.no_grad():
         exact = specified(x.to(dtype).float(), t)

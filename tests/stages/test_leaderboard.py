@@ -9,6 +9,8 @@ import pytest
 
 from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.errors import SdquantError
+from sdquant_cli.options.requests import LeaderboardRequest
+from sdquant_cli.report.leaderboard import command_line
 from sdquant_cli.stages import calibrate, sample
 from sdquant_cli.types import Kind
 from tests.conftest import PROMPTS, Sdquant
@@ -246,3 +248,16 @@ def test_a_row_of_its_own_options_and_one_that_cannot_have_what_all_have(folder,
     (refused,) = (row for row in rows if row[0] == "eda-dm")
     assert refused[2].startswith("not run: --relax: has no effect")
     assert "all rows all codes; 10 bits in the last timesteps; losses: none" in text
+
+
+def test_the_page_names_a_command_line_that_makes_it_again():
+    request = LeaderboardRequest(
+        prompts="p.txt",
+        methods=("rtn", "serial --train low-rank"),
+        mixed=False,
+        full_range=False,
+        smoothing=True,
+    )
+    assert command_line(request).split(" ", 2)[2] == (
+        "--no-full-range --smoothing --methods 'rtn,serial --train low-rank' --prompts p.txt --no-mixed"
+    )

@@ -8,6 +8,7 @@ ignores constant factors of a gradient, so LSQ's gradient scale has no place her
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class Training:
     def __post_init__(self) -> None:
         self.layers = _layers_with_weights(self.student)
         self.weights_of = self._trained_weights()
-        self.weights = [weight for weights in self.weights_of.values() for weight in weights]
+        self.weights = list(chain.from_iterable(self.weights_of.values()))
         self.scales = _trained_scales(self.student)
         self.zero_points = TrainedZeroPoints(self.student) if self.spec.zero_points else None
         for parameter in (*self.weights, *self.scales):
@@ -80,7 +81,7 @@ class Training:
     @property
     def parameters(self) -> list[Tensor]:
         """The trained tensors: weights, the logarithms of scales, and the shares of zero-points."""
-        return [tensor for tensors, _ in self._rates() for tensor in tensors]
+        return list(chain.from_iterable(parameters for parameters, _ in self._rates()))
 
     def _rates(self) -> list[tuple[list[Tensor], float]]:
         """Return the groups of parameters that are not empty, with the rate of each."""

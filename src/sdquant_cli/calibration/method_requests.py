@@ -1,7 +1,7 @@
 """The requests of all stages that run one published method at one number of bits.
 
-What a leaderboard says about numbers applies to every row, and the options after a method's name to that row
-alone. A row whose method cannot take what all are to have is refused, and the others run.
+A leaderboard's options about numbers apply to every row; those after a method's name apply to its row
+alone. A row whose method does not support a shared option is not run; the others are.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class MethodRequests:
     calibrate: CalibrateRequest
     generate: GenerateRequest  # without the state
     evaluate: EvaluateRequest  # without the images
-    refused: str | None = None  # why the method cannot be run with what all rows are to have
+    refused: str | None = None  # why the method does not support the options of all rows
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ def _rows(texts: tuple[str, ...]) -> list[_Row]:
     words = {text: _split(text) for text in (METHODS if texts == (ALL,) else texts)}
     if unknown := [text for text, parts in words.items() if not parts or parts[0] not in METHODS]:
         raise UsageProblem(f"--methods {', '.join(unknown)}: expected {ALL} or some of {', '.join(METHODS)}")
-    return [_Row(text, METHODS[name], _own_options(text, own)) for text, (name, *own) in words.items()]
+    return [_Row(text, METHODS[parts[0]], _row_options(text, parts[1:])) for text, parts in words.items()]
 
 
 def _split(text: str) -> list[str]:
@@ -94,22 +94,20 @@ def _split(text: str) -> list[str]:
         raise UsageProblem(f"--methods {text}: {error}") from None
 
 
-def _own_options(text: str, words: list[str]) -> dict[str, object]:
+def _row_options(text: str, words: list[str]) -> dict[str, object]:
     """Return the fields of a CalibrateRequest that options after a method's name set."""
-    flags = {}
-    for flag in flags_of(CalibrateRequest.model_fields, CalibrateRequest.without_flag):
-        if flag.name not in ("method", "bits"):
-            flags[flag.spelling] = flag
+    without = CalibrateRequest.without_flag | {"method", "bits"}
+    flags = {flag.spelling: flag for flag in flags_of(CalibrateRequest.model_fields, without)}
     options: dict[str, str] = {}
     rest = iter(words)
     for word in rest:
-        found = flags.get(word) or flags.get(word.replace("--no-", "--", 1))
-        if found is None or (found.spelling != word and not found.option.negative):
+        flag = flags.get(word) or flags.get(word.replace("--no-", "--", 1))
+        if flag is None or (flag.spelling != word and not flag.option.negative):
             raise UsageProblem(f"--methods {text}: {word} is no option of calibrate for a row")
-        if found.is_switch:
-            options[found.name] = str(found.spelling == word)
+        if flag.is_switch:
+            options[flag.name] = str(flag.spelling == word)
         elif (value := next(rest, None)) is not None:
-            options[found.name] = value
+            options[flag.name] = value
         else:
             raise UsageProblem(f"--methods {text}: {word} needs a value")
     try:
@@ -122,13 +120,13 @@ def _own_options(text: str, words: list[str]) -> dict[str, object]:
 def _requests(request: LeaderboardRequest, row: _Row, bits: str, steps: int) -> MethodRequests:
     device, recipe = request.device, row.recipe
     shared = _shared_options(request, recipe)
-    own = {"method": recipe.name, "bits": bits, **row.options}
-    calibrate = CalibrateRequest.model_validate({**shared, **own, "device": device})
+    row_options = {"method": recipe.name, "bits": bits, **row.options}
+    calibrate = CalibrateRequest.model_validate({**shared, **row_options, "device": device})
     refused = None
     try:
         recipe_of(calibrate)
     except UsageProblem as error:
-        recipe_of(CalibrateRequest.model_validate(own))  # raises what the row itself would fail on
+        recipe_of(CalibrateRequest.model_validate(row_options))  # raises what the row itself would fail on
         refused = str(error)
     ranking = SensitivityRequest(bits=bits, limit=RANKED_LATENTS, device=device)
     if calibrate.budget:
@@ -152,7 +150,7 @@ def _requests(request: LeaderboardRequest, row: _Row, bits: str, steps: int) -> 
 
 
 def _shared_options(request: LeaderboardRequest, recipe: Recipe) -> dict[str, object]:
-    """Return what all rows are to have, as fields of a CalibrateRequest; iterations if a method trains."""
+    """Return the options of all rows, as fields of a CalibrateRequest; iterations if the method trains."""
     options: dict[str, object] = {"mixed": recipe.mixed if request.mixed is None else request.mixed}
     trained = ("iterations", "forwards") if recipe.trains else ()
     for name in (*NumberOptions.model_fields, "budget", *trained):

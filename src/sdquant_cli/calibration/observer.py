@@ -135,9 +135,9 @@ def observed_latents(row: Tensor) -> Tensor:
     """Return which of the latents at rows (N) are observed: at most `MOST` of each row, evenly chosen."""
     chosen = []
     for index in range(int(row.max()) + 1 if len(row) else 0):
-        own = (row == index).nonzero()[:, 0]
-        count = min(MOST, len(own))
-        chosen.append(own[torch.arange(count) * len(own) // max(count, 1)])
+        latents = (row == index).nonzero()[:, 0]
+        count = min(MOST, len(latents))
+        chosen.append(latents[torch.arange(count) * len(latents) // max(count, 1)])
     return torch.cat(chosen).sort().values if chosen else row.new_empty(0)
 
 

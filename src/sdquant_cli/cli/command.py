@@ -6,8 +6,7 @@ Flags are built when they are first asked for, so that `sdquant --help` imports 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -114,14 +113,7 @@ def _typed(flag: "Flag") -> object:
     """Return the type that Typer reads a flag's words as."""
     if isinstance(flag.default, tuple):
         return str | None if flag.option.commas else list[str] | None
-    members = [_bare(member) for member in get_args(flag.annotation) if member is not NoneType]
-    bare = members[0] if NoneType in get_args(flag.annotation) else flag.annotation
-    return bare if flag.default is not None or flag.required else bare | None
-
-
-def _bare(annotation: Any) -> Any:
-    """Return a type without its bounds."""
-    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    return flag.type if flag.default is not None or flag.required else flag.type | None
 
 
 def _default(flag: "Flag") -> object:

@@ -4,7 +4,7 @@ A residual or transformer block is reconstructed as a whole; a layer outside of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from ..hooks import watching_inputs, watching_outputs
+from .counts import count_layers
 from .layers import quantizable_layers
 
 BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
@@ -54,7 +55,7 @@ class Block(Tap):
 
 def blocks_of(network: nn.Module, run: Callable[[], object]) -> list[Block]:
     """Return the blocks of a network; `run` calls the network once, on any batch."""
-    macs = _count_macs(quantizable_layers(network), run)
+    macs = {name: count.macs for name, count in count_layers(quantizable_layers(network), run).items()}
     grouped = _group_by_block(network, macs)
     ancestors = {name: _ancestors(network, name) for name in grouped}
     held: Counter[str] = Counter()
@@ -143,17 +144,3 @@ def _ancestors(network: nn.Module, name: str) -> list[str]:
         if not isinstance(network.get_submodule(path), nn.ModuleList):
             ancestors.append(path)
     return ancestors
-
-
-def _count_macs(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, int]:
-    """Return the multiply-accumulates of each layer in one call, in running order."""
-    macs: dict[str, int] = {}
-
-    def count(name: str, output: Tensor) -> None:
-        weight: Tensor = layers[name].weight  # type: ignore[assignment]
-        positions = output.numel() // weight.shape[0]
-        macs[name] = macs.get(name, 0) + positions * weight.numel()
-
-    with torch.no_grad(), watching_outputs(layers, count):
-        run()
-    return macs

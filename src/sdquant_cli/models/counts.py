@@ -1,9 +1,10 @@
-"""What a layer does in one call: at how many positions, and how many values it reads."""
+"""Count what each layer does in one call of a network: its outputs of a channel, and the values it reads."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hooks import watching_inputs, watching_outputs
 from ..manifests import Setting
@@ -14,36 +15,38 @@ from .load import Model
 
 @dataclass(frozen=True)
 class LayerCount:
-    """The counts of a layer for one item."""
+    """The counts of a layer in one call."""
 
     weight_shape: torch.Size
     positions: int  # outputs of each channel; each takes one multiplication of every weight of the channel
-    inputs: int  # values
+    inputs: int  # values read
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates."""
+        return self.positions * self.weight_shape.numel()
+
+
+def count_layers(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, LayerCount]:
+    """Return the counts of layers in running order; `run` calls their network once."""
+    counts: dict[str, LayerCount] = {}
+    read: dict[str, int] = {}
+
+    def see_input(name: str, args: tuple[Tensor, ...], _kwargs: object) -> None:
+        read[name] = args[0].numel()
+
+    def see_output(name: str, output: Tensor) -> None:
+        weight: Tensor = layers[name].weight  # type: ignore[assignment]
+        before = counts.get(name, LayerCount(weight.shape, 0, 0))
+        positions = before.positions + output.numel() // len(weight)
+        counts[name] = LayerCount(weight.shape, positions, before.inputs + read[name])
+
+    with torch.no_grad(), watching_inputs(layers, see_input), watching_outputs(layers, see_output):
+        run()
+    return counts
 
 
 def layer_counts(model: Model, setting: Setting) -> dict[str, LayerCount]:
-    """Return the counts of each layer at a setting's size, from shapes alone: a run on the meta device."""
-    meta, call = torch.device("meta"), ExampleCall.of(model, setting, 1, 0.0)
-    call = replace(
-        call,
-        x=call.x.to(meta),
-        timestep=call.timestep.to(meta),
-        conditioning=call.conditioning.to(meta),
-    )
-    layers = quantizable_layers(model.skeleton)
-    positions: dict[str, int] = {}
-    inputs: dict[str, int] = {}
-
-    def see_input(name: str, args: tuple[Tensor, ...], _kwargs: object) -> None:
-        inputs[name] = args[0].numel()
-
-    def see_output(name: str, output: Tensor) -> None:
-        weight: Tensor = layers[name].weight
-        positions[name] = output.numel() // weight.shape[0]
-
-    with watching_inputs(layers, see_input), watching_outputs(layers, see_output):
-        call.run(model.skeleton)
-    counts = {}
-    for name, shape in model.layer_shapes.items():
-        counts[name] = LayerCount(shape, positions[name], inputs[name])
-    return counts
+    """Return the counts of a model's layers in a call of one item at a setting's size, from shapes alone."""
+    call = ExampleCall.of_shapes(model, setting, 1)
+    return count_layers(quantizable_layers(model.skeleton), lambda: call.run(model.skeleton))

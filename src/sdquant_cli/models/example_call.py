@@ -30,6 +30,17 @@ class ExampleCall:
         x = torch.randn(items, *model.latent_shape(setting.height, setting.width), generator=g)
         return cls(x, torch.tensor([timestep]), conditioning)
 
+    @classmethod
+    def of_shapes(cls, model: Model, setting: Setting, items: int) -> "ExampleCall":
+        """Return a call on the meta device, which computes shapes alone."""
+        tokens, channels = model.text_shape
+        with torch.device("meta"):
+            pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
+            size = torch.empty(items, 6) if model.family.sized else None
+            conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size)
+            x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
+            return cls(x, torch.empty(1), conditioning)
+
     def run(self, network: nn.Module) -> Tensor:
         """Return the network's prediction."""
         with torch.no_grad():

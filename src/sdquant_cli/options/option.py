@@ -7,6 +7,7 @@ Standard library only.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
@@ -74,10 +75,16 @@ class Flag:
         return self.name.upper() if self.option.argument else f"--{self.name.replace('_', '-')}"
 
     @property
+    def type(self) -> Any:
+        """The type of its value, without bounds; None is allowed where the default is None."""
+        members = [member for member in get_args(self.annotation) if member is not NoneType]
+        annotation = members[0] if NoneType in get_args(self.annotation) else self.annotation
+        return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+    @property
     def is_switch(self) -> bool:
         """Whether it stands alone, without a value."""
-        kinds = (self.annotation, *get_args(self.annotation))
-        return any(kind is bool or get_args(kind)[:1] == (bool,) for kind in kinds)
+        return self.type is bool
 
     def words(self, value: object) -> list[str]:
         """Return the words of a command line that give the option this value; none for an unset one."""

@@ -296,8 +296,8 @@ class LeaderboardRequest(SettingRequest, NumberOptions):
     methods: Annotated[
         tuple[str, ...],
         Option(
-            "Methods of calibrate, separated by commas, or all. Options of calibrate after a method are that "
-            'row\'s own, as in "serial --train low-rank".',
+            "Methods of calibrate, separated by commas, or all. Options of calibrate after a method apply to "
+            'its row alone, as in "serial --train low-rank".',
             commas=True,
         ),
     ] = ("all",)

@@ -60,11 +60,11 @@ class SavedLayer:
     @classmethod
     def of(cls, bits: Bits, shape: torch.Size, tensors: Mapping[str, Tensor]) -> "SavedLayer":
         """Return the layer of a weight's shape and of tensors by field; an empty one is none."""
-        found = {field: tensor for field, tensor in tensors.items() if len(tensor)}
+        filled = {field: tensor for field, tensor in tensors.items() if len(tensor)}
         branch = None
-        if "branch_up" in found:
-            up = found["branch_up"].view(shape[0], -1)
-            branch = Branch(up, found["branch_down"].view(up.shape[1], *shape[1:]))
+        if "branch_up" in filled:
+            up = filled["branch_up"].view(shape[0], -1)
+            branch = Branch(up, filled["branch_down"].view(up.shape[1], *shape[1:]))
         return cls(
             bits,
             tensors["codes"].view(shape),
@@ -72,22 +72,22 @@ class SavedLayer:
             tensors["activation_step"],
             tensors["activation_zero"],
             branch,
-            found.get(SMOOTHING_FIELD),
+            filled.get(SMOOTHING_FIELD),
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored tensors by field, without those that the layer does not have."""
-        found = {
+        tensors = {
             "codes": self.codes,
             "weight_step": self.weight_step,
             "activation_step": self.activation_step,
             "activation_zero": self.activation_zero,
         }
         if self.branch is not None:
-            found |= zip(BRANCH_FIELDS, self.branch, strict=True)
+            tensors |= zip(BRANCH_FIELDS, self.branch, strict=True)
         if self.smoothing is not None:
-            found[SMOOTHING_FIELD] = self.smoothing
-        return found
+            tensors[SMOOTHING_FIELD] = self.smoothing
+        return tensors
 
     def weight(self) -> Tensor:
         """Return the weight on its grid, fp32."""
@@ -185,16 +185,19 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
         if not isinstance(layer, QuantLinear | QuantConv2d | QuantInput):
             raise TypeError(f"{name} is {type(layer).__name__}, not a quantized layer")
         codes = scale = torch.empty(0)
+        branch = None
         if not isinstance(layer, QuantInput):
             scale = storable(layer.weight_step.detach().cpu(), len(layer.weight))
             codes = WeightQuantizer(scale, layer.weight_grid).codes(layer.full_weight().cpu())
+            branch = _saved_branch(layer)
         state[name] = SavedLayer(
             layer_bits,
             codes.to(torch.int8),
             scale,
             layer.activation_step.detach().cpu(),
             layer.activation_zero.cpu().round().to(torch.int32),
-            *(() if isinstance(layer, QuantInput) else (_saved_branch(layer), _saved_smoothing(layer))),
+            branch,
+            None if layer.smoothing is None else layer.smoothing.cpu(),
         )
     return state
 
@@ -202,7 +205,3 @@ def capture(network: nn.Module, bits: Mapping[str, Bits]) -> State:
 def _saved_branch(layer: QuantLinear | QuantConv2d) -> Branch | None:
     branch = layer.branch
     return branch and Branch(branch.up.detach().cpu().half(), branch.down.detach().cpu().half())
-
-
-def _saved_smoothing(layer: QuantLinear | QuantConv2d) -> Tensor | None:
-    return None if layer.smoothing is None else layer.smoothing.cpu()

@@ -10,6 +10,7 @@ from ..artifacts.leaderboard import ORDERED_BY, distance
 from ..calibration.recipes.published import METHODS
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.catalog import CATALOG
+from ..options.option import flags_of
 from ..options.requests import LeaderboardRequest
 from . import numbers, pictures
 from .board import Board, Column, PictureStrip, Table, TableRow
@@ -33,7 +34,7 @@ COSTS = (
     "weight bits",
     "activation bits",
 )
-DIFFERS = "chosen by the row"
+DIFFERS = "differs in"
 PICTURE_BYTES = 8_000_000  # of data URIs
 FLOATING_POINT = "floating point"
 NOT_IN_COMMAND = ("output", "markdown", "pictures", "device", "weights_dir")  # they change no number
@@ -211,10 +212,8 @@ def _strips(shown: BoardImages) -> tuple[tuple[PictureStrip, ...], pictures.Enco
 def command_line(request: LeaderboardRequest) -> str:
     """Return the command line of a request, without what does not change its numbers."""
     words = ["sdquant", "leaderboard"]
-    for name, field in LeaderboardRequest.model_fields.items():
-        value = getattr(request, name)
-        if name in NOT_IN_COMMAND or value == field.default:
-            continue
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", text]
+    for flag in flags_of(LeaderboardRequest.model_fields):
+        value = getattr(request, flag.name)
+        if flag.name not in NOT_IN_COMMAND and value != flag.default:
+            words += flag.words(",".join(value) if isinstance(value, tuple) else value)
     return shlex.join(words)

@@ -22,6 +22,7 @@ from ..meter import memory
 from ..models.attention import attention_taps, open_attention
 from ..models.blocks import captured_bytes, largest_block
 from ..models.conditioning import Conditioning, predict
+from ..models.example_call import ExampleCall
 from ..models.guidance import halves
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.format import PAPER
@@ -133,13 +134,8 @@ def _cost(
 
 def _call(model: Model, setting: Setting, items: int, dtype: Dtype) -> tuple[nn.Module, Tensor, Conditioning]:
     """Return a network, latents and conditioning on the meta device."""
-    tokens, channels = model.text_shape
-    with torch.device("meta"):
-        pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
-        size = torch.empty(items, 6) if model.family.sized else None
-        conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size)
-        x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
-    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), x, conditioning
+    call = ExampleCall.of_shapes(model, setting, items)
+    return copy.deepcopy(model.skeleton).to(TORCH_DTYPES[dtype]), call.x, call.conditioning
 
 
 def _parameters(model: Model) -> int:
