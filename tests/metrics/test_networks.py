@@ -1,16 +1,33 @@
 """Metric networks, with files of the right format and random contents: the numbers mean nothing, that ours
 equal the libraries' own does."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from transformers import CLIPConfig, CLIPModel
 
 from sdquant_cli.errors import EnvironmentProblem
 from sdquant_cli.metrics import catalog, pairs
-from sdquant_cli.metrics.features import clip_vit_b_32, inception, lpips_network, spatial_inception
+from sdquant_cli.metrics.distribution import frechet_distance
+from sdquant_cli.metrics.features import (
+    CLIP_SIZES,
+    inception,
+    legacy_inception,
+    legacy_resize,
+    legacy_spatial_inception,
+    lpips_network,
+    open_network,
+    openai_clip,
+    spatial_inception,
+)
 from sdquant_cli.metrics.weights import Weights
+from sdquant_cli.models.load import EMBEDDED_FOLDER
 from tests.fakes import noisy, pictures
+from tests.metrics.conftest import Base
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the metric libraries'
@@ -57,6 +74,70 @@ def test_sfid_features_are_pyiqas(weights, folders):
     np.testing.assert_allclose(found, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (5, 12), (12, 5), (2, 1)])
+def test_the_legacy_resize_is_its_loop(height, width):
+    """Output pixel i of 7 lies at i n / 7 of n pixels, between its two neighbours."""
+    source = np.random.default_rng(0).integers(0, 256, (height, width)).astype(np.float64)
+    expected = np.empty((7, 7))
+    for i in range(7):
+        for j in range(7):
+            y, x = i * height / 7, j * width / 7
+            top, left = int(y), int(x)
+            below, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            rows = [
+                source[row, left] * (1 - x + left) + source[row, right] * (x - left) for row in (top, below)
+            ]
+            expected[i, j] = rows[0] * (1 - y + top) + rows[1] * (y - top)
+    found = legacy_resize(torch.tensor(source).float()[None, None], 7)
+    np.testing.assert_allclose(found[0, 0], expected, rtol=1e-5)
+
+
+def hooked(weights, images):
+    """Return both features as published evaluators take them: of one call, with a hook on mixed_6's conv."""
+    base = Base().eval()
+    base.load_state_dict(torch.jit.load(weights.path("inception-2015-12-05.pt")).state_dict())
+    maps = []
+    base.layers.mixed_6.conv.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.no_grad():
+        pooled = base(torch.from_numpy(images).permute(0, 3, 1, 2), return_features=True)
+    return pooled.numpy(), maps[0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 64), (310, 299)])
+def test_legacy_features_are_those_of_published_evaluators(weights, height, width):
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    pooled, maps = hooked(weights, images)
+    assert maps.shape == (2, 9, 17, 17)
+    found = legacy_inception(weights, CPU).of_images(images)
+    assert found.shape == (2, 2048)
+    np.testing.assert_allclose(found, pooled, atol=1e-6)
+    spatial = legacy_spatial_inception(weights, CPU).of_images(images)
+    assert spatial.shape == (2, 7 * 17 * 17)
+    by_channel = spatial.reshape(2, 7, 17, 17)
+    for channel in range(7):
+        np.testing.assert_allclose(by_channel[:, channel], maps[:, channel], atol=1e-4)
+
+
+def test_the_resize_is_all_that_tells_legacy_features_from_clean_ones(weights):
+    """At 299 x 299 neither resizes, and they are equal."""
+    for side, same in ((299, True), (48, False)):
+        images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+        clean, legacy = (make(weights, CPU).of_images(images) for make in (inception, legacy_inception))
+        assert np.allclose(clean, legacy, atol=1e-5) == same
+
+
+def test_distances_of_two_pictures_are_in_closed_form(weights):
+    """Covariances of rank 1, dd'/2, have the square root |d.e|/2 in their product's trace."""
+    first, second = pictures(2), noisy(pictures(2), 20)
+    for name in (catalog.LEGACY_INCEPTION, catalog.LEGACY_SPATIAL):
+        network = open_network(name, weights, CPU, EMBEDDED_FOLDER)
+        a, b = network.of_images(first).astype(np.float64), network.of_images(second).astype(np.float64)
+        d, e = a[1] - a[0], b[1] - b[0]
+        means = a.mean(0) - b.mean(0)
+        expected = means @ means + (d @ d + e @ e) / 2 - abs(d @ e)
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
 def test_lpips_is_pyiqas(weights, monkeypatch, tmp_path):
     import pyiqa
 
@@ -82,15 +163,27 @@ def test_lpips_takes_its_weights_from_the_folder(weights):
     assert torch.equal(network.lin3.model[1].weight, heads["lin3.model.1.weight"])
 
 
-def test_clip_pictures_are_prepared_as_transformers_own_processor_does(weights):
+@pytest.mark.parametrize("name", [catalog.CLIP, catalog.CLIP_LARGE])
+def test_clip_pictures_are_prepared_as_transformers_own_processor_does(weights, name):
     from transformers import CLIPImageProcessorPil
 
-    network = clip_vit_b_32(weights, CPU)
+    network = openai_clip(name, weights, CPU)
     images = pictures(2, side=96)[:, :64]  # 64 x 96
     processor = CLIPImageProcessorPil()
     expected = processor([Image.fromarray(x) for x in images], return_tensors="pt")["pixel_values"]
     np.testing.assert_allclose(network._to_pixels(images), expected, atol=1e-5)
-    assert network.of_images(images).shape == network.of_texts(["a red circle", "x" * 500]).shape == (2, 512)
+    expected_shape = (2, catalog.NETWORK_WIDTHS[name])
+    assert network.of_images(images).shape == expected_shape
+    assert network.of_texts(["a red circle", "x" * 500]).shape == expected_shape
+
+
+def test_clip_vit_l_14_is_as_large_as_its_published_file():
+    """427.6 million parameters of 4 bytes in 1,710,671,599 bytes; the file's directory takes the rest."""
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(**CLIP_SIZES[catalog.CLIP_LARGE]))
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < 1_710_671_599 - size < 300_000
+    assert model.visual_projection.out_features == catalog.NETWORK_WIDTHS[catalog.CLIP_LARGE]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +191,9 @@ def test_clip_pictures_are_prepared_as_transformers_own_processor_does(weights):
     [
         (catalog.INCEPTION, inception),
         (catalog.SPATIAL, spatial_inception),
-        (catalog.CLIP, clip_vit_b_32),
+        (catalog.CLIP, partial(openai_clip, catalog.CLIP)),
+        (catalog.LEGACY_INCEPTION, legacy_inception),
+        (catalog.LEGACY_SPATIAL, legacy_spatial_inception),
     ],
 )
 def test_a_file_of_another_format_is_named(network, make, tmp_path):
@@ -106,3 +201,11 @@ def test_a_file_of_another_format_is_named(network, make, tmp_path):
     torch.save({"something": torch.zeros(1)}, tmp_path / name)
     with pytest.raises(EnvironmentProblem, match=name):
         make(Weights(tmp_path), CPU)
+
+
+def test_a_torchscript_file_without_the_layer_is_named(tmp_path):
+    base = Base()
+    base.layers = nn.Sequential(nn.Flatten())
+    torch.jit.script(base).save(tmp_path / "inception-2015-12-05.pt")
+    with pytest.raises(EnvironmentProblem, match=r"inception-2015-12-05.pt.*conv"):
+        legacy_spatial_inception(Weights(tmp_path), CPU)

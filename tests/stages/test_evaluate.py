@@ -92,13 +92,23 @@ def test_gates_decide_the_exit_code_and_the_summary_tells_them(compared, tmp_pat
 def test_metrics_without_weights_are_skipped_unless_they_are_required(compared):
     found = document(compared)["metrics"]
     assert found["lpips"]["skipped"] == "needs alexnet-owt-7be5be79.pth, LPIPS_v0.1_alex-df73285e.pth"
-    assert "lpips  skipped (needs" in evaluate(compared).stdout
+    lines = evaluate(compared).stdout.splitlines()
+    assert "lpips  skipped (needs alexnet-owt-7be5be79.pth, LPIPS_v0.1_alex-df73285e.pth)" in lines
+    assert "fid, kid, fid[legacy], sfid[nash]  skipped (needs inception-2015-12-05.pt)" in lines
+    assert len([line for line in lines if "skipped" in line]) == 5  # one for each set of files
     for words in (("--require", "ssim,lpips"), ("--gate", "lpips<=0.1")):
         told = evaluate(compared, *words, code=5).stderr
         assert "lpips" in told
         assert "alexnet-owt-7be5be79.pth" in told
         assert "--download" in told
     assert "unknown metric 'lpipz'" in evaluate(compared, "--require", "lpipz", code=2).stderr
+
+
+def test_each_definition_of_a_metric_can_be_required_and_gated(compared):
+    for words in (("--require", "fid[legacy],sfid[nash]"), ("--gate", "sfid[nash]<=5")):
+        assert "needs inception-2015-12-05.pt, not in" in evaluate(compared, *words, code=5).stderr
+    told = evaluate(compared, "--require", "clip_score[vit-l-14]", code=5).stderr
+    assert "needs clip-vit-large-patch14.bin, clip-vit-base-patch32-tokenizer.json, not in" in told
 
 
 @pytest.mark.filterwarnings("ignore")  # the metric libraries'
@@ -112,7 +122,10 @@ def test_with_all_weights_everything_is_measured_and_features_are_kept(sdquant, 
     assert found["metrics"]["lpips"]["mean"] > 0
     kept = [a for a in sdquant.opened().artifacts() if a.manifest.kind == "features"]
     assert {a.spec.network for a in kept} == set(NETWORK_FILES)
-    assert len(kept) == 4 * 2
+    assert len(kept) == len(NETWORK_FILES) * 2
+    assert found["metrics"]["fid[legacy]"]["mean"] != found["metrics"]["fid"]["mean"]
+    assert found["metrics"]["sfid[nash]"]["mean"] > 0
+    assert len({found["metrics"][name]["mean"] for name in ("clip_score", "clip_score[vit-l-14]")}) == 2
     assert found["artifact"] != document(sdquant, "--no-floor")["artifact"]
 
 

@@ -18,8 +18,9 @@ from tests.fakes import noisy, pictures, publish_pictures
 REFERENCE = pictures(4)
 NOISY = noisy(REFERENCE, 8)
 TEXT = "a big red circle"
-OF_PROMPTS = ["clip_score", "clip_score_difference", "clip_score[shapes-clip]",
-              "clip_score_difference[shapes-clip]"]  # fmt: skip
+OF_PROMPTS = ["clip_score", "clip_score_difference",
+              "clip_score[vit-l-14]", "clip_score_difference[vit-l-14]",
+              "clip_score[shapes-clip]", "clip_score_difference[shapes-clip]"]  # fmt: skip
 
 
 def save(folder, images, name="{:05d}.png"):
@@ -102,7 +103,7 @@ def test_scores_of_prompts_are_skipped_or_required(two):
     assert {metrics[name]["skipped"] for name in OF_PROMPTS} == {"needs --prompts"}
     printed = two().stdout
     assert printed.startswith(f"{two.ours} against {two.theirs}\n")
-    assert "clip_score[shapes-clip]  skipped (needs --prompts)" in printed
+    assert f"{', '.join(OF_PROMPTS)}  skipped (needs --prompts)" in printed
     told = line(two("--require", "clip_score[shapes-clip]", code=2))
     assert told == "--require clip_score[shapes-clip]: needs the prompts of the pictures; pass --prompts FILE"
     assert "--download" in line(two("--gate", "lpips<=0.1", code=5))
@@ -126,7 +127,7 @@ def test_gates_decide_the_exit_code_and_the_summary_tells_them(two, tmp_path):
 def test_a_dry_run_counts_and_computes_nothing(two, tmp_path):
     page = tmp_path / "page.html"
     plan = document(two("--dry-run", "--json", "--output", page))["plan"]
-    assert plan == {"images": 4, "metrics": 5, "skipped": 9}
+    assert plan == {"images": 4, "metrics": 5, "skipped": 13}
     assert not page.exists()
 
 

@@ -144,7 +144,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_metrics(facts: "MetricsFacts") -> None:
-    """Print metric summaries as a table to stdout, and skipped ones below it."""
+    """Print metric summaries as a table to stdout, and skipped ones below it by reason."""
+    from ..report.headline import skipped
     from ..report.numbers import interval, mean, median
 
     rows = [
@@ -161,6 +162,5 @@ def print_metrics(facts: "MetricsFacts") -> None:
         if summary.skipped is None
     ]
     print_table(["metric", "mean", "95% interval", "median", "other seed", "self-baseline", "N"], rows)
-    for name, summary in facts.metrics.items():
-        if summary.skipped:
-            _stdout.print(f"{name}  {mean(summary)}", markup=False)
+    for reason, names in skipped([facts]).items():
+        _stdout.print(f"{', '.join(names)}  skipped ({reason})", markup=False)

@@ -6,17 +6,31 @@ from typing import Literal
 
 from ..errors import UsageProblem
 
-EMBEDDED_CLIP, CLIP, INCEPTION, SPATIAL = "shapes-clip", "clip-vit-b-32", "inception", "inception-spatial"
+EMBEDDED_CLIP, CLIP, CLIP_LARGE = "shapes-clip", "clip-vit-b-32", "clip-vit-l-14"
+INCEPTION, SPATIAL = "inception", "inception-spatial"
+LEGACY_INCEPTION, LEGACY_SPATIAL = "inception-legacy", "inception-legacy-spatial"
 
-# Weight files of each feature network; the embedded model's CLIP comes with the package.
+# Weight files of each feature network; the embedded model's CLIP comes with the package, and OpenAI's share
+# one tokenizer.
 NETWORK_FILES: dict[str, tuple[str, ...]] = {
     EMBEDDED_CLIP: (),
     CLIP: ("clip-vit-base-patch32.bin", "clip-vit-base-patch32-tokenizer.json"),
+    CLIP_LARGE: ("clip-vit-large-patch14.bin", "clip-vit-base-patch32-tokenizer.json"),
     INCEPTION: ("inception-2015-12-05.pt",),
     SPATIAL: ("pt_inception-2015-12-05-6726825d.pth",),
+    LEGACY_INCEPTION: ("inception-2015-12-05.pt",),
+    LEGACY_SPATIAL: ("inception-2015-12-05.pt",),
 }
 # Features per picture of each network; the Fréchet distance of N pictures is biased upwards by about D / N.
-NETWORK_WIDTHS = {EMBEDDED_CLIP: 64, CLIP: 512, INCEPTION: 2048, SPATIAL: 2023}
+NETWORK_WIDTHS = {
+    EMBEDDED_CLIP: 64,
+    CLIP: 512,
+    CLIP_LARGE: 768,
+    INCEPTION: 2048,
+    SPATIAL: 2023,
+    LEGACY_INCEPTION: 2048,
+    LEGACY_SPATIAL: 2023,
+}
 LPIPS_FILES = ("alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth")
 
 
@@ -42,7 +56,7 @@ class Metric:
 
     @property
     def formula(self) -> str:
-        """The name without the feature network in brackets."""
+        """The name without what stands in brackets."""
         return self.name.partition("[")[0]
 
     @property
@@ -65,11 +79,15 @@ CATALOG: dict[str, Metric] = {
         Metric("fid", Form.SETS, "low", INCEPTION),
         Metric("kid", Form.SETS, "low", INCEPTION),
         Metric("sfid", Form.SETS, "low", SPATIAL),
+        Metric("fid[legacy]", Form.SETS, "low", LEGACY_INCEPTION),
+        Metric("sfid[nash]", Form.SETS, "low", LEGACY_SPATIAL),
         Metric("fid[clip]", Form.SETS, "low", CLIP),
         Metric("fid[shapes-clip]", Form.SETS, "low", EMBEDDED_CLIP),
         Metric("kid[shapes-clip]", Form.SETS, "low", EMBEDDED_CLIP),
         Metric("clip_score", Form.TEXT, "high", CLIP),
         Metric("clip_score_difference", Form.TEXT_DIFFERENCE, "zero", CLIP),
+        Metric("clip_score[vit-l-14]", Form.TEXT, "high", CLIP_LARGE),
+        Metric("clip_score_difference[vit-l-14]", Form.TEXT_DIFFERENCE, "zero", CLIP_LARGE),
         Metric("clip_score[shapes-clip]", Form.TEXT, "high", EMBEDDED_CLIP),
         Metric("clip_score_difference[shapes-clip]", Form.TEXT_DIFFERENCE, "zero", EMBEDDED_CLIP),
     )

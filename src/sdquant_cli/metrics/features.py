@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.initialization import no_init_weights
 
 from ..errors import EnvironmentProblem, first_line
 from . import catalog
 from .weights import Weights
+
+INCEPTION_SIDE = 299  # pixels of the pictures that Inception takes
 
 
 class FeatureNetwork(Protocol):
@@ -84,13 +87,31 @@ def clip_of_folder(folder: Path, device: torch.device) -> TextFeatureNetwork:
 # Mean and standard deviation of CLIP's training pictures by channel (Radford et al. 2021, published code).
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
+# Sizes of OpenAI's networks (Radford et al. 2021, hyperparameters of CLIP-ViT) where they are not those of
+# transformers' defaults, which are ViT-B/32.
+CLIP_SIZES: dict[str, dict[str, Any]] = {
+    catalog.CLIP: {},
+    catalog.CLIP_LARGE: {
+        "projection_dim": 768,
+        "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+    },
+}
 
-def clip_vit_b_32(weights: Weights, device: torch.device) -> TextFeatureNetwork:
-    """Open OpenAI's CLIP ViT-B/32 in transformers' network; pictures are prepared as its processor does."""
+
+def openai_clip(name: str, weights: Weights, device: torch.device) -> TextFeatureNetwork:
+    """Open OpenAI's CLIP of a name in transformers' network; pictures are prepared as its processor does."""
     from tokenizers import Tokenizer
 
-    weight_file, tokenizer_file = map(weights.path, catalog.NETWORK_FILES[catalog.CLIP])
-    model = CLIPModel(CLIPConfig())  # transformers' defaults are ViT-B/32
+    weight_file, tokenizer_file = map(weights.path, catalog.NETWORK_FILES[name])
+    with no_init_weights():  # random ones take seconds to draw
+        model = CLIPModel(CLIPConfig(**CLIP_SIZES[name]))
     _load(model, weight_file, ignore="position_ids")
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     length, end = model.config.text_config.max_position_embeddings, "<|endoftext|>"
@@ -119,34 +140,107 @@ def _shortest_side(picture: np.ndarray, side: int) -> np.ndarray:
     return resized[top : top + side, left : left + side]
 
 
-class _CleanInception:
-    """A network on pictures resized as clean-fid does: 299 x 299, bicubic in fp32 (Parmar et al. 2022)."""
+class _Inception:
+    """A network on pixels (N,3,H,W) fp32 in 0..255."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        from cleanfid.resize import build_resizer
-
-        self._network, self._device = network, device
-        self._resize = build_resizer("clean")
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        to_pixels: Callable[[np.ndarray], Tensor],
+        device: torch.device,
+    ) -> None:
+        self._network, self._to_pixels, self._device = network, to_pixels, device
 
     @torch.no_grad()
     def of_images(self, images: np.ndarray) -> np.ndarray:
-        resized = np.stack([self._resize(picture) for picture in images])
-        pixels = torch.from_numpy(resized).permute(0, 3, 1, 2).to(self._device)
-        return self._network(pixels).float().cpu().numpy()
+        return self._network(self._to_pixels(images).to(self._device)).float().cpu().numpy()
 
 
-def inception(weights: Weights, device: torch.device) -> FeatureNetwork:
-    """Open Inception up to its last pooling (D = 2048), as clean-fid does."""
+def _pixels(images: np.ndarray) -> Tensor:
+    """Return pictures (N,H,W,3) as pixels (N,3,H,W) fp32 in 0..255, of the same size."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+def _clean_pixels() -> Callable[[np.ndarray], Tensor]:
+    """Return a function for pixels of clean-fid's resize: 299 x 299, bicubic in fp32 (Parmar et al. 2022)."""
+    from cleanfid.resize import build_resizer
+
+    resize = build_resizer("clean")
+
+    def to_pixels(images: np.ndarray) -> Tensor:
+        return _pixels(np.stack([resize(picture) for picture in images]))
+
+    return to_pixels
+
+
+def _open_inception(weights: Weights, device: torch.device) -> Any:
+    """Open the TorchScript file of Inception in clean-fid's wrapper: `base` resizes, `layers` do not."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     (name,) = catalog.NETWORK_FILES[catalog.INCEPTION]
     with _naming_the_file(weights.path(name)):
-        network = InceptionV3W(str(weights.folder), download=False).to(device)
-    return _CleanInception(network, device)
+        return InceptionV3W(str(weights.folder), download=False).to(device)
+
+
+def inception(weights: Weights, device: torch.device) -> FeatureNetwork:
+    """Open Inception up to its last pooling (D = 2048), as clean-fid does."""
+    return _Inception(_open_inception(weights, device), _clean_pixels(), device)
+
+
+def legacy_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
+    """Open Inception up to its last pooling (D = 2048) behind its own resize, as torch-fidelity does."""
+    base = _open_inception(weights, device).base
+
+    def features(pixels: Tensor) -> Tensor:
+        found: Tensor = base(pixels, return_features=True)
+        return found.flatten(1)
+
+    return _Inception(features, _pixels, device)
+
+
+# The layers of the TorchScript file that lead to mixed_6, one behind another.
+_BEFORE_MIXED_6 = (
+    *("conv", "conv_1", "conv_2", "pool0", "conv_3", "conv_4", "pool1"),
+    *("mixed", "mixed_1", "mixed_2", "mixed_3", "mixed_4", "mixed_5"),
+)
+
+
+def legacy_spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
+    """Open Inception up to 7 channels of mixed_6/conv (D = 2023), for sFID (Nash et al. 2021).
+
+    A TorchScript module takes no hook, so its layers are called one by one, behind the resize that it does.
+    """
+    (name,) = catalog.NETWORK_FILES[catalog.LEGACY_SPATIAL]
+    published = _open_inception(weights, device).layers
+    with _naming_the_file(weights.path(name)):
+        layers = [getattr(published, layer) for layer in _BEFORE_MIXED_6]
+        layers.append(published.mixed_6.conv)
+
+    def features(pixels: Tensor) -> Tensor:
+        x = (legacy_resize(pixels, INCEPTION_SIDE) - 128) / 128
+        for layer in layers:
+            x = layer(x)
+        return x[:, :7].flatten(1)
+
+    return _Inception(features, _pixels, device)
+
+
+def legacy_resize(pixels: Tensor, side: int) -> Tensor:
+    """Return pixels (N,3,H,W) in `side` x `side` by TensorFlow 1's resize: bilinear, without antialiasing."""
+    return _stretched(_stretched(pixels, side).mT, side).mT
+
+
+def _stretched(x: Tensor, side: int) -> Tensor:
+    """Return x (...,n) as (...,side), interpolated linearly at i n / side; past its end it stays."""
+    n = x.shape[-1]
+    at = torch.arange(side, device=x.device) * n
+    low, share = at // side, at % side / side
+    high = (low + 1).clamp(max=n - 1)
+    return torch.lerp(x[..., low], x[..., high], share)
 
 
 def spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
-    """Open Inception up to 7 channels of mixed_6a (D = 2023), by pyiqa, for sFID (Nash et al. 2021)."""
+    """Open Inception up to 7 channels of mixed_6a (D = 2023), as pyiqa does for its sFID."""
     import pyiqa.archs.inception as pyiqa_inception
 
     (name,) = catalog.NETWORK_FILES[catalog.SPATIAL]
@@ -161,7 +255,7 @@ def spatial_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
     def features(pixels: Tensor) -> Tensor:
         return network((pixels - 128) / 128)[0][:, :7].flatten(1)
 
-    return _CleanInception(features, device)
+    return _Inception(features, _clean_pixels(), device)
 
 
 def lpips_network(weights: Weights, device: torch.device) -> nn.Module:
@@ -182,9 +276,12 @@ def open_network(name: str, weights: Weights, device: torch.device, embedded_cli
     """Open the feature network of a name in the catalog."""
     makers: dict[str, Callable[[], FeatureNetwork]] = {
         catalog.EMBEDDED_CLIP: lambda: clip_of_folder(embedded_clip, device),
-        catalog.CLIP: lambda: clip_vit_b_32(weights, device),
+        catalog.CLIP: lambda: openai_clip(name, weights, device),
+        catalog.CLIP_LARGE: lambda: openai_clip(name, weights, device),
         catalog.INCEPTION: lambda: inception(weights, device),
         catalog.SPATIAL: lambda: spatial_inception(weights, device),
+        catalog.LEGACY_INCEPTION: lambda: legacy_inception(weights, device),
+        catalog.LEGACY_SPATIAL: lambda: legacy_spatial_inception(weights, device),
     }
     return makers[name]()
 

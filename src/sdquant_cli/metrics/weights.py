@@ -16,6 +16,9 @@ from ..events import Events
 from ..paths import cache_folder, partial_file, remove_partial_files
 
 _CLIP = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+_CLIP_LARGE = (
+    "https://huggingface.co/openai/clip-vit-large-patch14/resolve/32bd64288804d66eefd0ccbe215aa642df71cc41"
+)
 _BLOCK = 1 << 20
 
 
@@ -49,6 +52,9 @@ WEIGHT_FILES: dict[str, WeightFile] = {
     ),
     "clip-vit-base-patch32-tokenizer.json": WeightFile(
         "b556ac8c99757ffb677208af34bc8c6721572114111a6e0aaf5fa69ff0b8d842", f"{_CLIP}/tokenizer.json"
+    ),
+    "clip-vit-large-patch14.bin": WeightFile(
+        "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3", f"{_CLIP_LARGE}/pytorch_model.bin"
     ),
 }
 
