@@ -4,6 +4,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from sdquant_cli.metrics import pairs
+from sdquant_cli.metrics.catalog import CATALOG, Form
 from tests.fakes import noisy, pictures
 
 CPU = torch.device("cpu")
@@ -47,3 +48,14 @@ def test_psnr_of_one_changed_value():
     changed[0, 0, 0, 0] = changed[0, 0, 0, 0] ^ 1
     mse = 1 / (64 * 64 * 3)
     assert pairs.psnr(CPU)(changed, reference)[0] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the metric libraries'
+@pytest.mark.parametrize("side", [64, 192])
+def test_what_is_known_of_a_picture_and_itself_is_what_is_computed(weights, side):
+    """To the last bit: stored numbers do not tell one from the other."""
+    assert {name for name, metric in CATALOG.items() if metric.form is Form.PAIR} == set(pairs.OF_ITSELF)
+    images = np.concatenate([pictures(2, side=side), np.zeros((1, side, side, 3), np.uint8)])
+    made = {"psnr": pairs.psnr(CPU), "ssim": pairs.ssim(CPU), "lpips": pairs.lpips(weights, CPU)}
+    for name, value in pairs.OF_ITSELF.items():
+        assert made[name](images, images).tolist() == [value] * 3, name

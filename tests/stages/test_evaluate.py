@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sdquant_cli.artifacts.features import IMAGES_PER_UNIT
+from sdquant_cli.metrics import pairs
 from sdquant_cli.metrics.catalog import NETWORK_FILES
 from sdquant_cli.metrics.weights import WEIGHT_FILES
 from tests.conftest import PROMPTS
@@ -109,6 +110,24 @@ def test_each_definition_of_a_metric_can_be_required_and_gated(compared):
         assert "needs inception-2015-12-05.pt, not in" in evaluate(compared, *words, code=5).stderr
     told = evaluate(compared, "--require", "clip_score[vit-l-14]", code=5).stderr
     assert "needs clip-vit-large-patch14.bin, clip-vit-base-patch32-tokenizer.json, not in" in told
+
+
+def test_the_reference_is_not_compared_with_itself_pair_by_pair(compared, monkeypatch):
+    make, given = pairs.psnr, []
+
+    def recording(device):
+        metric = make(device)
+
+        def compare(images, reference):
+            given.append((images, reference))
+            return metric(images, reference)
+
+        return compare
+
+    monkeypatch.setattr(pairs, "psnr", recording)
+    assert document(compared)["itself"]["psnr"]["identical"] == 6
+    assert len(given) == 2  # the pictures, and those of another seed
+    assert not any(np.array_equal(*pictures) for pictures in given)
 
 
 @pytest.mark.filterwarnings("ignore")  # the metric libraries'

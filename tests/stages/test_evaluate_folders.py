@@ -76,6 +76,14 @@ def test_equal_pictures_are_identical_and_at_no_distance(two):
         assert metrics[name]["mean"] == pytest.approx(0, abs=1e-6)
 
 
+def test_what_is_known_of_the_reference_itself_is_what_a_copy_of_it_measures(two, tmp_path):
+    copy = save(tmp_path / "copy", REFERENCE)
+    (tmp_path / "prompts.txt").write_text(f"{TEXT}\n" * 4)
+    found = document(two("--json", "--prompts", tmp_path / "prompts.txt", images=copy))
+    assert len(found["itself"]) == 7
+    assert found["itself"] == {name: found["metrics"][name] for name in found["itself"]}
+
+
 def test_the_numbers_are_those_of_stored_images(two, sdquant, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"{TEXT} {i}\n" for i in range(4)))
     folders = document(two("--json", "--prompts", tmp_path / "prompts.txt"))

@@ -139,6 +139,8 @@ class Measures(Generic[P]):
 
     def _pair_values(self, images: P, reference: P) -> dict[str, np.ndarray]:
         n = images.count
+        if images.key == reference.key:
+            return {name: np.full(n, pairs.OF_ITSELF[name]) for name in self._pairwise}
         values = {name: np.empty(n) for name in self._pairwise}
         with self._events.task(f"comparing ({', '.join(values)})", n, "image") as task:
             for start, stop in batches(images, 0, n):

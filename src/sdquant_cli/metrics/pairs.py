@@ -1,5 +1,6 @@
 """Metrics of picture pairs, computed by pyiqa. Pictures are (N,H,W,3) uint8, results (N) float64."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,9 @@ from .features import lpips_network
 from .weights import Weights
 
 Pairwise = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# What each gives for a picture and itself, to the last bit.
+OF_ITSELF = {"psnr": math.inf, "ssim": 1.0, "lpips": 0.0}
 
 
 def psnr(device: torch.device) -> Pairwise:
