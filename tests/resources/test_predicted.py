@@ -74,6 +74,14 @@ def test_training_takes_more_than_rounding_and_less_with_checkpointing(model):
     assert SECONDS not in rounding
     assert rounding[MEMORY] < steps[MEMORY] < weights[MEMORY]
     assert checkpointed[MEMORY] < weights[MEMORY]
+    assert checkpointed[SECONDS] == 5 / 4 * weights[SECONDS]
+
+
+def test_checkpointing_keeps_the_inputs_of_blocks(model):
+    checkpointed = calibration(model, Train.WEIGHTS_AND_STEPS, checkpointing=True)[MEMORY]
+    forward = predicted._cost(model, SETTING, 8, Dtype.FP32, None).bytes
+    weights = 4 * 4 * sum(shape.numel() for shape in model.layer_shapes.values())
+    assert checkpointed > weights + 2 * forward
 
 
 def test_scratch_is_needed_once_there_are_checkpoints(model):

@@ -94,13 +94,20 @@ def cost_of_call(
 ) -> Cost:
     """Return the cost of a call with latents (N,C,h,w), all of it on the meta device.
 
-    With `training` it includes the backward pass to the activations, without gradients of weights; the
-    flops of attention are those of its forward pass.
+    With `training` it includes the backward pass to the activations, and to the parameters that need
+    gradients; the flops of attention are those of its forward pass.
     """
-    timestep = torch.ones(1, device="meta")
+
+    def call() -> None:
+        timestep = torch.ones(1, device="meta")
+        with torch.set_grad_enabled(training):
+            predicted = predict(network, x.detach().requires_grad_(training), timestep, conditioning)
+            if training:
+                predicted.sum().backward()
+
     live, counter = _LiveBytes(network), FlopCounterMode(display=False)
-    with _fused_attention() as attention, torch.set_grad_enabled(training), counter, live:
-        predicted = predict(network, x.requires_grad_(training), timestep, conditioning)
-        if training:
-            predicted.sum().backward()
+    with _fused_attention(), live:  # alone: the counter keeps alive what gradient checkpointing drops
+        call()
+    with _fused_attention() as attention, counter:
+        call()
     return Cost(live.peak, counter.get_total_flops() + sum(attention))

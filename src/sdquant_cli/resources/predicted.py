@@ -75,15 +75,15 @@ def calibrating(
         return {"peak memory, bytes": _resident() + _parameters(model) * _BYTES[dtype] + codes}
     call = partial(_cost, model, setting, items, Dtype.FP32, spec.attention_bits)
     forward = call()
-    # with checkpointing, blocks are recomputed and a call keeps few activations
-    backward = forward if checkpointing else call(training=True)
+    backward = call(training=True, checkpointing=checkpointing)  # with the gradients of weights
     weights = 4 * _quantizable(model) if spec.train.what is Train.WEIGHTS_AND_STEPS else 0
-    trained = 3 * weights  # gradients, and two moments of Adam
+    moments = 2 * weights  # of Adam
     shared = spec.train.teacher is Dtype.FP32  # with the student, except for trained weights
     teacher = weights if shared else _parameters(model) * _BYTES[spec.train.teacher]
-    added = _parameters(model) * 4 + trained + teacher + max(backward.bytes, codes)
-    # the teacher, the student and its backward pass cost four forward passes
-    updates = 4 * _seconds(forward, Dtype.FP32) * spec.train.accumulate * spec.iterations
+    added = _parameters(model) * 4 + moments + teacher + max(backward.bytes, codes)
+    # the teacher, the student and its backward pass cost four forward passes, recomputed blocks one more
+    passes = 5 if checkpointing else 4
+    updates = passes * _seconds(forward, Dtype.FP32) * spec.train.accumulate * spec.iterations
     numbers: Numbers = {"peak memory, bytes": _resident() + added, "seconds, roughly": updates}
     if weights and spec.iterations > EVERY:
         copies = 4 if spec.train.averaging else 3  # weights, two moments of Adam, averaged weights
@@ -120,7 +120,14 @@ def disk(arrays: Mapping[str, ArraySpec]) -> int:
 
 
 def _cost(
-    model: Model, setting: Setting, items: int, dtype: Dtype, attention: int | None, *, training: bool = False
+    model: Model,
+    setting: Setting,
+    items: int,
+    dtype: Dtype,
+    attention: int | None,
+    *,
+    training: bool = False,
+    checkpointing: bool = False,
 ) -> Cost:
     """Return the cost of one call; rounded attention (`attention` bits) cannot use the fused kernel."""
     network, x, conditioning = _call(model, setting, items, dtype)
@@ -129,6 +136,8 @@ def _cost(
         rounding = LayerState(one[:0], one, one, *PAPER.grids(Bits(0, attention)))
         open_attention(network)
         swap(network, dict.fromkeys(attention_taps(network), rounding), Rows([0.0]), weights_on_grid=True)
+    if checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
     return cost_of_call(network, x, conditioning, training=training)
 
 
