@@ -141,6 +141,7 @@ class Measure(StrEnum):
     PRINTED = "printed"  # eq. (10) of the paper, as printed
     FISHER = "fisher"  # with the empirical Fisher matrix
     SQNR = "sqnr"  # of the network's output with one layer quantized
+    PUBLISHED = "published"  # as the file of --ranking lists them
 
 
 class Activations(StrEnum):

@@ -93,6 +93,7 @@ FLAGS = {
     "precalc-time": {**SCHEDULE, **DEVICE},
     "sensitivity": {
         "--measure": ("sqnr", Measure.SQNR, "SensitivitySpec.measure"),
+        "--ranking": ("r.txt", Path("r.txt"), None),
         "--bits": ("W8A8", "w8a8", "SensitivitySpec.bits"),
         "--limit": ("3", 3, "SensitivitySpec.latents"),
         "--micro-batch": ("4", 4, "SensitivitySpec.micro_batch"),
@@ -130,6 +131,7 @@ FLAGS = {
         "--teacher-dtype": ("bf16", Dtype.BF16, "TrainSpec.teacher"),
         "--amp": (None, True, "TrainSpec.amp"),
         "--checkpointing": (None, True, None),
+        "--no-checkpointing": (None, False, None),
         "--images": ("folder", Path("folder"), None),
         "--correction": (None, True, "QuantStateSpec.correction"),
         **SCHEDULE,
@@ -225,7 +227,7 @@ SHARED = {  # flags that set no field of a request, and the test that is theirs
 OTHERS = {  # commands whose request goes to no stage with a store: their flags and arguments
     "quantize": {"MODEL", "--output", "--bits", "--group-size", "--branch-rank", *MODEL} - {"--model"},
     "demo": {"--output", "--store"},
-    "run": {"--config", "--store", "--json"},
+    "run": {"--config", "--dry-run", "--store", "--json"},
     "ls": {"--store", "--json"},
     "show": {"NAME", "--store", "--json"},
     "verify": {"NAME", "--store"},

@@ -109,6 +109,24 @@ def test_run_reads_the_file_and_concludes_as_evaluate_does(returns, capsys, tmp_
     assert capsys.readouterr().out == "latents/k\n  latents  3\n"
 
 
+def test_run_takes_the_chains_of_a_file_one_after_the_other(returns, capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("sample: {prompts: p.txt}\n---\nsample: {prompts: q.txt}\n")
+    returns("pipeline.run", Made())
+    returns("evaluate.conclude", None)
+    run.run(RunRequest(config=tmp_path / "c.yaml"), CALL)
+    assert capsys.readouterr().out == 2 * "latents/k\n  latents  3\n"
+
+
+def test_run_shows_the_plans_of_all_chains(returns, capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("sample: {prompts: p.txt}\n")
+    plans = [[SimpleNamespace(stage="sample", numbers={"UNet calls": 7})], []]
+    returns("pipeline.plan", plans)
+    run.run(RunRequest(config=tmp_path / "c.yaml"), Invocation(store="store", dry_run=True))
+    assert capsys.readouterr().out == "chain 1\nsample would do\n  UNet calls  7\nchain 2\n"
+    run.run(RunRequest(config=tmp_path / "c.yaml"), Invocation(store="store", dry_run=True, json=True))
+    assert json.loads(capsys.readouterr().out) == [[{"stage": "sample", "plan": {"UNet calls": 7}}], []]
+
+
 def test_a_stage_shows_its_plan_or_its_result_and_then_concludes(capsys):
     concluded = []
     stage = SimpleNamespace(

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.options.config_file import read_config
+from sdquant_cli.options.config_file import read_configs
 
 SAMPLE = "sample:\n  prompts: p.txt\n"
 
@@ -15,7 +15,8 @@ def read(tmp_path):
     def of(content):
         path = tmp_path / "chain.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_config(path)
+        (config,) = read_configs(path)
+        return config
 
     return of
 
@@ -35,6 +36,24 @@ def test_hyphens_and_underscores_aliases_of_values_and_empty_sections(read, monk
     assert chain.calibrate.budget == "4.25"
     assert chain.evaluate.gate == ("psnr>=25",)
     assert chain.generate.limit is None
+
+
+def test_several_chains_are_read_in_order(tmp_path):
+    path = tmp_path / "chains.yaml"
+    path.write_text("# the first\n--- # one\nsample: {prompts: a.txt}\n---\n---\nsample: {prompts: b.txt}\n")
+    assert [str(config.sample.prompts) for config in read_configs(path)] == ["a.txt", "b.txt"]
+
+
+def test_a_preset_fills_what_sections_leave_open(read):
+    chain = read(
+        "preset: paper-sd14\nsample: {prompts: p.txt, limit: 3}\n"
+        "calibrate: {mixed: false, forwards: 1e3}\nsensitivity: {ranking: r.txt}\n"
+    )
+    assert (chain.sample.limit, chain.sample.steps, chain.sample.scheduler) == (3, 50, "pndm")
+    assert (chain.calibrate.mixed, chain.calibrate.edges, chain.calibrate.batch_size) == (False, "none", 12)
+    assert chain.calibrate.iterations is None  # --forwards replaces it
+    assert chain.sensitivity.limit is None  # so does --ranking
+    assert chain.generate.limit == 5_000
 
 
 @pytest.mark.parametrize(
@@ -72,7 +91,11 @@ def test_hyphens_and_underscores_aliases_of_values_and_empty_sections(read, monk
         (SAMPLE + "evaluate: {gate: [psnr>=1_0]}\n", "evaluate.gate psnr>=1_0: expected metric"),
         ("sample: !!python/object/apply:os.system [true]", "line 1: could not determine a constructor"),
         ("? [a]\n: b\n", "line 1: .*unhashable key"),
-        ("a: 1\n---\nb: 2\n", "line 2: .*another document"),
+        ("a: 1\n---\nb: 2\n", "chain 1: sample: is required"),
+        (SAMPLE + "---\n" + SAMPLE + "  frob: 3\n", "chain 2: sample.frob 3: unknown field"),
+        (SAMPLE + "preset: paper\n", "preset paper: expected one of paper-sd14, "),
+        (SAMPLE + "preset: [paper-sd14]\n", r"preset \['paper-sd14'\]: expected one of"),
+        ("sample: 3\npreset: paper-sd14\n", "sample 3: expected fields"),
         ("a: \x01", "not YAML"),
         (b"\xff\xfe\xff", "not YAML"),
         ("1: {}\n", "is required"),
@@ -89,4 +112,4 @@ def test_what_makes_no_sense_is_one_line(read, content, says):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "chain.yaml")
     with pytest.raises(UsageProblem, match="is a pipe"):
-        read_config(tmp_path / "chain.yaml")
+        read_configs(tmp_path / "chain.yaml")

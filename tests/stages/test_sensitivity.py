@@ -223,3 +223,47 @@ def test_facts_are_json_with_numbers_alone(measured):
     for kind, facts in (("sensitivity", SensitivityFacts), ("quant-state", QuantStateFacts)):
         shown = json.loads(sdquant("show", kind, "--json").stdout)["facts"]
         assert facts.model_validate(shown)
+
+
+def test_a_published_ranking_decides_bits_and_can_be_made_again(measured, tmp_path):
+    from sdquant_cli.report.reproduce import Script
+
+    sdquant, facts = measured
+    order = list(reversed(facts["printed"].ranking))
+    whole, ends = tmp_path / "whole.txt", tmp_path / "ends.txt"
+    whole.write_text("\n".join(order))
+    rest = [name for name in facts["printed"].scores if name in order[END:-END]]
+    ends.write_text("\n".join(["# both ends", *order[:END], "...", *order[-END:]]))
+    plan = json.loads(sdquant("sensitivity", "--ranking", ends, "--dry-run", "--json").stdout)["plan"]
+    assert plan == {"measure": "published", "layers": LAYERS}
+    made = json.loads(sdquant("sensitivity", "--ranking", ends, "--json").stdout)
+    assert made["facts"]["ranking"] == [*order[:END], *rest, *order[-END:]]
+    assert made["facts"]["top"] == order[:END]
+    again = tmp_path / "again.txt"
+    again.write_text("\n".join(made["facts"]["ranking"]))
+    assert json.loads(sdquant("sensitivity", "--ranking", again, "--json").stdout)["key"] == made["key"]
+    assert json.loads(sdquant("sensitivity", "--ranking", whole, "--json").stdout)["key"] != made["key"]
+    sdquant("verify")
+
+    words = ("--mixed", "--method", "rtn", "--json")
+    bits = json.loads(sdquant("calibrate", "--bits", "w4a8", *words).stdout)["facts"]["bits"]
+    assert {name for name, value in bits.items() if value == "w8a16"} == set(order[:END])
+    assert {name for name, value in bits.items() if value == "w4a4"} == set(order[-END:])
+
+    manifest = sdquant.opened().resolve("sensitivity").manifest
+    script = Script(lineage=None, prompt_files={})
+    file = f"ranking-{manifest.key[:6]}.txt"
+    assert script._ranking_flags(manifest) == ["--ranking", file, "--bits", "w4a8", "--micro-batch", "8"]
+    assert script.remarks[0].startswith(f"{file} is a list of the {LAYERS} layers of {manifest.ref.name}")
+
+
+def test_a_listed_ranking_is_not_measured(measured, tmp_path):
+    sdquant, _ = measured
+    file = tmp_path / "ranking.txt"
+    file.write_text("conv_in\nconv_inn\n")
+    assert f"--ranking {file}: line 2: 'conv_inn'" in sdquant("sensitivity", "--ranking", file, code=2).stderr
+    words = ("sensitivity", "--measure")
+    assert "--measure sqnr: has no effect" in sdquant(*words, "sqnr", "--ranking", file, code=2).stderr
+    limited = sdquant("sensitivity", "--limit", 2, "--ranking", file, code=2).stderr
+    assert "--limit 2: has no effect with --ranking" in limited
+    assert "--measure published: requires --ranking" in sdquant(*words, "published", code=2).stderr

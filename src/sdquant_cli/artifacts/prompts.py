@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..manifests import PromptsFacts, PromptsSpec
+from ..manifests import PromptsFacts, PromptsSpec, Ref
 from ..prompts import PromptFile
 from ..store import ArraySpec, Artifact, Draft
 from ..types import Kind
@@ -44,6 +44,12 @@ def store_prompts(workspace: Workspace, file: PromptFile) -> Prompts:
         "offset": ArraySpec(offset.shape, "int64", ("boundary",)),
     }
     return workspace.produce(Prompts, Blueprint(_spec(encoded), {}, arrays), fill, quiet=True)
+
+
+def planned_prompts(file: PromptFile) -> Ref:
+    """Return what stands for the prompts of a file, before they are stored, in artifacts made from them."""
+    sha256 = _spec([prompt.encode() for prompt in file.prompts]).sha256
+    return Ref(kind=Kind.PROMPTS, key=sha256[:20], digest=sha256)
 
 
 def _spec(encoded: Sequence[bytes]) -> PromptsSpec:

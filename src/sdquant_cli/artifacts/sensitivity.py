@@ -42,6 +42,8 @@ def layout(spec: SensitivitySpec, layers: int, halves: int) -> tuple[dict[str, A
 
     A latent is `halves` items.
     """
+    if spec.measure is Measure.PUBLISHED:
+        return {"position": ArraySpec((layers,), "int64", ("layer",))}, 1
     if spec.measure is Measure.SQNR:
         return _one_layer_at_a_time(layers, halves * spec.latents)
     latents = spec.micro_batch * BATCHES_PER_UNIT

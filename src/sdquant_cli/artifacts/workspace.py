@@ -19,11 +19,22 @@ A = TypeVar("A", bound=Artifact)
 
 
 @dataclass(frozen=True)
+class Planned:
+    """An artifact that a stage would make, as far as its plan knows it."""
+
+    spec: Spec
+    facts: Frozen
+    inputs: Mapping[str, Ref]
+    tags: Sequence[str] = LATEST
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The plan of a stage for `--dry-run`: numbers by name."""
+    """The plan of a stage for `--dry-run`: numbers by name, and what later stages of a chain would read."""
 
     stage: str
     numbers: dict[str, int | float | str] = field(default_factory=dict)
+    makes: Planned | None = None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ Flags are built when they are first asked for, so that `sdquant --help` imports 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from ..errors import UsageProblem
 from ..types import Preset
 from .errors import PlainCommand, request_of
 
@@ -60,10 +62,10 @@ class OptionsCommand(PlainCommand):
         shared = {flag.name: ctx.params[flag.name] for flag in self.options.shared}
         preset = shared.pop("preset", None)
         values = {flag.name: flag.value(ctx.params[flag.name]) for flag in self.options.request_flags}
-        if preset:
-            values |= _preset_values(ctx, preset)
-        request: Fields = request_of(self.options.request, **values)
-        self.body(request, Invocation(**shared))
+        filled = _preset_values(ctx, preset) if preset else {}
+        request: Fields = request_of(self.options.request, **(values | filled))
+        with _naming_the_preset(preset, filled):
+            self.body(request, Invocation(**shared))
 
 
 def reflowed(text: str) -> str:
@@ -124,10 +126,22 @@ def _default(flag: "Flag") -> object:
 
 def _preset_values(ctx: "Context", preset: Preset) -> dict[str, object]:
     """Return the values of a preset for a command, but for those that the user gave."""
-    from ..options.presets import PRESETS
+    from ..options.presets import preset_values
 
-    values = PRESETS[preset][ctx.command.name or ""]
-    return {name: value for name, value in values.items() if not _is_typed(ctx, name)}
+    typed = [name for name in ctx.params if _is_typed(ctx, name)]
+    return preset_values(preset, ctx.command.name or "", typed)
+
+
+@contextmanager
+def _naming_the_preset(preset: Preset | None, filled: Mapping[str, object]) -> Iterator[None]:
+    """Add to a UsageProblem about an option that the user did not type that the preset set it."""
+    try:
+        yield
+    except UsageProblem as error:
+        flag = str(error).partition(":")[0].partition(" ")[0]
+        if flag.removeprefix("--").replace("-", "_") not in filled:
+            raise
+        raise UsageProblem(f"{error}; --preset {preset} sets {flag}; change one of them") from None
 
 
 def _is_typed(ctx: "Context", name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,23 @@ def _show_plan(plan: "Plan", *, as_json: bool) -> None:
     from . import render
 
     if as_json:
-        render.print_json({"stage": plan.stage, "plan": plan.numbers})
+        render.print_json(_document(plan))
     else:
         render.print_pairs(f"{plan.stage} would do", plan.numbers)
+
+
+def show_plans(chains: "Iterable[list[Plan]]", *, as_json: bool) -> None:
+    """Print the plans of chains of stages, or one JSON document: a list of chains."""
+    from . import render
+
+    if as_json:
+        render.print_json([[_document(plan) for plan in plans] for plans in chains])
+        return
+    for number, plans in enumerate(chains, 1):
+        render.print_pairs(f"chain {number}", {})
+        for plan in plans:
+            _show_plan(plan, as_json=False)
+
+
+def _document(plan: "Plan") -> dict[str, object]:
+    return {"stage": plan.stage, "plan": plan.numbers}

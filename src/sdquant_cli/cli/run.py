@@ -11,15 +11,21 @@ if TYPE_CHECKING:
 def run(request: "RunRequest", call: Invocation) -> None:
     """Run all stages with the options of a YAML file.
 
-    Stages that are up to date are skipped.
+    Stages that are up to date are skipped. A file may have several chains, one after the other.
 
     Example: sdquant run --config chain.yaml
-    """
-    from ..options.config_file import read_config
-    from ..stages import evaluate, pipeline
-    from .execute import open_workspace, show_result
 
-    config = read_config(request.config)
-    metrics = pipeline.run(config, open_workspace(call.store))
-    show_result(evaluate, metrics, as_json=call.json)
-    evaluate.conclude(metrics, config.evaluate)
+    Example: sdquant run --config examples/paper/table-7.yaml --dry-run
+    """
+    from ..options.config_file import read_configs
+    from ..stages import evaluate, pipeline
+    from .execute import open_workspace, show_plans, show_result
+
+    configs, workspace = read_configs(request.config), open_workspace(call.store)
+    if call.dry_run:
+        show_plans(pipeline.plan(configs, workspace), as_json=call.json)
+        return
+    for config in configs:
+        metrics = pipeline.run(config, workspace)
+        show_result(evaluate, metrics, as_json=call.json)
+        evaluate.conclude(metrics, config.evaluate)

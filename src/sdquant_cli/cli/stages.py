@@ -38,6 +38,8 @@ def sensitivity(request: "requests.SensitivityRequest", call: Invocation) -> Non
     """Rank layers by their effect on the quantized output.
 
     Example: sdquant sensitivity --measure sqnr
+
+    Example: sdquant sensitivity --ranking examples/paper/layers-sd14.txt
     """
     from ..stages import sensitivity as stage
     from .execute import execute

@@ -74,13 +74,14 @@ class SensitivitySpec(Spec):
     stage_version: ClassVar[int] = 2
     measure: Measure
     bits: str
-    latents: int  # number used, from the first on
+    latents: int  # number used, from the first on; 0 where a file lists the layers
     micro_batch: int  # latents per pass; with guidance each is two items
-    loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; None for sqnr
+    loss: Literal["mse to fp, at rounded weights"] | None  # whose gradient is taken; None: of none
     activations: Activations | None = None  # of sqnr, as `calibrate` has them; None: per step
     ranges: Ranges | None = None  # how sqnr chooses activation grids
     relax: Relax | None = None
     full_range: bool | None = None  # whether sqnr's weights have all codes; None: not the lowest
+    ranking: str | None = None  # sha256 of the layers that a file lists; None: they are measured
 
 
 class LossSpec(Frozen):

@@ -335,7 +335,12 @@ class CalibrateRequest(SettingRequest, NumberOptions):
     ] = False
     checkpointing: Annotated[
         Switch,
-        Option("Gradient checkpointing: less memory, more time.", Panel.RESOURCES, needs=Needs.DISTILLATION),
+        Option(
+            "Gradient checkpointing: less memory, more time.",
+            Panel.RESOURCES,
+            needs=Needs.DISTILLATION,
+            negative=True,
+        ),
     ] = False
     images: Annotated[
         Path | None,

@@ -35,7 +35,7 @@ class DemoRequest(Fields):
 class RunRequest(Fields):
     """Options of `run`."""
 
-    config: Annotated[Path, Option("YAML file with a section per stage.")]
+    config: Annotated[Path, Option("YAML file with a section per stage, or several such chains.")]
 
 
 class ListRequest(Fields):
@@ -95,9 +95,9 @@ class CommandOptions:
 COMMANDS = {
     "sample": CommandOptions(requests.SampleRequest, (PRESET, *STAGE)),
     "precalc-time": CommandOptions(requests.PrecalcTimeRequest, STAGE),
-    "sensitivity": CommandOptions(requests.SensitivityRequest, STAGE),
+    "sensitivity": CommandOptions(requests.SensitivityRequest, (PRESET, *STAGE)),
     "calibrate": CommandOptions(requests.CalibrateRequest, (PRESET, *STAGE)),
-    "generate": CommandOptions(requests.GenerateRequest, STAGE),
+    "generate": CommandOptions(requests.GenerateRequest, (PRESET, *STAGE)),
     "evaluate": CommandOptions(requests.EvaluateRequest, STAGE),
     "quantize": CommandOptions(requests.QuantizeRequest, ()),
     "export": CommandOptions(requests.ExportRequest, (STORE,)),
@@ -106,7 +106,7 @@ COMMANDS = {
     "leaderboard": CommandOptions(requests.LeaderboardRequest, STAGE),
     "demo": CommandOptions(DemoRequest, (STORE,)),
     "doctor": CommandOptions(requests.DoctorRequest, (JSON,)),
-    "run": CommandOptions(RunRequest, (STORE, JSON)),
+    "run": CommandOptions(RunRequest, STAGE),
     "ls": CommandOptions(ListRequest, (STORE, JSON)),
     "show": CommandOptions(ShowRequest, (STORE, JSON)),
     "verify": CommandOptions(VerifyRequest, (STORE,)),

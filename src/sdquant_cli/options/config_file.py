@@ -1,4 +1,4 @@
-"""The configuration file of `sdquant run`: YAML with a section per stage.
+"""The configuration file of `sdquant run`: YAML with a section per stage, or several such documents.
 
 Deep nesting, tags, aliases of anything but single values and repeated fields are refused before anything
 is built from them.
@@ -13,6 +13,8 @@ from pydantic import ConfigDict, ValidationError
 
 from ..errors import UsageProblem, first_line
 from ..paths import check_regular, plain
+from ..types import Preset
+from .presets import PRESETS, preset_values
 from .requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -67,13 +69,21 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: Path) -> PipelineConfig:
-    """Read a configuration file; raises UsageProblem that names file and field."""
+def read_configs(path: Path) -> list[PipelineConfig]:
+    """Read the chains of a configuration file; raises UsageProblem that names file, chain and field."""
     flag = f"--config {path}"
-    document = _document(path, flag)
+    documents = _documents(path, flag) or [None]
+    if len(documents) == 1:
+        return [_config(documents[0], flag)]
+    return [_config(document, f"{flag}: chain {i}") for i, document in enumerate(documents, 1)]
+
+
+def _config(document: object, flag: str) -> PipelineConfig:
     if not isinstance(document, Mapping):
         raise UsageProblem(f"{flag}: expected one section per stage: {', '.join(SECTIONS)}")
     sections = {name: _with_underscores(section) for name, section in document.items()}
+    if "preset" in sections:
+        sections = _with_preset(sections, flag)
     try:
         return PipelineConfig.model_validate(sections)
     except ValidationError as error:
@@ -82,15 +92,27 @@ def read_config(path: Path) -> PipelineConfig:
         raise UsageProblem(f"{flag}: {field}: {message}") from None
 
 
-def _document(path: Path, flag: str) -> object:
-    """Return the values of a file; raises UsageProblem for one that is not plain YAML."""
+def _with_preset(sections: dict[str, Any], flag: str) -> dict[str, Any]:
+    """Return sections with a preset's values where they have none; raises UsageProblem for an unknown one."""
+    name = sections.pop("preset")
+    if name not in list(Preset):
+        raise UsageProblem(f"{flag}: preset {name}: expected one of {', '.join(Preset)}")
+    for stage in PRESETS[Preset(name)]:
+        section = sections.get(stage, {})
+        if isinstance(section, Mapping):
+            sections[stage] = {**preset_values(Preset(name), stage, section), **section}
+    return sections
+
+
+def _documents(path: Path, flag: str) -> list[object]:
+    """Return the documents of a file but for empty ones; raises UsageProblem if it is not plain YAML."""
     check_regular(path, "--config")
     if path.stat().st_size > LARGEST:
         raise UsageProblem(f"{flag}: is larger than {LARGEST:,} bytes, expected one section per stage")
     try:
         text = path.read_text(encoding="utf-8")
         _check_structure(text)
-        return _plain(yaml.load(text, _Loader), "")
+        return [_plain(document, "") for document in yaml.load_all(text, _Loader) if document is not None]
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageProblem(f"{flag}: {line}{error.problem}") from None

@@ -133,11 +133,18 @@ class SensitivityRequest(SettingRequest):
     measure: Annotated[
         Measure,
         Option(
-            "Sensitivity measure: from gradients (printed, fisher), or of one quantized layer at a time "
-            "(sqnr).",
+            "Sensitivity measure: from gradients (printed, fisher), of one quantized layer at a time (sqnr), "
+            "or none (published, with --ranking).",
             spec="SensitivitySpec.measure",
         ),
     ] = Measure.PRINTED
+    ranking: Annotated[
+        Path | None,
+        Option(
+            "Take the ranking from this text file instead of measuring it: one layer a line, most sensitive "
+            "first; a line ... stands for all others."
+        ),
+    ] = None
     bits: Annotated[
         BitsText, Option("Bits that layers are quantized to, such as w4a8.", spec="SensitivitySpec.bits")
     ] = "w4a8"

@@ -56,7 +56,9 @@ Source = Flag | Only | None
 _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
     LatentsSpec: {"setting": INHERITED, "select": INHERITED},
     SelectSpec: {},
-    SensitivitySpec: dict.fromkeys(("loss", "activations", "ranges", "relax", "full_range"), INHERITED),
+    SensitivitySpec: dict.fromkeys(
+        ("loss", "activations", "ranges", "relax", "full_range", "ranking"), INHERITED
+    ),
     QuantStateSpec: {
         "loss": INHERITED,
         "train": INHERITED,
@@ -176,8 +178,19 @@ class Script:
     def _rank(self, ranking: SensitivityManifest) -> None:
         if self._latest.get(Kind.SENSITIVITY) != ranking.key:
             self._sample(self.lineage.input(ranking, "latents", LatentsManifest))
-            self.add("sensitivity", *self._flags(ranking))
+            self.add("sensitivity", *self._ranking_flags(ranking))
             self._latest[Kind.SENSITIVITY] = ranking.key
+
+    def _ranking_flags(self, ranking: SensitivityManifest) -> list[str]:
+        """Return the flags of a ranking; for one that a file listed, they name a file of all its layers."""
+        if ranking.spec.ranking is None:
+            return self._flags(ranking)
+        file, spec = f"ranking-{ranking.key[:6]}.txt", ranking.spec
+        self.remarks.append(
+            f"{file} is a list of the {len(ranking.facts.ranking)} layers of {ranking.ref.name}, one a line: "
+            f"`sdquant show {ranking.ref.name} --json` has it as `ranking`."
+        )
+        return ["--ranking", file, "--bits", spec.bits, "--micro-batch", str(spec.micro_batch)]
 
     def _flags(self, manifest: Manifest) -> list[str]:
         words, unset = spec_flags(manifest.spec)

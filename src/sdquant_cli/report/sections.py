@@ -87,10 +87,10 @@ def sensitivity(models: Sequence[ComparedModel], lineage: Lineage) -> Charts:
 
 def _ranking_chart(ranking: SensitivityManifest, labels: Sequence[str]) -> page.Chart:
     facts = ranking.facts
-    caption = (
-        f"{len(facts.ranking)} layers in network order, weights rounded at {ranking.spec.bits}, "
-        f"{facts.samples} samples; used by {', '.join(labels)}"
-    )
+    how = f"weights rounded at {ranking.spec.bits}, {facts.samples} samples"
+    if ranking.spec.ranking:
+        how = "by their places in a list that was given, not measured"
+    caption = f"{len(facts.ranking)} layers in network order, {how}; used by {', '.join(labels)}"
     return page.Chart(
         caption,
         charts.sensitivity(facts.scores, facts.top, facts.bottom),

@@ -11,7 +11,7 @@ from ..artifacts.quant_state import QuantState, layout, model_of
 from ..artifacts.sensitivity import Sensitivity, latest_of_model
 from ..artifacts.settings import inherit
 from ..artifacts.time_table import make_time_table
-from ..artifacts.workspace import Blueprint, Plan, Workspace
+from ..artifacts.workspace import Blueprint, Plan, Planned, Workspace
 from ..calibration.bit_allocation import (
     Choice,
     attention_bits,
@@ -54,6 +54,12 @@ class _Resolved:
         """The setting of the latents."""
         return self.latents.spec.setting
 
+    @property
+    def parents(self) -> dict[str, Artifact]:
+        """The artifacts that it reads, by role."""
+        parents: dict[str, Artifact] = {"latents": self.latents}
+        return parents | ({"sensitivity": self.sensitivity} if self.sensitivity else {})
+
 
 def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
@@ -63,6 +69,9 @@ def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
     rows = len(schedule_of(model.sampler(setting)).timesteps)
     latents, cache = work.latents.facts.latents, int(request.cache_memory * 1e9)
     needs = predicted.calibrating(model, setting, spec, latents, cache, checkpointing=request.checkpointing)
+    facts = QuantStateFacts(
+        setting=setting, layers=len(model.layer_shapes), bits={}, average_bits={}, losses=(), borrowed_rows=0
+    )
     return Plan(
         "calibrate",
         {
@@ -74,6 +83,7 @@ def plan(request: CalibrateRequest, workspace: Workspace) -> Plan:
             **needs,
             "disk, bytes": predicted.disk(layout(model, rows, spec)),
         },
+        Planned(spec, facts, {role: artifact.ref for role, artifact in work.parents.items()}),
     )
 
 
@@ -87,8 +97,7 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
         workspace.events.note(line)
     table = make_time_table(workspace, model, setting)
     parents: dict[str, Artifact] = {"latents": work.latents, "time-table": table}
-    if work.sensitivity:
-        parents["sensitivity"] = work.sensitivity
+    parents |= work.parents
     rounded_table = None
     if request.time_path is TimePath.QUANTIZED:
         rounded_table = make_time_table(workspace, model, setting, Bits.parse(spec.bits))

@@ -8,14 +8,14 @@ import torch
 
 from ..artifacts.images import Drawing, Images, draw, layout
 from ..artifacts.latents import Latents
-from ..artifacts.prompts import store_prompts
+from ..artifacts.prompts import planned_prompts, store_prompts
 from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_simulated
 from ..artifacts.settings import check_sides, inherit, new_setting
 from ..artifacts.text_embeds import store_embeddings
-from ..artifacts.workspace import Plan, Workspace
+from ..artifacts.workspace import Plan, Planned, Workspace
 from ..errors import UsageProblem
 from ..events import Events
-from ..manifests import ImagesSpec, Setting
+from ..manifests import ImagesFacts, ImagesSpec, Setting
 from ..models.guidance import halves
 from ..models.load import Model
 from ..models.schedule import schedule_of
@@ -41,28 +41,42 @@ class _Source:
     def execution(self, engine: Engine, device: torch.device) -> Execution:
         return execution_of(self.state, engine, device) if self.state else Execution.FP
 
+    @property
+    def tags(self) -> tuple[str, str]:
+        return "latest", "latest-quantized" if self.state else "latest-fp"
+
 
 def plan(request: GenerateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
     workspace = workspace.on(request.device)
     source = _source(request, workspace)
     setting, model = source.setting, workspace.model(source.setting)
-    count = len(_prompts(request, model).prompts)
+    prompts = _prompts(request, model)
+    count = len(prompts.prompts)
     calls = halves(setting.guidance_scale) * count * len(schedule_of(model.sampler(setting)).calls)
     batch = min(request.micro_batch, count)
     attention = source.state.spec.attention_bits if source.state else None
+    execution = source.execution(request.engine, workspace.device)
     return Plan(
         "generate",
         {
             "images": count,
             "UNet calls": calls,
-            "engine": source.execution(request.engine, workspace.device),
+            "engine": execution,
             **predicted.drawing(
                 model, setting, batch, calls, quantized=source.state is not None, attention=attention
             ),
             "disk, bytes": predicted.disk(layout(count, setting)),
         },
+        _planned(_spec(request, source, execution), source, prompts),
     )
+
+
+def _planned(spec: ImagesSpec, source: _Source, prompts: PromptFile) -> Planned:
+    inputs = {"prompts": planned_prompts(prompts)}
+    if source.state:
+        inputs["state"] = source.state.ref
+    return Planned(spec, ImagesFacts(images=len(prompts.prompts)), inputs, source.tags)
 
 
 def run(request: GenerateRequest, workspace: Workspace) -> Images:
@@ -73,19 +87,22 @@ def run(request: GenerateRequest, workspace: Workspace) -> Images:
     execution = source.execution(request.engine, workspace.device)
     model = workspace.model(source.setting)
     prompts = store_prompts(workspace, _prompts(request, model))
-    spec = ImagesSpec(
+    spec = _spec(request, source, execution)
+    drawing = Drawing(spec, prompts, store_embeddings(workspace, model, prompts), source.state)
+    images = draw(workspace, drawing, source.tags)
+    if request.output:
+        write_png(images, request.output, workspace.events)
+    return images
+
+
+def _spec(request: GenerateRequest, source: _Source, execution: Execution) -> ImagesSpec:
+    return ImagesSpec(
         setting=source.setting,
         engine=execution,
         seed=request.seed,
         micro_batch=request.micro_batch,
         step_match=request.step_match if source.state else None,
     )
-    drawing = Drawing(spec, prompts, store_embeddings(workspace, model, prompts), source.state)
-    tags = ("latest", "latest-quantized" if source.state else "latest-fp")
-    images = draw(workspace, drawing, tags)
-    if request.output:
-        write_png(images, request.output, workspace.events)
-    return images
 
 
 def check_files(request: GenerateRequest, workspace: Workspace) -> None:

@@ -1,19 +1,20 @@
 """All six stages in order, from a configuration file or for the demo."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..artifacts.metrics import Metrics
-from ..artifacts.workspace import Workspace
+from ..artifacts.workspace import Plan, Workspace
 from ..models.load import EMBEDDED_FOLDER
 from ..options.config_file import PipelineConfig
 from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
-from ..store import Artifact, Store
+from ..store import Artifact, PlannedStore, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
 
 Stage = Callable[[Any, Workspace], Artifact]
@@ -27,6 +28,16 @@ _STAGES: dict[str, Stage] = {
 }
 
 
+_PLANS: dict[str, Callable[[Any, Workspace], Plan]] = {
+    "sample": sample.plan,
+    "precalc-time": precalc_time.plan,
+    "sensitivity": sensitivity.plan,
+    "calibrate": calibrate.plan,
+    "generate": generate.plan,
+    "evaluate": evaluate.plan,
+}
+
+
 def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
     """Run all stages, each skipping what is up to date; return the metrics."""
     generate.check_files(config.generate, workspace)
@@ -36,6 +47,24 @@ def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
         workspace.events.note(f"== {name}")
         stage(getattr(config, name.replace("-", "_")), workspace)
     return workspace.need(Metrics)
+
+
+def plan(configs: Sequence[PipelineConfig], workspace: Workspace) -> Iterator[list[Plan]]:
+    """Yield what `run` would do for each chain, without what a chain before it would have made.
+
+    Later stages are planned on what earlier ones would make, so nothing needs to be there.
+    """
+    store = PlannedStore(workspace.store.url)
+    workspace = replace(workspace, store=store).silent()
+    for config in configs:
+        generate.check_files(config.generate, workspace)
+        plans = []
+        for name, stage in _PLANS.items():
+            step = stage(getattr(config, name.replace("-", "_")), workspace)
+            made = step.makes
+            if made is None or store.plan(made.spec, made.facts, made.inputs, made.tags):
+                plans.append(step)
+        yield plans
 
 
 def demo_config() -> PipelineConfig:

@@ -6,10 +6,10 @@ from functools import partial
 from torch import Tensor
 
 from ..artifacts.latents import Latents, columns, layout
-from ..artifacts.prompts import store_prompts
+from ..artifacts.prompts import planned_prompts, store_prompts
 from ..artifacts.settings import new_setting
 from ..artifacts.text_embeds import TextEmbeds, store_embeddings
-from ..artifacts.workspace import Blueprint, Plan, Workspace
+from ..artifacts.workspace import Blueprint, Plan, Planned, Workspace
 from ..calibration.selection import pilot
 from ..calibration.selection.rules import RULES, at_random, at_stride, normally
 from ..calibration.selection.trajectories import Trajectories
@@ -164,7 +164,11 @@ def plan(request: SampleRequest, workspace: Workspace) -> Plan:
     roughly = ", roughly" if work.pilot else ""
     numbers |= {f"UNet calls{roughly}": calls, f"UNet calls at least{roughly}": least}
     numbers |= predicted.drawing(work.model, work.spec.setting, work.spec.micro_batch, calls)
-    return Plan("sample", numbers | {"disk, bytes": predicted.disk(_layout(work))})
+    numbers["disk, bytes"] = predicted.disk(_layout(work))
+    facts = LatentsFacts(
+        latents=len(work.chosen) * work.spec.per_prompt, unet_calls=calls, unet_calls_minimum=least
+    )
+    return Plan("sample", numbers, Planned(work.spec, facts, {"prompts": planned_prompts(work.file)}))
 
 
 def run(request: SampleRequest, workspace: Workspace) -> Latents:

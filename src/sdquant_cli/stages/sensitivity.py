@@ -1,10 +1,15 @@
-"""`sensitivity`: rank layers by how much each matters to the quantized network's output."""
+"""`sensitivity`: rank layers by how much each matters to the quantized network's output, or as listed."""
+
+from collections.abc import Sequence
+
+import numpy as np
 
 from ..artifacts.latents import Latents, load_items
 from ..artifacts.sensitivity import Sensitivity, layout
 from ..artifacts.settings import inherit
 from ..artifacts.time_table import TimeTable, make_time_table
-from ..artifacts.workspace import Blueprint, Plan, Workspace
+from ..artifacts.workspace import Blueprint, Plan, Planned, Workspace
+from ..calibration.published_ranking import digest, read_ranking
 from ..calibration.resolve import spec_without_training
 from ..calibration.sensitivity import (
     Measurement,
@@ -14,10 +19,12 @@ from ..calibration.sensitivity import (
     layer_noises,
 )
 from ..calibration.tabulated import tabulated_denoiser
+from ..errors import UsageProblem
 from ..events import Events
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..models.guidance import halves
 from ..options.requests import SensitivityRequest
+from ..quant.allocate import extremes
 from ..store import Draft
 from ..types import Dtype, Measure
 
@@ -28,7 +35,18 @@ def plan(request: SensitivityRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
     latents = workspace.need(Latents)
     inherit(latents.spec.setting, request, latents)
-    return Plan("sensitivity", {"measure": request.measure.value, "latents": _count(request, latents)})
+    _check_ranking(request)
+    inputs = {"latents": latents.ref}
+    if request.ranking:
+        listed = _listed(request, workspace, latents)
+        numbers: dict[str, int | float | str] = {"measure": Measure.PUBLISHED.value, "layers": len(listed)}
+        return Plan(
+            "sensitivity", numbers, Planned(_published_spec(request, listed), _facts_of(listed), inputs)
+        )
+    spec = _spec(request, latents)
+    facts = SensitivityFacts(samples=spec.latents, ranking=(), scores={}, top=(), bottom=())
+    numbers = {"measure": spec.measure.value, "latents": spec.latents}
+    return Plan("sensitivity", numbers, Planned(spec, facts, inputs))
 
 
 def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
@@ -38,6 +56,9 @@ def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
     workspace.announce({"latents": latents})
     setting = latents.spec.setting
     inherit(setting, request, latents)
+    _check_ranking(request)
+    if request.ranking:
+        return _published(request, workspace, latents)
     model, spec = workspace.model(setting), _spec(request, latents)
     table = make_time_table(workspace, model, setting)
     arrays, units = layout(spec, len(model.layer_shapes), halves(setting.guidance_scale))
@@ -49,6 +70,56 @@ def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
 
     blueprint = Blueprint(spec, {"latents": latents, "time-table": table}, arrays, units)
     return workspace.produce(Sensitivity, blueprint, fill)
+
+
+def _check_ranking(request: SensitivityRequest) -> None:
+    """Raise UsageProblem for an option that has no effect with --ranking, or needs it."""
+    measure = request.measure
+    if request.ranking and measure not in (Measure.PRINTED, Measure.PUBLISHED):
+        raise UsageProblem(f"--measure {measure}: has no effect with --ranking; leave one of them out")
+    if request.ranking and request.limit is not None:
+        raise UsageProblem(f"--limit {request.limit}: has no effect with --ranking, which reads no latents")
+    if measure is Measure.PUBLISHED and not request.ranking:
+        raise UsageProblem(f"--measure {measure}: requires --ranking FILE")
+
+
+def _published(request: SensitivityRequest, workspace: Workspace, latents: Latents) -> Sensitivity:
+    """Return the ranking that a file lists, of the model of the latents."""
+    listed = _listed(request, workspace, latents)
+    spec = _published_spec(request, listed)
+    positions = [listed.index(name) for name in workspace.model(latents.spec.setting).layer_shapes]
+
+    def fill(draft: Draft) -> SensitivityFacts:
+        for unit in draft.missing():
+            draft.write(unit, {"position": np.array(positions, dtype=np.int64)})
+        return _facts_of(listed)
+
+    arrays, units = layout(spec, len(listed), 1)
+    return workspace.produce(Sensitivity, Blueprint(spec, {"latents": latents}, arrays, units), fill)
+
+
+def _listed(request: SensitivityRequest, workspace: Workspace, latents: Latents) -> tuple[str, ...]:
+    """Return all layers of the model of the latents, as the request's file lists them."""
+    assert request.ranking is not None
+    return read_ranking(request.ranking, list(workspace.model(latents.spec.setting).layer_shapes))
+
+
+def _published_spec(request: SensitivityRequest, listed: Sequence[str]) -> SensitivitySpec:
+    return SensitivitySpec(
+        measure=Measure.PUBLISHED,
+        bits=request.bits,
+        latents=0,
+        micro_batch=request.micro_batch,
+        loss=None,
+        ranking=digest(listed),
+    )
+
+
+def _facts_of(listed: Sequence[str]) -> SensitivityFacts:
+    """Return the facts of a listed ranking; its scores say no more than its order."""
+    scores = {name: 1 - position / len(listed) for position, name in enumerate(listed)}
+    top, bottom = extremes(listed)
+    return SensitivityFacts(samples=0, ranking=tuple(listed), scores=scores, top=top, bottom=bottom)
 
 
 def _spec(request: SensitivityRequest, latents: Latents) -> SensitivitySpec:

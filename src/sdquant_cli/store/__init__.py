@@ -2,6 +2,17 @@
 
 from .artifact import ArraySpec, Artifact
 from .draft import Draft
+from .planned import PlannedStore
 from .store import Absent, Entry, PinnedStore, ReadOnlyStore, Store
 
-__all__ = ["Absent", "ArraySpec", "Artifact", "Draft", "Entry", "PinnedStore", "ReadOnlyStore", "Store"]
+__all__ = [
+    "Absent",
+    "ArraySpec",
+    "Artifact",
+    "Draft",
+    "Entry",
+    "PinnedStore",
+    "PlannedStore",
+    "ReadOnlyStore",
+    "Store",
+]
