@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from sdquant_cli.models.source import EMBEDDED_FOLDER
 
@@ -33,15 +34,20 @@ def make(
     dtype: torch.dtype = torch.float32,
     tiny: bool = False,
     changes: Parts | None = None,
+    weights: bool = True,
 ) -> Path:
-    """Write the pipeline `name` into `folder`, its weights from seed 0; `changes` by folder and option."""
+    """Write the pipeline `name` into `folder`, its weights from seed 0; `changes` by folder and option.
+
+    Without `weights` the files of weights are empty: enough for names, shapes and what `--dry-run` predicts.
+    """
+    save = _save if weights else _save_empty
     cls, parts = PIPELINES[name]
     overrides, changes = TINY[name] if tiny else {}, changes or {}
     index: dict[str, Any] = {"_class_name": cls, "_diffusers_version": diffusers.__version__}
     for part, (kind, config) in parts.items():
         config = {**config, **overrides.get(part, {}), **changes.get(part, {})}
         library = transformers if kind.startswith("CLIP") else diffusers
-        _save(getattr(library, kind), config, folder / part, dtype)
+        save(getattr(library, kind), config, folder / part, dtype)
         index[part] = [library.__name__, kind]
         if part.startswith("text_encoder"):
             tokenizer = part.replace("text_encoder", "tokenizer")
@@ -58,16 +64,33 @@ def _save(cls: Any, config: dict[str, Any], folder: Path, dtype: torch.dtype) ->
         cls(**config).save_pretrained(folder)
         return
     torch.manual_seed(0)
+    _new(cls, config, dtype).save_pretrained(folder, max_shard_size=SHARD)
+
+
+def _save_empty(cls: Any, config: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
+    if cls.__name__.endswith("Scheduler"):
+        cls(**config).save_pretrained(folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        part = _new(cls, config, dtype)
+    if isinstance(part, transformers.PreTrainedModel):
+        part.config.save_pretrained(folder)
+        save_file({}, folder / "model.safetensors")
+    else:
+        part.save_config(folder)
+        save_file({}, folder / "diffusion_pytorch_model.safetensors")
+
+
+def _new(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> Any:
     torch.set_default_dtype(dtype)
     try:
         if cls.__name__.startswith("CLIP"):
             ids = {"bos_token_id": 617, "eos_token_id": 618, "pad_token_id": 618}  # of that tokenizer
-            part = cls(transformers.CLIPTextConfig(max_position_embeddings=TOKENS, **ids, **config))
-        else:
-            part = cls(**config)
+            return cls(transformers.CLIPTextConfig(max_position_embeddings=TOKENS, **ids, **config))
+        return cls(**config)
     finally:
         torch.set_default_dtype(torch.float32)
-    part.save_pretrained(folder, max_shard_size=SHARD)
 
 
 def _save_tokenizer(folder: Path) -> None:
