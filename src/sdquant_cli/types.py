@@ -234,6 +234,14 @@ class Bits:
             raise ValueError(f"expected w<2..8>a<2..16> such as w4a8, found {text!r}")
         return bits
 
+    @classmethod
+    def of_layer(cls, text: str) -> "Bits":
+        """Parse the bits of a layer, which may be those of one that stays in floating point."""
+        return FLOATING if text == str(FLOATING) else cls.parse(text)
+
+
+FLOATING = Bits(32, 32)  # of a layer that stays in floating point
+
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BYTES_BY_LOWER = {unit.lower(): unit for unit in _BYTES}

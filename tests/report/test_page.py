@@ -51,6 +51,10 @@ def test_the_legend_has_every_width_of_the_bit_maps():
     ]
     assert replace(EMPTY, bits=maps).widths == [4, 8, 16]
     assert EMPTY.widths == []
+    floating = page.LayerBits("conv_in", 32, 32)
+    text = page.render(replace(EMPTY, bits=[page.BitMap("w8a8", (("conv_in", (floating,)),))]))
+    assert 'title="conv_in: floating point"' in text
+    assert "</i>floating point</span>" in text
 
 
 def test_a_template_that_names_an_unknown_value_is_an_error():

@@ -56,6 +56,38 @@ def test_where_a_ranking_decides_the_first_and_the_last_layer_are_as_any_other(s
         assert (free["spec"].get("edges"), ranked["spec"].get("edges")) == (bits, None)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--bits", "w8a8", "--smoothing", "--branch-rank", 1),
+        ("--edges", "float", "--activations", "per-step"),
+        ("--edges", "float", "--method", "eda-dm", "--split-shortcuts"),
+    ],
+)
+def test_the_first_and_the_last_layer_can_stay_in_floating_point(sampled, tmp_path, words):
+    state = calibrated(sampled, *words, *SHORT)
+    assert state["facts"]["bits"] == {"conv_in": "w32a32", "conv_out": "w32a32"}
+    usual, total = int(state["spec"]["bits"][1]), state["facts"]["layers"] + 2
+    average = state["facts"]["average_bits"]["weights, by layers"]
+    assert average == pytest.approx(usual + 2 * (32 - usual) / total)
+    packs = "--split-shortcuts" not in words
+    assert (total == LAYERS) == packs
+    workspace = sampled.workspace()
+    stored = workspace.need(QuantState)
+    network = quantized_denoiser(workspace, stored, stored.facts.setting)
+    plain = workspace.model(stored.facts.setting).tensors({"conv_in.weight", "conv_out.weight"})
+    for name, weight in plain.items():
+        assert torch.equal(network.get_parameter(name), weight)
+    drawn = []
+    for engine in ("simulated", "auto") if packs else ("simulated",):
+        images = json.loads(sampled(*DRAW, "--engine", engine, "--json").stdout)
+        drawn.append(sampled.opened().resolve(f"images/{images['key']}").read("image").astype(int))
+    assert np.abs(drawn[0] - drawn[-1]).mean() < 1
+    if packs:
+        sampled("export", "--output", tmp_path / "out")
+        sampled("verify", tmp_path / "out")
+
+
 def test_rtn_has_nothing_trained_and_its_tables_and_ranges_count(sampled):
     keys = set()
     for words in ([], ["--tables", "single"], ["--ranges", "min-max"], ["--time-path", "quantized"]):

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..calibration.bit_allocation import attention_bits
 from ..calibration.output_correction import correction_of
+from ..calibration.resolve import floating_layers
 from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
@@ -40,7 +41,7 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
             for name in (field, f"{field}_offset"):
                 arrays[name] = self.read(name)
         taps = dict.fromkeys(attention_bits(self.spec, model), torch.Size([0]))
-        return state_from_arrays(arrays, model.layer_shapes | taps)
+        return state_from_arrays(arrays, _quantized_shapes(model, self.spec) | taps)
 
     @property
     def is_for_any_schedule(self) -> bool:
@@ -55,7 +56,7 @@ class QuantState(Artifact[QuantStateSpec, QuantStateFacts]):
 
 def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec]:
     """Return the arrays of a state: packed values with offsets, bits by layer, the correction."""
-    shapes = model.layer_shapes
+    shapes = _quantized_shapes(model, spec)
     names, single = [*shapes, *attention_bits(spec, model)], spec.tables is Tables.SINGLE
     form = NumberFormat.of(spec)
     table = sum(1 if is_text_fed(name) or single else rows for name in names)
@@ -76,6 +77,13 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
         arrays["correction_bias"] = ArraySpec((rows, channels), "float32", ("row", "channel"))
         arrays["correction_std"] = ArraySpec((rows,), "float32", ("row",))
     return arrays
+
+
+def _quantized_shapes(model: Model, spec: QuantStateSpec) -> dict[str, torch.Size]:
+    """Return the weights' shapes of all layers that do not stay in floating point."""
+    shapes = model.layer_shapes
+    floating = floating_layers(spec, list(shapes))
+    return {name: shape for name, shape in shapes.items() if name not in floating}
 
 
 def model_of(workspace: Workspace, spec: QuantStateSpec, setting: Setting) -> Model:
@@ -137,6 +145,7 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
         has_table,
         state.spec.relax or Relax.NONE,
         form,
+        floating_layers(state.spec, list(model.layer_shapes)),
     )
     network = copy.deepcopy(model.skeleton)
     names = list(projections(network))

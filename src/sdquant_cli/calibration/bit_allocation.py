@@ -24,13 +24,14 @@ from ..quant.allocate import (
     LayerBits,
     allocate,
     average_bits,
+    ends,
     mixed_bits,
     noise_by_width,
     smallest_budget,
 )
-from ..quant.format import NumberFormat
+from ..quant.format import PAPER, NumberFormat
 from ..quant.relaxing import bits_of_rows, relaxed_rows
-from ..types import Bits, Budget, Measure
+from ..types import FLOATING, Bits, Budget, Measure
 
 FRONTIER_PER_BIT = 2  # budgets of the frontier: every half bit
 
@@ -51,6 +52,11 @@ class Choice:
     bits: dict[str, Bits]
     allocation: FrontierPoint | None = None
     frontier: tuple[FrontierPoint, ...] = ()
+
+    @property
+    def quantized(self) -> dict[str, Bits]:
+        """The bits of the layers that do not stay in floating point."""
+        return {name: bits for name, bits in self.bits.items() if bits != FLOATING}
 
 
 def check_ranking(request: CalibrateRequest, ranking: SensitivitySpec | None) -> None:
@@ -111,7 +117,7 @@ def choose_bits(
     top, bottom = (ranking.facts.top, ranking.facts.bottom) if ranking and request.mixed else ((), ())
     chosen = mixed_bits(names, bits, top, bottom)
     if edges is not None:
-        for name in (names[0], names[-1]):
+        for name in ends(names):
             chosen[name] = chosen[name].at_least(edges)
     if request.budget is None or ranking is None:
         return Choice(chosen)
@@ -150,25 +156,27 @@ def mean_bits(
 ) -> dict[str, float]:
     """Return the mean bits of all layers by named weightings; activations are a mean over rows too.
 
-    `rows` is the number of rows of each layer's activation table.
+    `rows` is the number of rows of each quantized layer's activation table.
     """
     relaxed = relaxed_rows(spec.relax, max(rows.values()))
-    activations = {}
-    for name, layer in bits.items():
-        of_rows = bits_of_rows(layer.activations, rows[name], relaxed)
-        activations[name] = float(of_rows.float().mean())
     counts, form = layer_counts(model, setting), NumberFormat.of(spec)
     layers = []
     for name, layer in bits.items():
-        layers.append(bits_of_layer(layer.weights, activations[name], counts[name], form))
+        of_rows = bits_of_rows(layer.activations, rows.get(name, 1), relaxed)
+        layers.append(bits_of_layer(layer, float(of_rows.float().mean()), counts[name], form))
     return average_bits(layers)
 
 
-def bits_of_layer(weights: int, activations: float, count: LayerCount, form: NumberFormat) -> LayerBits:
-    """Return the bits of a layer of these counts, whose weight is held in a format."""
+def bits_of_layer(bits: Bits, activations: float, count: LayerCount, form: NumberFormat) -> LayerBits:
+    """Return the bits of a layer of these counts, whose weight is held in a format if it is quantized.
+
+    `activations` are the bits of its inputs, as a mean over rows.
+    """
     shape = count.weight_shape
+    if bits == FLOATING:
+        form = PAPER
     return LayerBits(
-        weights,
+        bits.weights,
         activations,
         shape.numel(),
         count.positions,

@@ -137,7 +137,7 @@ def facts_of(inputs: CalibrationInputs, choice: Choice, results: Results) -> Qua
     usual = Bits.parse(inputs.spec.bits)
     return QuantStateFacts(
         setting=inputs.setting,
-        layers=len(choice.bits),
+        layers=len(choice.quantized),
         bits={name: str(bits) for name, bits in choice.bits.items() if bits != usual},
         average_bits=mean_bits(choice.bits, inputs.model, inputs.setting, results.table_rows, inputs.spec),
         losses=results.mean_losses(),

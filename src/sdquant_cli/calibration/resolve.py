@@ -1,15 +1,16 @@
 """Resolution of a calibration request: the method's own choices wherever the user made none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import UsageProblem
 from ..manifests import LossSpec, QuantStateSpec, ReconstructSpec, TrainSpec
 from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
 from ..options.requests import CalibrateRequest
-from ..options.values import NONE
+from ..options.values import FLOAT, NONE
+from ..quant.allocate import ends
 from ..quant.grid import fineness
-from ..types import Activations, Bits, Dtype, Ranges, Relax, Tables, Train
+from ..types import FLOATING, Activations, Bits, Dtype, Ranges, Relax, Tables, Train
 from .recipe import Recipe
 from .recipes.published import METHODS
 
@@ -51,12 +52,21 @@ def _check_combinations(request: CalibrateRequest, recipe: Recipe, options: set[
     """Raise UsageProblem for an option that has no effect with the others."""
     if request.activations is Activations.TOKEN:
         _check_per_token(request)
-    if request.relax not in (None, Relax.NONE) and _tables(request, recipe) is Tables.SINGLE:
-        raise UsageProblem("--relax: has no effect with --tables single; it widens the rows of single steps")
-    if "softmax_bits" in options and request.attention_bits is None:
-        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no effect without --attention-bits")
     if {"forwards", "iterations"} <= options:
         raise UsageProblem("--forwards: replaces --iterations; leave one of them out")
+    if request.relax not in (None, Relax.NONE) and _tables(request, recipe) is Tables.SINGLE:
+        raise UsageProblem("--relax: has no effect with --tables single; it widens the rows of single steps")
+    if request.edges == FLOAT and request.budget is not None:
+        raise UsageProblem(
+            f"--edges {FLOAT}: --budget decides the bits of all weights; leave one of them out"
+        )
+    _check_unused(request, options)
+
+
+def _check_unused(request: CalibrateRequest, options: set[str]) -> None:
+    """Raise UsageProblem for an option that needs another one."""
+    if "softmax_bits" in options and request.attention_bits is None:
+        raise UsageProblem(f"--softmax-bits {request.softmax_bits}: has no effect without --attention-bits")
     train = request.train or Train.WEIGHTS_AND_STEPS
     if "rank" in options and train is not Train.LOW_RANK:
         raise UsageProblem(f"--rank: has no effect with --train {train}; use it with --train low-rank")
@@ -159,7 +169,8 @@ def choices_in_words(spec: QuantStateSpec) -> list[str]:
         f"10 bits in the {spec.relax} timesteps": spec.relax,
         "channels scaled": spec.smoothing,
         "shortcuts split": spec.split_shortcuts,
-        f"ends at least {spec.edges}": spec.edges,
+        f"ends at least {spec.edges}": spec.edges and spec.edges != FLOAT,
+        "ends in floating point": spec.edges == FLOAT,
         "output corrected": spec.correction,
         f"losses: {losses_in_words(spec)}": True,
         f"trains {trained}": trained is not Train.WEIGHTS_AND_STEPS,
@@ -242,7 +253,23 @@ def _edges(request: CalibrateRequest, recipe: Recipe) -> str | None:
     """Return the bits of the first and the last layer: the recipe's, unless the rule of --mixed decides."""
     if request.edges is not None:
         return None if request.edges == NONE else request.edges
-    return str(recipe.edges) if recipe.edges and not request.mixed else None
+    if request.mixed or recipe.edges is None:
+        return None
+    finest = Bits.parse(request.bits).weights >= 8 and request.budget is None
+    edges = recipe.edges_at_8_bits if finest and recipe.edges_at_8_bits else recipe.edges
+    return FLOAT if edges == FLOATING else str(edges)
+
+
+def edges_of(spec: QuantStateSpec) -> Bits | None:
+    """Return the least bits of the first and the last layer; None if there is no least."""
+    if spec.edges is None:
+        return None
+    return FLOATING if spec.edges == FLOAT else Bits.parse(spec.edges)
+
+
+def floating_layers(spec: QuantStateSpec, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers that stay in floating point, of all that can be quantized."""
+    return ends(layers) if spec.edges == FLOAT else ()
 
 
 def _relax(request: CalibrateRequest, recipe: Recipe) -> Relax | None:

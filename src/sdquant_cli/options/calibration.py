@@ -56,8 +56,8 @@ class NumberOptions(Fields):
     edges: Annotated[
         EdgesText | None,
         Option(
-            "Least bits of the first and the last layer, such as w8a8, or none. Default: set by --method, "
-            "and none with --mixed.",
+            "Least bits of the first and the last layer, such as w8a16; float leaves both in floating point, "
+            "none has no least. Default: set by --method and --bits, and none with --mixed.",
             Panel.BITS,
             "QuantStateSpec.edges",
             unset=NONE,

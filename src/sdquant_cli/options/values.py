@@ -37,8 +37,11 @@ Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_switch)]
 Switch = Annotated[bool, Strict()]
 
 NONE = "none"  # how a value says that there is none
+FLOAT = "float"  # how it says that layers stay in floating point
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
-EdgesText = Annotated[str, AfterValidator(lambda text: text if text == NONE else str(Bits.parse(text)))]
+EdgesText = Annotated[  # as in w8a16
+    str, AfterValidator(lambda text: text if text in (NONE, FLOAT) else str(Bits.parse(text)))
+]
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
 ColumnText = Annotated[  # a name, or a number, which YAML may write as such
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value)

@@ -36,6 +36,14 @@ def mixed_bits(
     return {name: special.get(name, bits) for name in layers}
 
 
+def ends(layers: Sequence[str]) -> tuple[str, str]:
+    """Return the first and the last of all layers.
+
+    They hold a thousandth of the weights or less, and rounding them costs more than rounding all others.
+    """
+    return layers[0], layers[-1]
+
+
 @dataclass(frozen=True)
 class LayerBits:
     """The bits of a layer, and the numbers that they are weighted with."""

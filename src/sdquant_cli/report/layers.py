@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 
 from ..artifacts.lineage import Lineage
+from ..calibration.resolve import floating_layers
 from ..errors import SdquantError
 from ..models.layers import is_text_fed
 from ..models.load import ModelName, find_model
@@ -34,7 +35,7 @@ def layer_names(models: Sequence[ComparedModel], lineage: Lineage) -> list[str] 
         return page.Unavailable(f"The names of the layers are not available: {error}.")
 
 
-def _quantized_names(model: ComparedModel, names: list[str]) -> list[str]:
+def _names_in(model: ComparedModel, names: list[str]) -> list[str]:
     """Return the names of a model's layers, with its split shortcut convolutions in two."""
     return split_names(names) if model.state.spec.split_shortcuts else names
 
@@ -42,7 +43,7 @@ def _quantized_names(model: ComparedModel, names: list[str]) -> list[str]:
 def bits_of(model: ComparedModel, names: Sequence[str]) -> dict[str, Bits]:
     """Return the bits of each layer."""
     usual, special = model.state.spec.bits, model.state.facts.bits
-    return {name: Bits.parse(special.get(name, usual)) for name in names}
+    return {name: Bits.of_layer(special.get(name, usual)) for name in names}
 
 
 # -------------------------------------------------------------------------------- activations
@@ -82,11 +83,12 @@ def _without_text_fed(names: Sequence[str]) -> list[str]:
 def activation_range(model: ComparedModel, names: list[str], name: str) -> charts.ActivationRange | None:
     """Return the range of a layer's input grid, (0 - z) s to (q_max - z) s, and its scale s by timestep.
 
-    None for a model whose scales are found at run time.
+    None for a model whose scales are found at run time, and for a layer that stays in floating point.
     """
-    if not len(model.activations.scales):
+    floating = floating_layers(model.state.spec, names)
+    if name in floating or not len(model.activations.scales):
         return None
-    quantized = _quantized_names(model, names)
+    quantized = [layer for layer in _names_in(model, names) if layer not in floating]
     if name not in quantized:
         name = f"{name}.{PARTS[0]}"  # the first half of a split shortcut convolution
     tables = model.activations
@@ -115,10 +117,10 @@ def activation_range(model: ComparedModel, names: list[str], name: str) -> chart
 
 def bit_map(model: ComparedModel, names: list[str]) -> page.BitMap:
     """Return the bits of every layer of a model, by block in network order."""
-    quantized = _quantized_names(model, names)
-    bits = bits_of(model, quantized)
+    names = _names_in(model, names)
+    bits = bits_of(model, names)
     blocks = []
-    for block, layers in groupby(charts.network_order(quantized), charts.block_of):
+    for block, layers in groupby(charts.network_order(names), charts.block_of):
         squares = [page.LayerBits(name, bits[name].weights, bits[name].activations) for name in layers]
         blocks.append((block, tuple(squares)))
     return page.BitMap(model.label, tuple(blocks))

@@ -11,6 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..types import FLOATING
+
 FOLDER = Path(__file__).parent
 
 
@@ -94,6 +96,13 @@ class LayerBits:
     layer: str
     weights: int
     activations: int
+
+    @property
+    def bits(self) -> str:
+        """Its bits in words."""
+        if self.weights == FLOATING.weights:
+            return _width(self.weights)
+        return f"w{self.weights} a{self.activations}"
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,7 @@ def document(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
+    environment.filters["width"] = _width
     environment.tests["unavailable"] = lambda section: isinstance(section, Unavailable)
     return environment.get_template(template).render(**values)
 
@@ -204,3 +214,8 @@ def _code(text: str) -> Markup:
     for i, part in enumerate(text.split("`")):
         result += Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
     return result
+
+
+def _width(bits: int) -> str:
+    """Return a bit width in words."""
+    return "floating point" if bits == FLOATING.weights else f"{bits} bits"

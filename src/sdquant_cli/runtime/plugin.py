@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
 from ..models.shortcuts import SHORTCUT
+from ..quant.allocate import ends
 from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
 from ..types import Activations, Bits, Execution, Relax, Tables
@@ -130,7 +131,7 @@ class SdquantConfig(QuantizationConfigMixin):
         except ValueError as error:
             raise UsageProblem(f"SdquantConfig(bits={self.bits!r}): {error}") from None
         decided = copy(self)
-        decided.floating = ends(names) if self.floating is None else self.floating
+        decided.floating = list(ends(names)) if self.floating is None else self.floating
         decided.layers = bits_of_shortcuts(names, self.bits) | self.layers
         return decided
 
@@ -163,15 +164,6 @@ class SdquantConfig(QuantizationConfigMixin):
             return Layout(bits, tuple(self.timesteps), tables, self.time_table, relax, form, floating)
         except ValueError as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
-
-
-def ends(names: Sequence[str]) -> list[str]:
-    """Return the first and the last layer.
-
-    They stay in floating point where nothing is trained: they hold a thousandth of the weights or less, and
-    rounding them costs more than rounding all others.
-    """
-    return [names[0], names[-1]]
 
 
 def bits_of_shortcuts(names: Sequence[str], bits: str) -> dict[str, list[str]]:

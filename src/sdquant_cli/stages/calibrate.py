@@ -25,7 +25,7 @@ from ..calibration.checkpoints import Scratch
 from ..calibration.job import CalibrationInputs, facts_of
 from ..calibration.phases import calibrate
 from ..calibration.recipe import Recipe
-from ..calibration.resolve import check_guidance, losses_in_words, reads_ranking, recipe_of, spec_of
+from ..calibration.resolve import check_guidance, edges_of, losses_in_words, reads_ranking, recipe_of, spec_of
 from ..calibration.sources import Pictures, shares
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
 from ..models.guidance import halves
@@ -114,7 +114,7 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
             setting=setting,
             recipe=work.recipe,
             spec=spec,
-            bits=choice.bits | attention_bits(spec, model),
+            bits=choice.quantized | attention_bits(spec, model),
             items=load_items(workspace, work.latents, table),
             time_features=table.features(),
             rounded_time_features=rounded_table.features() if rounded_table else None,
@@ -195,8 +195,8 @@ def _choose_bits(work: _Resolved, workspace: Workspace) -> Choice:
     request, ranking = work.request, None
     if work.sensitivity:
         ranking = work.sensitivity.ranking(with_errors=request.budget is not None)
-    edges = Bits.parse(work.spec.edges) if work.spec.edges else None
-    choice = choose_bits(request, workspace.model(work.setting), ranking, edges, workspace.events)
+    edges, model = edges_of(work.spec), workspace.model(work.setting)
+    choice = choose_bits(request, model, ranking, edges, workspace.events)
     return by_split_layer(choice, work.model)
 
 

@@ -22,7 +22,6 @@ from ..models.schedule import schedule_of
 from ..options.base import SettingRequest
 from ..options.requests import QuantizeRequest
 from ..quant.allocate import average_bits
-from ..quant.format import PAPER
 from ..quant.state import rounded_to_nearest
 from ..runtime import directory, proof
 from ..runtime.description import config_of, portable
@@ -30,11 +29,10 @@ from ..runtime.engines import dequantized
 from ..runtime.network import Layout, fill_rest, missing, pack_network, packed_layers, use_engine
 from ..runtime.plugin import SdquantConfig
 from ..runtime.whole import check_new_folder, output_folder
-from ..types import Activations, Bits, ExportFormat
+from ..types import FLOATING, Activations, ExportFormat
 from ..version import __version__
 
 METHOD = "rtn"
-FLOATING = Bits(32, 32)  # of layers that are written as they are
 
 
 def run(request: QuantizeRequest, events: Events) -> Path:
@@ -128,8 +126,7 @@ def _facts(model: Model, layout: Layout, setting: Setting) -> QuantStateFacts:
     usual = config_of(layout).bits
     layers, counts = [], layer_counts(model, setting)
     for name, layer in bits.items():
-        form = PAPER if name in layout.floating else layout.form
-        layers.append(bits_of_layer(layer.weights, layer.activations, counts[name], form))
+        layers.append(bits_of_layer(layer, layer.activations, counts[name], layout.form))
     return QuantStateFacts(
         setting=setting,
         layers=len(layout.bits),

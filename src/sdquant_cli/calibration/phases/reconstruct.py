@@ -54,11 +54,15 @@ def _reconstruction(job: Job) -> Reconstruction:
 
 
 def _blocks(job: Job) -> list[Block]:
-    """Return the blocks of the network in running order."""
+    """Return the blocks of the network that have layers to train, in running order."""
     network = job.teacher.network
     assert network is not None
-    first = next(job.inputs.items.batches(1, job.inputs.device))
-    return blocks_of(network, lambda: prediction(network, first))
+    first, quantized = next(job.inputs.items.batches(1, job.inputs.device)), job.inputs.bits
+    blocks = []
+    for block in blocks_of(network, lambda: prediction(network, first)):
+        if layers := tuple(name for name in block.layers if name in quantized):
+            blocks.append(replace(block, layers=layers))
+    return blocks
 
 
 def _runnable(work: Reconstruction, blocks: list[Block], events: Events) -> list[Block]:
