@@ -1,6 +1,8 @@
 import json
 
 import numpy as np
+import pytest
+from scipy import stats
 
 from sdquant_cli.manifests import MetricsFacts, MetricSummary
 from sdquant_cli.metrics.catalog import CATALOG
@@ -8,6 +10,7 @@ from sdquant_cli.metrics.scores import (
     bootstrap_interval,
     clip_score,
     feature_distance,
+    over_calibrations,
     paired_difference,
     summarise,
 )
@@ -67,3 +70,13 @@ def test_a_difference_is_of_pairs_where_both_are_finite():
     assert found.ci95[0] >= 2
     assert found.ci95[1] <= 4
     assert paired_difference(np.array([np.inf]), np.array([np.inf])) is None
+
+
+def test_several_calibrations_have_students_interval():
+    each = [MetricSummary(mean=value, median=value + 1, n=64, identical=2) for value in (1.0, 2.0, 6.0)]
+    found = over_calibrations(each)
+    assert (found.mean, found.median, found.n, found.identical) == (3, 4, 3, 6)
+    low, high = stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1, 2, 6]))
+    assert found.ci95 == pytest.approx((low, high))
+    none = over_calibrations([each[0], MetricSummary(mean=None, n=0, skipped="needs a file")])
+    assert (none.mean, none.ci95) == (None, None)

@@ -11,6 +11,7 @@ BOARD = Board(
     command="sdquant leaderboard --bits w8a8",
     setting={"model": "shapes", "steps": "3"},
     images=2,
+    calibrations=1,
     table=TABLE,
     methods={"rtn": "Round to nearest"},
     strips=(PictureStrip("a circle", ("floating point", "rtn w8a8"), ("data:a", "data:b"), ("", "30 dB")),),

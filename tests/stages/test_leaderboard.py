@@ -261,3 +261,26 @@ def test_the_page_names_a_command_line_that_makes_it_again():
     assert command_line(request).split(" ", 2)[2] == (
         "--no-full-range --smoothing --methods 'rtn,serial --train low-rank' --prompts p.txt --no-mixed"
     )
+
+
+def test_several_calibrations_have_other_latents_and_intervals_over_them(folder, words, made, tmp_path):
+    words = [word for word in words if word != "rtn,serial-to-parallel"]
+    words.remove("--methods")
+    pages = ("--output", tmp_path / "b.html", "--markdown", tmp_path / "b.md")
+    methods = ("--methods", "rtn,rtn --ranges min-max", "--calibrations", 2)
+    planned = json.loads(made[0](*words, *methods, "--dry-run", "--json").stdout)["plan"]
+    assert planned["rtn w4a8"] == "missing: sample, calibrate, generate, evaluate of seed 1"
+    document = json.loads(made[0](*words, *methods, *pages, "--json").stdout)
+    store, names = made[0].opened(), ["rtn w4a8", "rtn w4a8, seed 1"]
+    artifacts = [store.resolve(f"metrics/{document['inputs'][name]['key']}") for name in names]
+    means = [artifact.facts.metrics["psnr"].mean for artifact in artifacts]
+    assert means[0] != means[1]
+    rows = {row["method"]: row for row in document["facts"]["standings"]}
+    found = rows["rtn"]["metrics"]["psnr"]
+    assert rows["rtn"]["means"]["psnr"] == means
+    assert found["mean"] == pytest.approx(np.mean(means))
+    assert found["n"] == 2
+    assert found["ci95"][1] - found["mean"] == pytest.approx(12.7062 * abs(means[0] - means[1]) / 2, rel=1e-4)
+    (beside,) = (row["beside"]["psnr"] for row in rows.values() if row["beside"])
+    assert beside["n"] == 2
+    assert "means over 2 calibrations" in (tmp_path / "b.md").read_text()

@@ -1,14 +1,14 @@
 """Leaderboard: one row per method and bits, with paired differences to the best at these bits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..calibration.resolve import choices_in_words
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
 from ..metrics.catalog import CATALOG
-from ..metrics.scores import paired_difference
+from ..metrics.scores import over_calibrations, paired_difference
 from ..store import ArraySpec, Artifact, Draft
 from ..types import Kind
 from .images import Images
@@ -28,11 +28,15 @@ class Leaderboard(Artifact[LeaderboardSpec, LeaderboardFacts]):
 
 
 def store_leaderboard(
-    workspace: Workspace, spec: LeaderboardSpec, metrics: Mapping[str, Metrics]
+    workspace: Workspace, spec: LeaderboardSpec, metrics: Mapping[str, Sequence[Metrics]]
 ) -> Leaderboard:
-    """Store the leaderboard of some metrics artifacts, which are named by their row."""
-    first = next(iter(metrics.values()))
+    """Store the leaderboard of some metrics artifacts: one for each calibration of a row, by row."""
+    first = next(iter(metrics.values()))[0]
     names = first.spec.metrics
+    parents = {}
+    for row, calibrations in metrics.items():
+        parents[row] = calibrations[0]
+        parents |= {f"{row}, seed {seed}": other for seed, other in enumerate(calibrations[1:], 1)}
 
     def fill(draft: Draft) -> LeaderboardFacts:
         rows = _rows(workspace, metrics)
@@ -53,16 +57,19 @@ def store_leaderboard(
         )
 
     arrays = {"value": ArraySpec((len(metrics), len(names)), "float64", ("standing", "metric"), finite=False)}
-    return workspace.produce(Leaderboard, Blueprint(spec, metrics, arrays), fill)
+    return workspace.produce(Leaderboard, Blueprint(spec, parents, arrays), fill)
 
 
-def _rows(workspace: Workspace, metrics: Mapping[str, Metrics]) -> tuple[LeaderboardRow, ...]:
-    rows = {name: _row(workspace, name, artifact) for name, artifact in metrics.items()}
+def _rows(workspace: Workspace, metrics: Mapping[str, Sequence[Metrics]]) -> tuple[LeaderboardRow, ...]:
+    rows = {name: _row(workspace, name, artifacts) for name, artifacts in metrics.items()}
     finished = []
     for name, row in rows.items():
         rivals = [other for other in rows if rows[other].bits == row.bits]
         best = min(rivals, key=lambda other: distance(rows[other]))
-        paired = {} if name == best else _paired_differences(metrics[name], metrics[best])
+        paired = {}
+        if name != best:
+            of_each = [_paired_differences(*pair) for pair in zip(metrics[name], metrics[best], strict=True)]
+            paired = _summaries(of_each)
         finished.append(row.model_copy(update={"beside": paired}))
     return tuple(finished)
 
@@ -83,14 +90,33 @@ def _paired_differences(metrics: Metrics, best: Metrics) -> dict[str, MetricSumm
     return differences
 
 
-def _row(workspace: Workspace, name: str, metrics: Metrics) -> LeaderboardRow:
-    state = workspace.input(QuantState, workspace.input(Images, metrics, "images"), "state")
+def _summaries(of_each: Sequence[Mapping[str, MetricSummary]]) -> dict[str, MetricSummary]:
+    """Return the summaries of one calibration as they are, and those of several over all of them."""
+    if len(of_each) == 1:
+        return dict(of_each[0])
+    summaries = {}
+    for name in of_each[0]:
+        summaries[name] = over_calibrations([summaries_of_one[name] for summaries_of_one in of_each])
+    return summaries
+
+
+def _means(metrics: Sequence[Metrics]) -> dict[str, tuple[float | None, ...]]:
+    """Return the mean of each metric by calibration; none for a single one."""
+    if len(metrics) == 1:
+        return {}
+    names = metrics[0].spec.metrics
+    return {name: tuple(artifact.facts.metrics[name].mean for artifact in metrics) for name in names}
+
+
+def _row(workspace: Workspace, name: str, metrics: Sequence[Metrics]) -> LeaderboardRow:
+    first = metrics[0]
+    state = workspace.input(QuantState, workspace.input(Images, first, "images"), "state")
     latents = workspace.input(Latents, state, "latents")
     cost = state.manifest.provenance
     return LeaderboardRow(
         method=name.removesuffix(f" {state.spec.bits}"),
         bits=state.spec.bits,
-        metrics=metrics.facts.metrics,
+        metrics=_summaries([artifact.facts.metrics for artifact in metrics]),
         latents=latents.facts.latents,
         iterations=state.spec.iterations,
         forwards=state.facts.forwards,
@@ -99,4 +125,5 @@ def _row(workspace: Workspace, name: str, metrics: Metrics) -> LeaderboardRow:
         average_bits=state.facts.average_bits[WEIGHT_BITS],
         activation_bits=state.facts.average_bits[ACTIVATION_BITS],
         choices=tuple(choices_in_words(state.spec)),
+        means=_means(metrics),
     )

@@ -49,6 +49,15 @@ class MethodRequests:
         """Label and bits, as in "rtn w4a8"."""
         return f"{self.label} {self.calibrate.bits}"
 
+    def of_calibration(self, seed: int) -> "MethodRequests":
+        """Return the requests of the calibration whose latents and training have this seed."""
+        update = {"seed": seed}
+        return dataclasses.replace(
+            self,
+            sample=self.sample.model_copy(update=update),
+            calibrate=self.calibrate.model_copy(update=update),
+        )
+
     @property
     def stages(self) -> list[str]:
         """The stages that run, in order."""

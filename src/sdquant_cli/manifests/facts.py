@@ -131,7 +131,10 @@ class MetricsFacts(Frozen):
 
 
 class LeaderboardRow(Frozen):
-    """Metrics of a method at one bit width, and the cost of its calibration."""
+    """Metrics of a method at one bit width, and the cost of a calibration.
+
+    Of several calibrations metrics are means, with intervals over calibrations; so are paired differences.
+    """
 
     method: str
     bits: str
@@ -145,13 +148,14 @@ class LeaderboardRow(Frozen):
     average_bits: float  # of a weight, by parameters
     activation_bits: float | None = None  # mean over layers and timesteps
     choices: tuple[str, ...] = ()  # that decide its numbers and training, in words
+    means: dict[str, tuple[float | None, ...]] = {}  # of each metric by calibration, if there are several
 
 
 class LeaderboardFacts(Frozen):
     """Methods compared on the same model, prompts, noise and number of images."""
 
     setting: Setting
-    images: int
+    images: int  # of one calibration
     metrics: tuple[str, ...]  # columns of the array; its rows are the standings
     standings: tuple[LeaderboardRow, ...]
     floor: dict[str, MetricSummary]  # of floating-point images from another seed: the far end

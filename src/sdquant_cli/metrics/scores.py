@@ -1,8 +1,10 @@
 """Scores of features (N,D), one per picture, and their summaries."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from ..manifests import MetricSummary
 from .ratios import feature_cosine
@@ -49,6 +51,26 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
         n=len(values),
         identical=len(values) - len(finite),
         worst=tuple(order[:WORST].tolist()),
+    )
+
+
+def over_calibrations(each: Sequence[MetricSummary]) -> MetricSummary:
+    """Return the mean of several calibrations' means with Student's 95% interval, and that of their medians.
+
+    `each` summarises the images of one calibration after the other. There is no mean if one has none.
+    """
+    means = np.array([summary.mean for summary in each], dtype=float)  # None becomes nan
+    medians = np.array([summary.median for summary in each], dtype=float)
+    identical = sum(summary.identical for summary in each)
+    if np.isnan(means).any():
+        return MetricSummary(mean=None, n=len(each), identical=identical, skipped=each[0].skipped)
+    half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means))
+    return MetricSummary(
+        mean=means.mean(),
+        median=None if np.isnan(medians).any() else medians.mean(),
+        ci95=(means.mean() - half, means.mean() + half),
+        n=len(means),
+        identical=identical,
     )
 
 

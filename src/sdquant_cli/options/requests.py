@@ -321,7 +321,14 @@ class LeaderboardRequest(SettingRequest, NumberOptions):
         None
     )
     limit: Annotated[Count, Option("Images to draw per row.")] = 256
-    seed: Annotated[Seed, Option("Random seed of the images; latents have seed 0.")] = 1000
+    seed: Annotated[Seed, Option("Random seed of the images.")] = 1000
+    calibrations: Annotated[
+        Count,
+        Option(
+            "Calibrations of every row, whose latents and training have the seeds 0, 1, ...; with several, "
+            "intervals are over them instead of over images."
+        ),
+    ] = 1
     mixed: Annotated[
         Switch | None,
         Option(

@@ -72,6 +72,7 @@ class Board:
     command: str
     setting: dict[str, str]
     images: int
+    calibrations: int  # of each row
     table: Table
     methods: dict[str, str]  # where each is described
     strips: tuple[PictureStrip, ...]
@@ -80,16 +81,27 @@ class Board:
     height: int
 
     @property
+    def _intervals(self) -> str:
+        if self.calibrations == 1:
+            return (
+                "95% intervals are over the images of one calibration; other latents or another order of "
+                "training would move a row as well."
+            )
+        return (
+            f"Numbers are means over {self.calibrations} calibrations, whose latents and training have other "
+            "seeds; 95% intervals are Student's over calibrations. Images and costs shown are of the first."
+        )
+
+    @property
     def captions(self) -> tuple[str, ...]:
         """The remarks that a reader needs beside the table."""
         return (
             f"Means, or medians if named, over {self.images} images, each compared with the floating-point "
             "model's image of the same prompt and noise; simulated execution. Rows are ordered by PSNR "
             "within the bits that --bits asks for. Each method keeps its own losses, its own number of "
-            "iterations unless one was set, and its own bits, averaged in the last two columns: a difference "
+            "iterations unless one was set, and its own bits, averaged in two columns: a difference "
             'between rows is not due to the method alone. "Difference to best" is the mean paired difference '
-            "to the first row at the same bits, image by image, with a 95% interval over the images of one "
-            "calibration.",
+            f"to the first row at the same bits, image by image. {self._intervals}",
             "A divergent image is one whose composition differs from its reference's. A few of them "
             "outweigh all other images in FID and in means of distances, but not in medians. FID also "
             "depends on the number of images.",

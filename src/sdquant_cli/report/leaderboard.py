@@ -180,6 +180,7 @@ def make_board(spec: LeaderboardSpec, facts: LeaderboardFacts, shown: BoardImage
         command=command,
         setting=setting,
         images=facts.images,
+        calibrations=spec.calibrations,
         table=table(spec, facts),
         methods=methods,
         strips=strips,

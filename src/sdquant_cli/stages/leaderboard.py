@@ -4,7 +4,7 @@ Each row runs the stages that it needs, in order, and is finished before the nex
 store is not computed again. A row that fails is reported and does not stop the others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..artifacts.images import Images
 from ..artifacts.leaderboard import Leaderboard, store_leaderboard
@@ -30,7 +30,7 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
     rows = _rows(request, workspace)
     _check_files(request, workspace)
     workspace = workspace.pinned()
-    metrics: dict[str, Metrics] = {}
+    metrics: dict[str, list[Metrics]] = {}
     failed: dict[str, SdquantError] = {}
     for row in rows:
         workspace.events.note(f"== {row.name}")
@@ -38,18 +38,21 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
             workspace.events.warn(f"{row.name} is not run: {row.refused}")
             continue
         try:
-            *_, last = _run_stages(row, workspace)
+            metrics[row.name] = [_calibrated(row, seed, workspace) for seed in range(request.calibrations)]
         except SdquantError as error:
             workspace.events.warn(f"{row.name} failed: {error}")
             failed[row.name] = error
-        else:
-            metrics[row.name] = Metrics.of(last)
     refused = {row.name: row.refused for row in rows if row.refused}
     if not metrics:
         raise next(iter(failed.values()), UsageProblem("; ".join(refused.values())))
     reasons = {name: str(error) for name, error in failed.items()}
-    workspace.announce(metrics)
-    spec = LeaderboardSpec(rows=tuple(row.name for row in rows), failed=reasons, refused=refused)
+    workspace.announce({name: artifacts[0] for name, artifacts in metrics.items()})
+    spec = LeaderboardSpec(
+        rows=tuple(row.name for row in rows),
+        failed=reasons,
+        refused=refused,
+        calibrations=request.calibrations,
+    )
     leaderboard = store_leaderboard(workspace, spec, metrics)
     _write_pages(request, leaderboard, _read_images(workspace, leaderboard, metrics, request.pictures))
     return leaderboard
@@ -66,19 +69,33 @@ def plan(request: LeaderboardRequest, workspace: Workspace) -> Plan:
     """Return for each row which stages have something to compute."""
     missing: dict[str, int | float | str] = {}
     for row in _rows(request, workspace):
-        missing[row.name] = row.refused or _missing_stages(row, workspace.read_only())
+        missing[row.name] = row.refused or _missing(row, request.calibrations, workspace.read_only())
     return Plan("leaderboard", missing)
 
 
-def _missing_stages(row: MethodRequests, read_only: Workspace) -> str:
+def _missing(row: MethodRequests, calibrations: int, read_only: Workspace) -> str:
+    """Return which stages of the first unfinished calibration of a row have something to compute."""
+    for seed in range(calibrations):
+        if stages := _missing_stages(row.of_calibration(seed), read_only):
+            return f"missing: {', '.join(stages)}" + (f" of seed {seed}" if seed else "")
+    return "up to date"
+
+
+def _missing_stages(row: MethodRequests, read_only: Workspace) -> list[str]:
     """Run a row's stages until one would have to compute something: then a read-only store raises Absent."""
     finished = 0
     try:
         for _ in _run_stages(row, read_only):
             finished += 1
     except Absent:
-        return f"missing: {', '.join(row.stages[finished:])}"
-    return "up to date"
+        pass
+    return row.stages[finished:]
+
+
+def _calibrated(row: MethodRequests, seed: int, workspace: Workspace) -> Metrics:
+    """Run all stages of a row's calibration of a seed."""
+    *_, last = _run_stages(row.of_calibration(seed), workspace)
+    return Metrics.of(last)
 
 
 def _rows(request: LeaderboardRequest, workspace: Workspace) -> list[MethodRequests]:
@@ -129,17 +146,18 @@ def _write_pages(request: LeaderboardRequest, leaderboard: Leaderboard, images: 
 
 
 def _read_images(
-    workspace: Workspace, leaderboard: Leaderboard, metrics: Mapping[str, Metrics], count: int
+    workspace: Workspace, leaderboard: Leaderboard, metrics: Mapping[str, Sequence[Metrics]], count: int
 ) -> BoardImages:
-    """Read the images of the first `count` prompts, rows in the order of the table."""
-    first = next(iter(metrics.values()))
+    """Read the first calibrations' images of the first `count` prompts, rows in the order of the table."""
+    first = next(iter(metrics.values()))[0]
     reference = workspace.input(Images, first, "reference")
     prompts = workspace.input(Prompts, reference, "prompts").texts()[:count]
     rows = []
     for row in ordered_rows(leaderboard.spec, leaderboard.facts):
         name = f"{row.method} {row.bits}"
-        images = workspace.input(Images, metrics[name], "images").read("image", 0, len(prompts))
-        rows.append(RowImages(name, images, metrics[name].read("psnr", 0, len(prompts))))
+        shown = metrics[name][0]
+        images = workspace.input(Images, shown, "images").read("image", 0, len(prompts))
+        rows.append(RowImages(name, images, shown.read("psnr", 0, len(prompts))))
     drawn = workspace.input(Images, first, "images")
     return BoardImages(
         setting=setting_facts(drawn.spec, drawn.facts),
