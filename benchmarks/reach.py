@@ -48,8 +48,8 @@ drawn with seed {seed}, on which nothing was chosen. States are calibrated on 1,
 `shapes-train.txt` after `sdquant sensitivity --measure sqnr`, 400 iterations where nothing else is said, none
 for *rounding*; a seed is that of latents and training. *4.5 bits* is `--budget 4.5`. Intervals are over
 pictures, of their means over seeds. A picture diverges below {diverged:g} dB. Bits are averages over weights,
-and over layers; the first and the last layer stay in floating point at W8A8, as in what `sdquant quantize` and
-SDNQ make, and count 32 bits; *ends of 8 bits* is `--edges w8a16`."""
+and over layers. At W8A8 the first and the last layer stay in floating point, as `sdquant quantize` and SDNQ
+leave them, and count 32 bits; *ends of 8 bits* is `--edges w8a16`."""
 SAMPLERS = {"ddim-20": ("ddim", 20), "euler-30": ("euler", 30), "dpm++-15": ("dpm++", 15)}
 EIGHT_BIT_ENDS = {"bits": "w8a8", "edges": "w8a16"}
 UNIFORM, BUDGET = {"bits": "w4a8"}, {"bits": "w4a8", "budget": "4.5"}

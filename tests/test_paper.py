@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from sdquant_cli.calibration.published_ranking import read_ranking
-from sdquant_cli.calibration.resolve import recipe_of, spec_of
+from sdquant_cli.methods.resolve import recipe_of, spec_of
 from sdquant_cli.models.load import find_model
 from sdquant_cli.options.calibration import CalibrateRequest
 from sdquant_cli.options.config_file import read_configs

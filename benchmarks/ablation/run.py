@@ -24,11 +24,11 @@ import torch
 
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.calibration.items import Batch, shuffled
-from sdquant_cli.calibration.recipes import serial_to_parallel
-from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.calibration.resolve import reads_ranking
 from sdquant_cli.calibration.sources import BatchContext
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.methods import serial_to_parallel
+from sdquant_cli.methods.published import METHODS
+from sdquant_cli.methods.resolve import reads_ranking
 from sdquant_cli.metrics.distribution import frechet_distance
 from sdquant_cli.metrics.scores import paired_difference
 from sdquant_cli.options.requests import (
@@ -72,6 +72,15 @@ BARE = {**SINGLE, "time_path": "quantized"}
 LONG = {"bits": "w4a8", "iterations": 2000}
 SHORT = {**COMPONENTS, "bits": "w4a8", "iterations": 1000}
 RTN = {"method": "rtn", "bits": "w4a8"}
+SERIAL_ON_WEIGHTS = {  # with the losses and parameters of the other two
+    "method": "serial",
+    "train": "weights+steps",
+    "zero_points": False,
+    "output_weight": 1.0,
+    "guided_weight": 0.0,
+    "sensitive_weight": 1.0,
+    "edges": "none",
+}
 FEW = (("heldout", 128),)
 CHOOSING = (("validation", 64),)
 SERIAL = ((2e-4, 1e-3), (5e-5, 1e-3), (1e-5, 1e-3), (1e-5, 1e-4), (2e-6, 1e-4))  # of weights, of step sizes
@@ -102,9 +111,9 @@ def rows() -> list[Row]:
     ]
     components = [
         claimed(Row("all", "components", {**LONG, **COMPONENTS})),
-        part("base", method="serial", mixed=False, sensitive_weight=0.0, **BARE),
-        claimed(part("serial + components, no block features", method="serial")),
-        part("parallel + components, no block features", method="parallel"),
+        part("base", **{**SERIAL_ON_WEIGHTS, "sensitive_weight": 0.0}, mixed=False, **BARE),
+        claimed(part("serial + components, no block features", **SERIAL_ON_WEIGHTS)),
+        part("parallel + components, no block features", method="parallel", block_weight=0.0),
         part("without precalculation", time_path="quantized"),
         part("without per-step tables", **SINGLE),
         part("without mixed precision", mixed=False),
@@ -124,11 +133,11 @@ def rows() -> list[Row]:
         for bits, iterations in (("w4a8", 400), ("w8a8", 250))
     ]
     bits = [
-        Row(f"{method} {width}", "bits", {**more, "method": method, "bits": width}, drawn=FEW, beside=beside)
+        Row(f"{method} {width}", "bits", {"method": method, **more, "bits": width}, drawn=FEW, beside=beside)
         for width in ("w8a8", "w4a8", "w4a6", "w4a4", "w3a8")
         for method, more, beside in (
             ("rtn", {}, None),
-            ("serial", SHORT, None),
+            ("serial", {**SHORT, **SERIAL_ON_WEIGHTS}, None),
             ("serial-to-parallel", SHORT, f"serial {width}"),
         )
     ]
@@ -199,7 +208,7 @@ def _choices() -> list[Row]:
         # rates that suit mixed steps need not suit batches of one step
         **{
             f"serial, rates {weights:.0e} and {steps:.0e}": {
-                "method": "serial",
+                **SERIAL_ON_WEIGHTS,
                 "weight_rate": weights,
                 "step_rate": steps,
             }

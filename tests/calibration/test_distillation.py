@@ -7,10 +7,10 @@ import torch
 
 from sdquant_cli.calibration.distillation import LossTargets
 from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
-from sdquant_cli.calibration.recipes.serial_to_parallel import RECIPE
 from sdquant_cli.calibration.sources import MixedLatents
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec
+from sdquant_cli.methods.serial_to_parallel import RECIPE
 from sdquant_cli.types import Bits, Train
 from tests.calibration.toy import items, training
 
@@ -45,7 +45,7 @@ def test_every_loss_counts_with_its_weight():
         target, found = run.teacher.network(*inputs).sample, run.student(*inputs).sample
     expected = output_loss(found, target) + 0.5 * guided_loss(found, target, 3.0)
     for name, weight in (("conv", 2), ("out", 3)):
-        expected = expected + weight * feature_loss({name: b[name]}, {name: a[name]})
+        expected = expected + weight * feature_loss(b, a, [name])
     torch.testing.assert_close(run.loss(batch)[0], expected)
 
 

@@ -6,9 +6,9 @@ import torch
 from sdquant_cli.calibration.checkpoints import Scratch
 from sdquant_cli.calibration.items import Items
 from sdquant_cli.calibration.job import CalibrationInputs, start
-from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.calibration.tabulated import TimeFeatures
 from sdquant_cli.events import SILENT
+from sdquant_cli.methods.resolve import recipe_of, spec_of
 from sdquant_cli.models.conditioning import Conditioning
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.time_table import tabulate

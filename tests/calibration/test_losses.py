@@ -13,7 +13,7 @@ def test_losses_are_equations_11_and_12():
     assert output_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
     teacher = {"x": torch.full((2,), 2.0), "y": torch.full((2,), 10.0)}
     student = {"x": torch.full((2,), 3.0), "y": torch.full((2,), 10.0)}
-    assert feature_loss(student, teacher).item() == pytest.approx((1 / 4 + 0) / 2)
+    assert feature_loss(student, teacher, ["x", "y"]).item() == pytest.approx((1 / 4 + 0) / 2)
 
 
 def test_hooks_leave_nothing_behind():

@@ -15,11 +15,11 @@ from sdquant_cli.calibration.phases.observe import Observe
 from sdquant_cli.calibration.phases.phase import Phase
 from sdquant_cli.calibration.phases.progress import ProgressiveTables
 from sdquant_cli.calibration.phases.reconstruct import ReconstructBlocks
-from sdquant_cli.calibration.recipes.published import METHODS
-from sdquant_cli.calibration.resolve import recipe_of, spec_of
 from sdquant_cli.calibration.tabulated import TabulatedDenoiser
 from sdquant_cli.calibration.teacher import CachedTeacher, TeacherAccess, TeacherNetwork
 from sdquant_cli.events import SILENT
+from sdquant_cli.methods.published import METHODS
+from sdquant_cli.methods.resolve import recipe_of, spec_of
 from sdquant_cli.options.requests import CalibrateRequest
 from tests.calibration.toy import CPU, PLAIN, W4A8, items, quantized
 

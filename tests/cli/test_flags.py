@@ -117,9 +117,11 @@ FLAGS = {
         "--accumulate": ("2", 2, "TrainSpec.accumulate"),
         "--train": ("low-rank", Train.LOW_RANK, "TrainSpec.what"),
         "--zero-points": (None, True, "TrainSpec.zero_points"),
+        "--no-zero-points": (None, False, None),
         "--rank": ("8", 8, "TrainSpec.rank"),
         "--weight-rate": ("0.001", 0.001, "TrainSpec.weight_rate"),
         "--step-rate": ("0.01", 0.01, "ReconstructSpec.step_rate"),
+        "--output-weight": ("0.5", 0.5, "LossSpec.output"),
         "--sensitive-weight": ("0.5", 0.5, "LossSpec.sensitive"),
         "--block-weight": ("0.5", 0.5, "LossSpec.blocks"),
         "--guided-weight": ("0.5", 0.5, "LossSpec.guided"),
@@ -199,6 +201,7 @@ FLAGS = {
         "--test-prompts": ("t.txt", Path("t.txt"), None),
         "--test-column": ("text", "text", None),
         "--seed": ("9", 9, None),
+        "--calibrations": ("3", 3, None),
         "--iterations": ("5", 5, None),
         "--forwards": ("1e3", 1000.0, None),
         "--output": ("b.html", Path("b.html"), None),
@@ -339,7 +342,7 @@ CALIBRATE = [flag for flag, row in FLAGS["calibrate"].items() if row[2] and not 
 @pytest.mark.parametrize("flag", CALIBRATE)
 def test_calibrates_flags_reach_the_spec(run, flag):
     """The resolved spec has the value in the field that the table names."""
-    from sdquant_cli.calibration.resolve import recipe_of, spec_of
+    from sdquant_cli.methods.resolve import recipe_of, spec_of
 
     typed, value, field = FLAGS["calibrate"][flag]
     owner, _, name = field.partition(".")

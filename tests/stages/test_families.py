@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from sdquant_cli.artifacts.lineage import read_lineage
-from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.manifests.kinds import ImagesManifest, QuantStateManifest
+from sdquant_cli.methods.published import METHODS
 from sdquant_cli.report.reproduce import ReproductionTarget, prompt_file, script
 from tools.random_models.configurations import PIPELINES
 

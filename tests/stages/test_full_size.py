@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sdquant_cli.calibration.recipes.published import METHODS
+from sdquant_cli.methods.published import METHODS
 from tests.conftest import Sdquant
 from tools.random_models.configurations import PIPELINES
 from tools.random_models.make import make

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.errors import SdquantError
+from sdquant_cli.methods.published import METHODS
 from sdquant_cli.options.requests import LeaderboardRequest
 from sdquant_cli.report.leaderboard import command_line
 from sdquant_cli.stages import calibrate, sample

@@ -36,23 +36,28 @@ def calibrated(sdquant, *words):
     return json.loads(sdquant("calibrate", *words, "--json").stdout)
 
 
-@pytest.mark.parametrize("method", ["serial-to-parallel", "serial", "parallel"])
-def test_every_trained_method_publishes_what_it_did(sampled, method):
+@pytest.mark.parametrize(
+    ("method", "loss", "ends"),
+    [
+        ("serial-to-parallel", {"output": None, "sensitive": 1, "blocks": 1, "guided": 0}, "w8a16"),
+        ("serial", {"output": 0, "sensitive": 0, "blocks": 0, "guided": 1}, "w8a8"),
+        ("parallel", {"output": None, "sensitive": 1, "blocks": 1, "guided": 0}, None),
+    ],
+)
+def test_every_trained_method_publishes_what_it_did(sampled, method, loss, ends):
     state = calibrated(sampled, "--method", method, *SHORT)
     assert state["spec"]["method"] == method
-    blocks = 0 if method == "serial" else 1
-    assert state["spec"]["loss"] == {"sensitive": 1, "blocks": blocks, "guided": 0}
+    assert state["spec"]["loss"] == loss
     assert len(state["facts"]["losses"]) == 1
-    ends = {"conv_in": "w8a16", "conv_out": "w8a16"} if method == "serial-to-parallel" else {}
-    assert state["facts"]["bits"] == ends
+    assert state["facts"]["bits"] == (dict.fromkeys(("conv_in", "conv_out"), ends) if ends else {})
     assert ("pictures" in state["inputs"]) == (method == "parallel")
 
 
 def test_where_a_ranking_decides_the_first_and_the_last_layer_are_as_any_other(sampled):
     for method, bits in (("serial-to-parallel", "w8a16"), ("ptq4dm", "w8a8")):
-        train = ["--iterations", 0] if method == "serial-to-parallel" else []
-        free = calibrated(sampled, "--method", method, *train)
-        ranked = calibrated(sampled, "--method", method, "--mixed", *train)
+        words = ("--method", method, "--iterations", 0)
+        free = calibrated(sampled, *words)
+        ranked = calibrated(sampled, *words, "--mixed")
         assert (free["spec"].get("edges"), ranked["spec"].get("edges")) == (bits, None)
 
 

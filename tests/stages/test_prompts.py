@@ -3,7 +3,7 @@
 import pytest
 
 from sdquant_cli.artifacts.prompts import Prompts
-from sdquant_cli.calibration.method_requests import method_requests
+from sdquant_cli.methods.method_requests import method_requests
 from sdquant_cli.options.requests import LeaderboardRequest, SampleRequest
 from sdquant_cli.prompts import read_prompts
 

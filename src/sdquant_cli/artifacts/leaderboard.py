@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..calibration.resolve import choices_in_words
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
+from ..methods.in_words import choices_in_words
 from ..metrics.catalog import CATALOG
 from ..metrics.scores import over_calibrations, paired_difference
 from ..store import ArraySpec, Artifact, Draft

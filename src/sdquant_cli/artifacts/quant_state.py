@@ -7,10 +7,10 @@ from torch import nn
 
 from ..calibration.bit_allocation import attention_bits
 from ..calibration.output_correction import correction_of
-from ..calibration.resolve import floating_layers
 from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
+from ..methods.number_choices import floating_layers
 from ..models.attention import open_attention
 from ..models.layers import is_text_fed, projections
 from ..models.load import TORCH_DTYPES, Model

@@ -30,7 +30,7 @@ from .zero_points import TrainedZeroPoints
 
 @dataclass(frozen=True)
 class LossTargets:
-    """Outputs on which the student is compared, with the weight of each; L_out has weight 1."""
+    """Outputs on which the student is compared, with the weight of each."""
 
     weights: LossSpec
     sensitive: Sequence[str] = ()  # layers of L_sen
@@ -41,6 +41,11 @@ class LossTargets:
     def watched(self) -> list[str]:
         """The modules whose outputs some loss compares."""
         return [name for names, _ in self.features for name in names]
+
+    @property
+    def output_weight(self) -> float:
+        """The weight of L_out."""
+        return 1.0 if self.weights.output is None else self.weights.output
 
     @property
     def features(self) -> list[tuple[Sequence[str], float]]:
@@ -94,11 +99,12 @@ class Training:
         """Return the trained weights in groups of one rate."""
         if not self.spec.rate_by_layer:
             return [([*self.weights], self.spec.weight_rate)]
-        groups: dict[float, list[Tensor]] = {}
+        groups: dict[int, tuple[list[Tensor], float]] = {}
         for name, weights in self.weights_of.items():
-            share = fineness(self.layers[name].weight_grid.bits)
-            groups.setdefault(self.spec.weight_rate * share, []).extend(weights)
-        return [(weights, rate) for rate, weights in groups.items()]
+            bits = self.layers[name].weight_grid.bits
+            group, _ = groups.setdefault(bits, ([], self.spec.weight_rate * fineness(bits)))
+            group += weights
+        return list(groups.values())
 
     def _trained_weights(self) -> dict[str, list[Tensor]]:
         """Give the layers weights to train, apart from the floating-point ones, and return those of each."""
@@ -139,11 +145,11 @@ class Training:
         amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
         with collecting_outputs(self.student, targets.watched) as outputs, amp:
             predicted = prediction(self.student, batch)
-        loss = output_loss(predicted, target)
+        loss = predicted.new_zeros(())
+        if targets.output_weight:
+            loss = targets.output_weight * output_loss(predicted, target)
         for names, weight in targets.features:
-            student = {name: outputs[name].float() for name in names}
-            teacher = {name: answer.features[name].float() for name in names}
-            loss = loss + weight * feature_loss(student, teacher)
+            loss = loss + weight * feature_loss(outputs, answer.features, names)
         if targets.weights.guided:
             loss = loss + targets.weights.guided * guided_loss(predicted, target, targets.guidance_scale)
         return loss, target

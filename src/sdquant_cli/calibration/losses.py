@@ -32,15 +32,18 @@ def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean()
 
 
-def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-    """Return the squared error of modules' outputs over their energy, mean over modules.
+def feature_loss(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]
+) -> Tensor:
+    """Return the squared error of the named modules' outputs over their energy, mean over modules, in fp32.
 
     On the sensitive layers this is L_sen (Efficiency Meets Fidelity, eq. 12); on the blocks, inter-layer
     distillation.
     """
     terms = []
-    for name, target in teacher.items():
-        terms.append((student[name] - target).square().mean() / target.square().mean())
+    for name in names:
+        target = teacher[name].float()
+        terms.append((student[name].float() - target).square().mean() / target.square().mean())
     return torch.stack(terms).mean()
 
 

@@ -52,9 +52,13 @@ class Observations:
         """
         self.layers, self.smoothings = layers, smoothings or {}
         self.latents = torch.bincount(row, minlength=rows)
-        self.low = {name: torch.full((rows,), torch.inf) for name in layers}
-        self.high = {name: torch.full((rows,), -torch.inf) for name in layers}
-        self._values = {name: torch.zeros(rows, VALUES) for name in layers}
+        self.low: dict[str, Tensor] = {}
+        self.high: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
+        for name in layers:
+            self.low[name] = torch.full((rows,), torch.inf)
+            self.high[name] = torch.full((rows,), -torch.inf)
+            self._values[name] = torch.zeros(rows, VALUES)
         self._quota = (VALUES // (halves * self.latents.clamp(min=1))).clamp(min=1)  # values of each item
         self._filled = torch.zeros(rows, dtype=torch.long)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..manifests import ReconstructSpec
-from ..types import Activations, Bits, Ranges, Relax, Select, Tables
+from ..types import Activations, Bits, Ranges, Relax, Select, Tables, Train
 from .sources import BatchContext, Source
 
 
@@ -39,9 +39,14 @@ class Recipe:
     batch_size: int = 12  # latents of an update
     needs_pictures: bool = False
     stored_items: bool = False  # whether all its batches consist of the stored latents
+    output_weight: float = 1.0  # of L_out
     sensitive_weight: float = 1.0  # of L_sen
     block_weight: float = 0.0  # of inter-layer distillation
+    guided_weight: float = 0.0  # of the loss on the guided prediction
+    train: Train = Train.WEIGHTS_AND_STEPS
+    zero_points: bool = False  # whether those of tables are trained
     weight_rate: float = 2e-4  # of a network trained as a whole, for 4-bit weights
+    low_rank_rate: float | None = None  # of low-rank updates instead; None: the same
     step_rate: float = 1e-3  # relative: of the logarithm of scales
     iterations: int = 400
 

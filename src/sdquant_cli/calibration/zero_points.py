@@ -22,7 +22,7 @@ class TrainedZeroPoints:
             zero = layer.activation_zero = nn.Parameter(layer.activation_zero.clone())
             self._zeros.append(zero)
             highest = [layer.grid_of(row).high for row in range(len(zero))]
-            self._highest.append(torch.tensor(highest, dtype=zero.dtype, device=zero.device))
+            self._highest.append(torch.tensor(highest, dtype=zero.dtype).to(zero.device))
         self.shares = torch._foreach_div([zero.detach() for zero in self._zeros], self._highest)
 
     @property

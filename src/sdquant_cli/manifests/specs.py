@@ -85,8 +85,9 @@ class SensitivitySpec(Spec):
 
 
 class LossSpec(Frozen):
-    """Weights of the losses added to L_out, whose weight is 1; a loss of weight 0 is not computed."""
+    """Weights of the losses; one of weight 0 is not computed."""
 
+    output: float | None = None  # L_out; None: 1
     sensitive: float  # L_sen
     blocks: float  # inter-layer distillation on the outputs of down, mid and up blocks
     guided: float  # on the guided combination

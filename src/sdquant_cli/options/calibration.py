@@ -206,22 +206,24 @@ class CalibrateRequest(SettingRequest, NumberOptions):
     train: Annotated[
         Train | None,
         Option(
-            "Parameters to train: weights and scales, scales only, or a low-rank update. Default: "
-            "weights+steps.",
+            "Parameters to train: weights and scales, scales only, or a low-rank update and scales. Default: "
+            "set by --method.",
             Panel.TRAINING,
             "TrainSpec.what",
             Needs.DISTILLATION,
         ),
     ] = None
     zero_points: Annotated[
-        Switch,
+        Switch | None,
         Option(
-            "Train the zero-points of calibrated activation scales too; implies --activations per-step.",
+            "Train the zero-points of calibrated activation scales too; implies --activations per-step. "
+            "Default: set by --method.",
             Panel.TRAINING,
             "TrainSpec.zero_points",
             Needs.DISTILLATION,
+            negative=True,
         ),
-    ] = False
+    ] = None
     rank: Annotated[
         Count | None,
         Option(
@@ -247,6 +249,15 @@ class CalibrateRequest(SettingRequest, NumberOptions):
             Needs.TRAINING,
         ),
     ] = None
+    output_weight: Annotated[
+        Weight | None,
+        Option(
+            "Weight of the loss on the network's output. Default: set by --method.",
+            Panel.TRAINING,
+            "LossSpec.output",
+            Needs.DISTILLATION,
+        ),
+    ] = None
     sensitive_weight: Annotated[
         Weight | None,
         Option(
@@ -268,7 +279,7 @@ class CalibrateRequest(SettingRequest, NumberOptions):
     guided_weight: Annotated[
         Weight | None,
         Option(
-            "Weight of the loss on the guided prediction. Default: 0.",
+            "Weight of the loss on the guided prediction. Default: set by --method.",
             Panel.TRAINING,
             "LossSpec.guided",
             Needs.DISTILLATION,

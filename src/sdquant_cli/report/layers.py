@@ -6,8 +6,8 @@ from itertools import groupby
 import numpy as np
 
 from ..artifacts.lineage import Lineage
-from ..calibration.resolve import floating_layers
 from ..errors import SdquantError
+from ..methods.number_choices import floating_layers
 from ..models.layers import is_text_fed
 from ..models.load import ModelName, find_model
 from ..models.shortcuts import PARTS, split_names

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..artifacts.leaderboard import ORDERED_BY, distance
-from ..calibration.recipes.published import METHODS
 from ..manifests import LeaderboardFacts, LeaderboardRow, LeaderboardSpec, MetricSummary
+from ..methods.published import METHODS
 from ..metrics.catalog import CATALOG
 from ..options.option import flags_of
 from ..options.requests import LeaderboardRequest

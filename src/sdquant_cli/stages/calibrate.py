@@ -25,9 +25,11 @@ from ..calibration.checkpoints import Scratch
 from ..calibration.job import CalibrationInputs, facts_of
 from ..calibration.phases import calibrate
 from ..calibration.recipe import Recipe
-from ..calibration.resolve import check_guidance, edges_of, losses_in_words, reads_ranking, recipe_of, spec_of
 from ..calibration.sources import Pictures, shares
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
+from ..methods.in_words import losses_in_words
+from ..methods.number_choices import edges_of
+from ..methods.resolve import check_guidance, on_family, reads_ranking, recipe_of, spec_of
 from ..models.guidance import halves
 from ..models.load import Model
 from ..models.schedule import schedule_of
@@ -142,6 +144,7 @@ def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:
     _note_selection(recipe, latents, workspace)
     batch_size = _batch_size(request, recipe, latents, workspace)
     check_guidance(request, setting.guidance_scale)
+    recipe = on_family(recipe, workspace.model(setting).family)
     spec = spec_of(
         request,
         recipe,

@@ -12,9 +12,9 @@ from ..artifacts.metrics import Metrics
 from ..artifacts.prompts import Prompts
 from ..artifacts.settings import new_setting
 from ..artifacts.workspace import Plan, Workspace
-from ..calibration.method_requests import MethodRequests, method_requests
 from ..errors import SdquantError, UsageProblem
 from ..manifests import LeaderboardSpec
+from ..methods.method_requests import MethodRequests, method_requests
 from ..options.requests import LeaderboardRequest
 from ..paths import HTML, atomic_write, check_output, check_overwrites
 from ..prompts import read_prompts

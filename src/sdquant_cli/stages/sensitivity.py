@@ -10,7 +10,6 @@ from ..artifacts.settings import inherit
 from ..artifacts.time_table import TimeTable, make_time_table
 from ..artifacts.workspace import Blueprint, Plan, Planned, Workspace
 from ..calibration.published_ranking import digest, read_ranking
-from ..calibration.resolve import spec_without_training
 from ..calibration.sensitivity import (
     Measurement,
     direct_facts,
@@ -22,6 +21,7 @@ from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
 from ..events import Events
 from ..manifests import SensitivityFacts, SensitivitySpec
+from ..methods.resolve import spec_without_training
 from ..models.guidance import halves
 from ..options.requests import SensitivityRequest
 from ..quant.allocate import extremes

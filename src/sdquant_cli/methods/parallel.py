@@ -6,8 +6,8 @@ BK-SDM's losses are on the true noise, the teacher's prediction and its blocks' 
 absent.
 """
 
-from ..recipe import Recipe
-from ..sources import NoisedPictures
+from ..calibration.recipe import Recipe
+from ..calibration.sources import NoisedPictures
 
 RECIPE = Recipe(
     name="parallel",

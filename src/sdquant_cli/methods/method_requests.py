@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from ..calibration.recipe import Recipe
 from ..errors import UsageProblem
 from ..options.base import first_problem
 from ..options.calibration import NumberOptions
@@ -24,8 +25,7 @@ from ..options.requests import (
     SettingRequest,
 )
 from ..types import Measure
-from .recipe import Recipe
-from .recipes.published import METHODS
+from .published import METHODS
 from .resolve import reads_ranking, recipe_of
 
 ALL = "all"

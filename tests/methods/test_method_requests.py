@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from sdquant_cli.calibration.method_requests import RANKED_LATENTS, method_requests
-from sdquant_cli.calibration.recipes.published import METHODS
 from sdquant_cli.errors import UsageProblem
+from sdquant_cli.methods.method_requests import RANKED_LATENTS, method_requests
+from sdquant_cli.methods.published import METHODS
 from sdquant_cli.options.requests import LeaderboardRequest
 
 

@@ -1,6 +1,6 @@
 """Rounding to nearest: scales from weights and observed inputs, nothing trained. The baseline of methods."""
 
-from ..recipe import Recipe
+from ..calibration.recipe import Recipe
 
 RECIPE = Recipe(
     name="rtn",

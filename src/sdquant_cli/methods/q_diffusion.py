@@ -6,9 +6,9 @@ by AdaRound with unquantized activations, then the activation scales are learned
 parts (shortcut splitting). Ranges by the same power.
 """
 
-from ...manifests import ReconstructSpec
-from ...types import Ranges, Select, Tables
-from ..recipe import Data, Recipe
+from ..calibration.recipe import Data, Recipe
+from ..manifests import ReconstructSpec
+from ..types import Ranges, Select, Tables
 
 RECIPE = Recipe(
     name="q-diffusion",

@@ -16,9 +16,9 @@ Adopted from PCR, since measurements favour it: activation relaxing, 10-bit acti
 fifth of the timesteps. `--relax none` is the paper's own.
 """
 
-from ...types import FLOATING, Activations, Bits, Relax
-from ..recipe import Recipe
-from ..sources import MixedLatents
+from ..calibration.recipe import Recipe
+from ..calibration.sources import MixedLatents
+from ..types import FLOATING, Activations, Bits, Relax
 
 RECIPE = Recipe(
     name="serial-to-parallel",

@@ -7,9 +7,9 @@ QDrop. One activation quantizer per layer for all timesteps. Rates, gamma and th
 the published SD script; its softmax quantizers are `--attention-bits`.
 """
 
-from ...manifests import ReconstructSpec
-from ...types import Bits, Select, Tables
-from ..recipe import Data, Recipe
+from ..calibration.recipe import Data, Recipe
+from ..manifests import ReconstructSpec
+from ..types import Bits, Select, Tables
 
 RECIPE = Recipe(
     name="eda-dm",

@@ -5,9 +5,9 @@ space with text. The paper gives neither mean, deviation, number of latents nor 
 in PTQ4DM, rates and drop as in QDrop; all are options.
 """
 
-from ...manifests import ReconstructSpec
-from ...types import Bits, Select, Tables
-from ..recipe import Data, Recipe
+from ..calibration.recipe import Data, Recipe
+from ..manifests import ReconstructSpec
+from ..types import Bits, Select, Tables
 
 RECIPE = Recipe(
     name="pqd",

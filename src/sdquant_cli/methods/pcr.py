@@ -3,13 +3,12 @@
 Weights are rounded by AdaRound on the floating-point network's inputs. Then each timestep's activation
 quantizers are found on the latents that the quantized steps before it give. All prompts advance together, so
 the cost is linear in the steps. The last fifth of the timesteps, near the picture, has 10 bits (activation
-relaxing; for SDXL the first: `--relax first`). Edges have more bits; the published code leaves them in
-floating point.
+relaxing; of SDXL the first). The first and the last layer stay in floating point, as in the published code.
 """
 
-from ...manifests import ReconstructSpec
-from ...types import Bits, Ranges, Relax, Select, Tables
-from ..recipe import Data, Recipe
+from ..calibration.recipe import Data, Recipe
+from ..manifests import ReconstructSpec
+from ..types import FLOATING, Ranges, Relax, Select, Tables
 
 RECIPE = Recipe(
     name="pcr",
@@ -28,7 +27,7 @@ RECIPE = Recipe(
     tables=Tables.PROGRESSIVE,
     ranges=Ranges.MIN_MAX,
     relax=Relax.LAST,
-    edges=Bits(8, 16),
+    edges=FLOATING,
     batch_size=16,
     iterations=1000,
 )
