@@ -48,10 +48,10 @@ drawn with seed {seed}, on which nothing was chosen. States are calibrated on 1,
 `shapes-train.txt` after `sdquant sensitivity --measure sqnr`, 400 iterations where nothing else is said, none
 for *rounding*; a seed is that of latents and training. *4.5 bits* is `--budget 4.5`. Intervals are over
 pictures, of their means over seeds. A picture diverges below {diverged:g} dB. Bits are averages over weights,
-and over layers. At W8A8 the first and the last layer stay in floating point, as `sdquant quantize` and SDNQ
-leave them, and count 32 bits; *ends of 8 bits* is `--edges w8a16`."""
+and over layers. *Floating ends* is `--edges float`: the first and the last layer stay in floating point, as
+`sdquant quantize` and SDNQ leave them, and count 32 bits."""
 SAMPLERS = {"ddim-20": ("ddim", 20), "euler-30": ("euler", 30), "dpm++-15": ("dpm++", 15)}
-EIGHT_BIT_ENDS = {"bits": "w8a8", "edges": "w8a16"}
+FLOATING_ENDS = {"bits": "w8a8", "edges": "float"}
 UNIFORM, BUDGET = {"bits": "w4a8"}, {"bits": "w4a8", "budget": "4.5"}
 
 
@@ -74,8 +74,8 @@ def schedule(sampler: str | None) -> dict[str, Any]:
 ROWS = [
     Row("w8a8, rounding", {"bits": "w8a8", "iterations": 0}),
     Row("w8a8", {"bits": "w8a8"}),
-    Row("w8a8, ends of 8 bits, rounding", {**EIGHT_BIT_ENDS, "iterations": 0}),
-    Row("w8a8, ends of 8 bits", EIGHT_BIT_ENDS),
+    Row("w8a8, floating ends, rounding", {**FLOATING_ENDS, "iterations": 0}),
+    Row("w8a8, floating ends", FLOATING_ENDS),
     Row("w4a8", UNIFORM),
     Row("w4a8, 2,000 iterations", {**UNIFORM, "iterations": 2000}),
     Row("w4a8, 4.5 bits, rounding", {**BUDGET, "iterations": 0}),

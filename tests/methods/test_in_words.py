@@ -27,7 +27,7 @@ def test_losses_that_have_a_weight_are_named(fields, words):
 
 
 def test_choices_are_those_that_hold():
-    assert choices_in_words(spec(bits="w8a8")) == [
+    assert choices_in_words(spec(edges="float")) == [
         "all codes",
         "scales per token",
         "channels scaled",

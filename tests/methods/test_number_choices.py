@@ -62,10 +62,10 @@ def test_the_first_and_the_last_layer_are_as_asked_for():
     assert resolved(mixed=True).edges is None
     assert resolved(mixed=True, edges="w8a8").edges == "w8a8"
     assert resolved(edges="none").edges is None
-    assert resolved(bits="w8a8").edges == "float"
-    assert resolved(bits="w8a8", mixed=True).edges is None
-    assert resolved(bits="w8a8", budget="4.5").edges == "w8a16"
-    assert resolved(bits="w8a8", method="eda-dm").edges == "w8a8"
+    assert resolved(method="pcr").edges == "float"
+    assert resolved(method="pcr", mixed=True).edges is None
+    assert resolved(method="pcr", budget="4.5").edges == "w8a16"
+    assert resolved(method="eda-dm").edges == "w8a8"
     with pytest.raises(UsageProblem, match="--edges float: --budget decides"):
         resolved(edges="float", budget="4.5")
     with pytest.raises(ValidationError, match="expected"):

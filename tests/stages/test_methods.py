@@ -64,7 +64,7 @@ def test_where_a_ranking_decides_the_first_and_the_last_layer_are_as_any_other(s
 @pytest.mark.parametrize(
     "words",
     [
-        ("--bits", "w8a8", "--smoothing", "--branch-rank", 1),
+        ("--edges", "float", "--bits", "w8a8", "--smoothing", "--branch-rank", 1),
         ("--edges", "float", "--activations", "per-step"),
         ("--edges", "float", "--method", "eda-dm", "--split-shortcuts"),
     ],

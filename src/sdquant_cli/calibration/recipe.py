@@ -35,7 +35,6 @@ class Recipe:
     relax: Relax = Relax.NONE
     mixed: bool = False  # whether the publication has mixed precision; --mixed asks for it
     edges: Bits | None = None  # least bits of the first and the last layer, unless a ranking decides
-    edges_at_8_bits: Bits | None = None  # instead, where all weights have 8 bits
     batch_size: int = 12  # latents of an update
     needs_pictures: bool = False
     stored_items: bool = False  # whether all its batches consist of the stored latents

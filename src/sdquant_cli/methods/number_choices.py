@@ -51,12 +51,9 @@ def edges_text_of(request: CalibrateRequest, recipe: Recipe) -> str | None:
         return None if request.edges == NONE else request.edges
     if request.mixed or recipe.edges is None:
         return None
-    edges = recipe.edges
-    if recipe.edges_at_8_bits and Bits.parse(request.bits).weights >= 8:
-        edges = recipe.edges_at_8_bits
-    if edges == FLOATING and request.budget:
-        edges = EDGES_WITHIN_BUDGET
-    return FLOAT if edges == FLOATING else str(edges)
+    if recipe.edges != FLOATING:
+        return str(recipe.edges)
+    return str(EDGES_WITHIN_BUDGET) if request.budget else FLOAT
 
 
 def edges_of(spec: QuantStateSpec) -> Bits | None:

@@ -9,8 +9,7 @@ The paper leaves open the optimizer, the rates, the form of L_sen over layers an
 unconditional branch is trained. Chosen here: Adam with a cosine to zero; one rate for weights and a
 relative one for scales; the mean over layers, each over its floating-point energy; both branches; where no
 ranking decides, 8-bit weights for the first and the last layer, as in QDrop, EfficientDM and EDA-DM, and
-16-bit inputs, which are few: 4 channels and those of the widest resolution. At 8 bits both layers stay in
-floating point: no error of all others together is as large as theirs.
+16-bit inputs, which are few: 4 channels and those of the widest resolution.
 
 Adopted from PCR, since measurements favour it: activation relaxing, 10-bit activations in the last
 fifth of the timesteps. `--relax none` is the paper's own.
@@ -18,7 +17,7 @@ fifth of the timesteps. `--relax none` is the paper's own.
 
 from ..calibration.recipe import Recipe
 from ..calibration.sources import MixedLatents
-from ..types import FLOATING, Activations, Bits, Relax
+from ..types import Activations, Bits, Relax
 
 RECIPE = Recipe(
     name="serial-to-parallel",
@@ -30,6 +29,5 @@ RECIPE = Recipe(
     smoothing=True,
     relax=Relax.LAST,
     edges=Bits(8, 16),
-    edges_at_8_bits=FLOATING,
     block_weight=1.0,
 )

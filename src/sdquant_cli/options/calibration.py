@@ -57,7 +57,7 @@ class NumberOptions(Fields):
         EdgesText | None,
         Option(
             "Least bits of the first and the last layer, such as w8a16; float leaves both in floating point, "
-            "none has no least. Default: set by --method and --bits, and none with --mixed.",
+            "none has no least. Default: set by --method, and none with --mixed.",
             Panel.BITS,
             "QuantStateSpec.edges",
             unset=NONE,
