@@ -112,7 +112,8 @@ def measured(tmp_path_factory, sample) -> Sdquant:
         floor, reference = reference, floor
     publish_drift(store, store.resolve("images/latest-quantized"))
     store.tag(publish_metrics(store, store.resolve("images/latest-quantized"), reference, floor), "mixed")
-    sdquant("calibrate", "--bits", "w8a8", "--activations", "per-step", "--iterations", 0)
+    words = ("--activations", "per-step", "--edges", "float", "--iterations", 0)
+    sdquant("calibrate", "--bits", "w8a8", *words)
     sdquant(*GENERATE)
     publish_metrics(store, store.resolve("images/latest-quantized"), reference, floor)
     return sdquant

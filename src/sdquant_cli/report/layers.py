@@ -56,7 +56,8 @@ def activations(models: Sequence[ComparedModel], names: list[str], lineage: Line
     shown: Charts = []
     for name, reason in chosen_layers(models, names, lineage).items():
         ranges = [activation_range(model, names, name) for model in models]
-        shown.append(page.Chart(reason, charts.activation_range(name, ranges)))
+        if any(ranges):  # else the layer stays in floating point
+            shown.append(page.Chart(reason, charts.activation_range(name, ranges)))
     return shown
 
 
