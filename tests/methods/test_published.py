@@ -110,6 +110,7 @@ def test_serial_is_efficientdms():
     spec = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None)
     assert spec.loss == LossSpec(output=0, sensitive=0, blocks=0, guided=1)
     assert (spec.train.what, spec.train.rank, spec.train.zero_points) == (Train.LOW_RANK, 32, True)
+    assert spec.train.weight_rate == SERIAL.low_rank_rate
     assert spec.edges == "w8a8"
     unguided = spec_of(request, recipe_of(request), 12, ranked=True, pictures=None, each=1)
     assert unguided.loss == LossSpec(sensitive=0, blocks=0, guided=0)

@@ -5,6 +5,7 @@ import pytest
 from sdquant_cli.methods.published import METHODS
 from sdquant_cli.methods.resolve import recipe_of, spec_of
 from sdquant_cli.options.requests import CalibrateRequest
+from sdquant_cli.types import Train
 
 
 def resolved(**flags):
@@ -14,7 +15,8 @@ def resolved(**flags):
 
 def test_rates_are_the_recipes_unless_the_request_names_them():
     for method in ("serial", "parallel"):
-        recipe, request = METHODS[method], CalibrateRequest(method=method, step_rate=0.5)
+        recipe = METHODS[method]
+        request = CalibrateRequest(method=method, step_rate=0.5, train=Train.WEIGHTS_AND_STEPS)
         train = spec_of(request, recipe, 12, ranked=False, pictures=None).train
         assert (train.weight_rate, train.step_rate) == (recipe.weight_rate, 0.5)
     assert METHODS["serial"].weight_rate < METHODS["parallel"].weight_rate
