@@ -49,10 +49,9 @@ def beside_the_data(tmp_path, monkeypatch, skeletons):
     shutil.copytree(PAPER, tmp_path / "examples" / "paper")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sdquant_cli.models.load.locate", lambda name, **_: skeletons[name.source])
-    # predictions take seconds at full size; they and the weights of metrics are not the point here
+    # predictions take seconds at full size and are not the point here
     monkeypatch.setattr(predicted, "drawing", lambda *_, **__: {})
     monkeypatch.setattr(predicted, "calibrating", lambda *_, **__: {})
-    monkeypatch.setattr("sdquant_cli.metrics.weights.Weights.missing", lambda *_: [])
 
 
 def test_there_is_a_file_for_each_table():

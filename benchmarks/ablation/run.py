@@ -266,8 +266,8 @@ def _pairs() -> list[Row]:
         row("eda-dm, without layers' errors", layer_weight=0.0),
         row("q-diffusion"),
         row("q-diffusion, without the split", split_shortcuts=False),
-        row("pcr"),
-        row("pcr, not progressive", tables="per-step"),
+        row("pcr", edges="w8a16"),
+        row("pcr, not progressive", edges="w8a16", tables="per-step"),
     ]
 
 

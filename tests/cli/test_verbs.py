@@ -7,6 +7,7 @@ import pytest
 
 from sdquant_cli.cli import bench, demo, doctor, execute, export, run
 from sdquant_cli.cli.command import Invocation
+from sdquant_cli.errors import GateFailed
 from sdquant_cli.options.commands import DemoRequest, RunRequest
 from sdquant_cli.options.requests import BenchRequest, DoctorRequest, ExportRequest, SampleRequest
 from sdquant_cli.stages.bench import Bench, Way
@@ -102,6 +103,7 @@ def test_demo_names_the_file_that_it_wrote(returns, capsys, tmp_path, monkeypatc
 
 def test_run_reads_the_file_and_concludes_as_evaluate_does(returns, capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("sample: {prompts: p.txt}\nevaluate: {gate: ['psnr>=25']}\n")
+    returns("pipeline.check_files", None)
     configs = returns("pipeline.run", Made())
     returns("evaluate.conclude", None)
     run.run(RunRequest(config=tmp_path / "c.yaml"), CALL)
@@ -111,9 +113,23 @@ def test_run_reads_the_file_and_concludes_as_evaluate_does(returns, capsys, tmp_
 
 def test_run_takes_the_chains_of_a_file_one_after_the_other(returns, capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("sample: {prompts: p.txt}\n---\nsample: {prompts: q.txt}\n")
+    returns("pipeline.check_files", None)
     returns("pipeline.run", Made())
     returns("evaluate.conclude", None)
     run.run(RunRequest(config=tmp_path / "c.yaml"), CALL)
+    assert capsys.readouterr().out == 2 * "latents/k\n  latents  3\n"
+
+
+def test_a_gate_that_is_not_met_stops_no_later_chain(returns, capsys, tmp_path, monkeypatch):
+    def not_met(*_):
+        raise GateFailed("gate not met: psnr>=90")
+
+    (tmp_path / "c.yaml").write_text("sample: {prompts: p.txt}\n---\nsample: {prompts: q.txt}\n")
+    returns("pipeline.check_files", None)
+    returns("pipeline.run", Made())
+    monkeypatch.setattr("sdquant_cli.stages.evaluate.conclude", not_met)
+    with pytest.raises(GateFailed, match="psnr>=90; gate not met"):
+        run.run(RunRequest(config=tmp_path / "c.yaml"), CALL)
     assert capsys.readouterr().out == 2 * "latents/k\n  latents  3\n"
 
 

@@ -90,3 +90,11 @@ def test_options_of_a_row_that_cannot_be_are_one_line(row, line):
     with pytest.raises(UsageProblem) as told:
         rows(methods=(row,), bits=("w4a8",))
     assert line in str(told.value)
+
+
+def test_calibrations_count_their_seeds_from_those_that_a_row_has():
+    usual, other = rows(methods=("serial", "serial --seed 7"), bits=("w4a8",))
+    for row, first in ((usual, 0), (other, 7)):
+        for seed in (0, 2):
+            requests = row.of_calibration(seed)
+            assert (requests.sample.seed, requests.calibrate.seed) == (seed, first + seed)

@@ -93,6 +93,7 @@ def test_a_preset_fills_what_sections_leave_open(read):
         ("? [a]\n: b\n", "line 1: .*unhashable key"),
         ("a: 1\n---\nb: 2\n", "chain 1: sample: is required"),
         (SAMPLE + "---\n" + SAMPLE + "  frob: 3\n", "chain 2: sample.frob 3: unknown field"),
+        (SAMPLE + "preset:\n", "preset None: expected one of"),
         (SAMPLE + "preset: paper\n", "preset paper: expected one of paper-sd14, "),
         (SAMPLE + "preset: [paper-sd14]\n", r"preset \['paper-sd14'\]: expected one of"),
         ("sample: 3\npreset: paper-sd14\n", "sample 3: expected fields"),

@@ -166,7 +166,7 @@ def test_calibration_without_a_ranking_and_with_few_latents(sdquant):
     assert "sdquant sensitivity" in result.stderr
     told = sdquant("calibrate", "--bits", "w8a8", "--iterations", 1).stderr
     assert "batch size reduced to 3: only 3 latents available" in told
-    assert "L_out alone" in told
+    assert "training without L_sen" in told
     facts = sdquant.opened().resolve("quant-state").facts
     assert facts.bits == {"conv_in": "w8a16", "conv_out": "w8a16"}
     assert facts.average_bits["weights, by parameters"] == 8
@@ -225,3 +225,7 @@ def test_a_configuration_file_runs_the_chain(sdquant, tmp_path):
     assert document["metrics"]["psnr"]["n"] == 2
     config.write_text("sample:\n  prompts: x.txt\n  stepz: 3\n")
     assert "sample.stepz" in sdquant("run", "--config", config, code=2).stderr
+    config.write_text(f"sample: {{prompts: {TRAIN}, limit: 5}}\n---\nsample: {{prompts: x.txt}}\n")
+    told = sdquant("run", "--config", config, code=2).stderr  # before the first chain
+    assert "x.txt" in told
+    assert "==" not in told

@@ -94,10 +94,11 @@ def _summaries(of_each: Sequence[Mapping[str, MetricSummary]]) -> dict[str, Metr
     """Return the summaries of one calibration as they are, and those of several over all of them."""
     if len(of_each) == 1:
         return dict(of_each[0])
-    summaries = {}
-    for name in of_each[0]:
-        summaries[name] = over_calibrations([summaries_of_one[name] for summaries_of_one in of_each])
-    return summaries
+    by_name: dict[str, list[MetricSummary]] = {}
+    for summaries in of_each:
+        for name, summary in summaries.items():
+            by_name.setdefault(name, []).append(summary)
+    return {name: over_calibrations(each) for name, each in by_name.items()}
 
 
 def _means(metrics: Sequence[Metrics]) -> dict[str, tuple[float | None, ...]]:

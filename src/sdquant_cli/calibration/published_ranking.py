@@ -96,6 +96,6 @@ def _check_ends(path: Path, found: dict[str, int], layers: Sequence[str]) -> Non
     for where, count in found.items():
         if count < needed:
             raise UsageProblem(
-                f"{FLAG} {path}: {count} layers {where} {REST}, expected at least {needed}, which are 5% of "
-                f"{len(layers)}; add the others"
+                f"{FLAG} {path}: {where} {REST}: expected at least {needed} layers, 5% of {len(layers)}, "
+                f"found {count}; add the others"
             )

@@ -17,6 +17,7 @@ def run(request: "RunRequest", call: Invocation) -> None:
 
     Example: sdquant run --config examples/paper/table-7.yaml --dry-run
     """
+    from ..errors import GateFailed
     from ..options.config_file import read_configs
     from ..stages import evaluate, pipeline
     from .execute import open_workspace, show_plans, show_result
@@ -25,7 +26,14 @@ def run(request: "RunRequest", call: Invocation) -> None:
     if call.dry_run:
         show_plans(pipeline.plan(configs, workspace), as_json=call.json)
         return
+    pipeline.check_files(configs, workspace)
+    failed = []
     for config in configs:
         metrics = pipeline.run(config, workspace)
         show_result(evaluate, metrics, as_json=call.json)
-        evaluate.conclude(metrics, config.evaluate)
+        try:
+            evaluate.conclude(metrics, config.evaluate)
+        except GateFailed as error:  # the other chains run all the same
+            failed.append(str(error))
+    if failed:
+        raise GateFailed("; ".join(failed))

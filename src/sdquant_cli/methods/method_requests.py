@@ -50,12 +50,11 @@ class MethodRequests:
         return f"{self.label} {self.calibrate.bits}"
 
     def of_calibration(self, seed: int) -> "MethodRequests":
-        """Return the requests of the calibration whose latents and training have this seed."""
-        update = {"seed": seed}
+        """Return the requests of a calibration; `seed` is added to the seeds of latents and of training."""
         return dataclasses.replace(
             self,
-            sample=self.sample.model_copy(update=update),
-            calibrate=self.calibrate.model_copy(update=update),
+            sample=self.sample.model_copy(update={"seed": self.sample.seed + seed}),
+            calibrate=self.calibrate.model_copy(update={"seed": self.calibrate.seed + seed}),
         )
 
     @property

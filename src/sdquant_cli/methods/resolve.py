@@ -48,7 +48,7 @@ def recipe_of(request: CalibrateRequest) -> Recipe:
 
 
 def on_family(recipe: Recipe, family: Family) -> Recipe:
-    """Return the recipe as it is for a family: of SDXL, PCR relaxes the first timesteps, not the last."""
+    """Return the recipe as it is for a family: of SDXL the first timesteps are relaxed (PCR)."""
     if recipe.relax is Relax.LAST and family.sized:
         return dataclasses.replace(recipe, relax=Relax.FIRST)
     return recipe

@@ -12,7 +12,7 @@ ranking decides, 8-bit weights for the first and the last layer, as in QDrop, Ef
 16-bit inputs, which are few: 4 channels and those of the widest resolution.
 
 Adopted from PCR, since measurements favour it: activation relaxing, 10-bit activations in the last
-fifth of the timesteps. `--relax none` is the paper's own.
+fifth of the timesteps (of SDXL the first). `--relax none` is the paper's own.
 """
 
 from ..calibration.recipe import Recipe

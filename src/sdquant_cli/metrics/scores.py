@@ -57,18 +57,23 @@ def summarise(values: np.ndarray, distance: Callable[[float], float]) -> MetricS
 def over_calibrations(each: Sequence[MetricSummary]) -> MetricSummary:
     """Return the mean of several calibrations' means with Student's 95% interval, and that of their medians.
 
-    `each` summarises the images of one calibration after the other. There is no mean if one has none.
+    `each` summarises the images of one calibration after the other. One without a mean counts only as
+    identical; of a single mean there is no interval.
     """
-    means = np.array([summary.mean for summary in each], dtype=float)  # None becomes nan
-    medians = np.array([summary.median for summary in each], dtype=float)
+    means = np.array([summary.mean for summary in each if summary.mean is not None])
+    medians = np.array([summary.median for summary in each if summary.median is not None])
     identical = sum(summary.identical for summary in each)
-    if np.isnan(means).any():
-        return MetricSummary(mean=None, n=len(each), identical=identical, skipped=each[0].skipped)
-    half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means))
+    if not len(means):
+        skipped = next((summary.skipped for summary in each if summary.skipped), None)
+        return MetricSummary(mean=None, n=len(each), identical=identical, skipped=skipped)
+    mean, interval = means.mean(), None
+    if len(means) > 1:
+        half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means))
+        interval = (mean - half, mean + half)
     return MetricSummary(
-        mean=means.mean(),
-        median=None if np.isnan(medians).any() else medians.mean(),
-        ci95=(means.mean() - half, means.mean() + half),
+        mean=mean,
+        median=medians.mean() if len(medians) == len(means) else None,
+        ci95=interval,
         n=len(means),
         identical=identical,
     )

@@ -81,9 +81,9 @@ def read_configs(path: Path) -> list[PipelineConfig]:
 def _config(document: object, flag: str) -> PipelineConfig:
     if not isinstance(document, Mapping):
         raise UsageProblem(f"{flag}: expected one section per stage: {', '.join(SECTIONS)}")
-    sections = {name: _with_underscores(section) for name, section in document.items()}
-    if "preset" in sections:
-        sections = _with_preset(sections, flag)
+    sections = {name: _with_underscores(section) for name, section in document.items() if name != "preset"}
+    if "preset" in document:
+        sections = _with_preset(sections, document["preset"], flag)
     try:
         return PipelineConfig.model_validate(sections)
     except ValidationError as error:
@@ -92,10 +92,9 @@ def _config(document: object, flag: str) -> PipelineConfig:
         raise UsageProblem(f"{flag}: {field}: {message}") from None
 
 
-def _with_preset(sections: dict[str, Any], flag: str) -> dict[str, Any]:
+def _with_preset(sections: dict[str, Any], name: object, flag: str) -> dict[str, Any]:
     """Return sections with a preset's values where they have none; raises UsageProblem for an unknown one."""
-    name = sections.pop("preset")
-    if name not in list(Preset):
+    if not isinstance(name, str) or name not in list(Preset):
         raise UsageProblem(f"{flag}: preset {name}: expected one of {', '.join(Preset)}")
     for stage in PRESETS[Preset(name)]:
         section = sections.get(stage, {})

@@ -170,7 +170,7 @@ def _sensitivity(
     workspace.announce({"latents": latents, **({"sensitivity": ranking} if ranking else {})})
     if ranking is None and has_use:
         workspace.events.note(
-            "no sensitivity ranking: training on L_out alone; `sdquant sensitivity` adds L_sen"
+            "no sensitivity ranking: training without L_sen, which `sdquant sensitivity` makes possible"
         )
     return ranking
 

@@ -60,9 +60,17 @@ def is_of_folders(request: EvaluateRequest) -> bool:
 def plan(request: EvaluateRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do."""
     check_files(request, workspace)
-    chosen = choose(required_metrics(request.gate, request.require), Weights(request.weights_dir))
-    count = _images(request, workspace).count
-    return Plan("evaluate", {"images": count, "metrics": len(chosen.names), "skipped": len(chosen.skipped)})
+    chosen = choose({}, Weights(request.weights_dir))
+    numbers: dict[str, int | float | str] = {
+        "images": _images(request, workspace).count,
+        "metrics": len(chosen.names),
+        "skipped": len(chosen.skipped),
+    }
+    if lacking := [
+        name for name in required_metrics(request.gate, request.require) if name in chosen.skipped
+    ]:
+        numbers["required, without their weights"] = ", ".join(lacking)
+    return Plan("evaluate", numbers)
 
 
 def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:

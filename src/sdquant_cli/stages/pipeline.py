@@ -1,10 +1,10 @@
 """All six stages in order, from a configuration file or for the demo."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,38 +14,51 @@ from ..models.load import EMBEDDED_FOLDER
 from ..options.config_file import PipelineConfig
 from ..options.requests import CalibrateRequest, GenerateRequest, SampleRequest, SensitivityRequest
 from ..paths import atomic_write
+from ..prompts import read_prompts
 from ..store import Artifact, PlannedStore, Store
 from . import calibrate, evaluate, generate, precalc_time, sample, sensitivity
 
-Stage = Callable[[Any, Workspace], Artifact]
+
+class Stage(Protocol):
+    """The module of a stage."""
+
+    def run(self, request: Any, workspace: Workspace) -> Artifact:
+        """Make the artifact of a request."""
+
+    def plan(self, request: Any, workspace: Workspace) -> Plan:
+        """Return what `run` would do."""
+
+
 _STAGES: dict[str, Stage] = {
-    "sample": sample.run,
-    "precalc-time": precalc_time.run,
-    "sensitivity": sensitivity.run,
-    "calibrate": calibrate.run,
-    "generate": generate.run,
-    "evaluate": evaluate.run,
+    "sample": sample,
+    "precalc-time": precalc_time,
+    "sensitivity": sensitivity,
+    "calibrate": calibrate,
+    "generate": generate,
+    "evaluate": evaluate,
 }
 
 
-_PLANS: dict[str, Callable[[Any, Workspace], Plan]] = {
-    "sample": sample.plan,
-    "precalc-time": precalc_time.plan,
-    "sensitivity": sensitivity.plan,
-    "calibrate": calibrate.plan,
-    "generate": generate.plan,
-    "evaluate": evaluate.plan,
-}
+def check_files(configs: Sequence[PipelineConfig], workspace: Workspace) -> None:
+    """Raise what a file that is missing or cannot be written would end the last chain with."""
+    files = set()
+    for config in configs:
+        generate.check_files(config.generate, workspace)
+        evaluate.check_files(config.evaluate, workspace)
+        for request in (config.sample, config.generate):
+            files.add((request.prompts, request.column))
+    for path, column in files:
+        if path is not None:
+            read_prompts(path, column=column)
 
 
 def run(config: PipelineConfig, workspace: Workspace) -> Metrics:
     """Run all stages, each skipping what is up to date; return the metrics."""
-    generate.check_files(config.generate, workspace)
-    evaluate.check_files(config.evaluate, workspace)
+    check_files([config], workspace)
     workspace = workspace.pinned()
     for name, stage in _STAGES.items():
         workspace.events.note(f"== {name}")
-        stage(getattr(config, name.replace("-", "_")), workspace)
+        stage.run(getattr(config, name.replace("-", "_")), workspace)
     return workspace.need(Metrics)
 
 
@@ -56,11 +69,11 @@ def plan(configs: Sequence[PipelineConfig], workspace: Workspace) -> Iterator[li
     """
     store = PlannedStore(workspace.store.url)
     workspace = replace(workspace, store=store).silent()
+    check_files(configs, workspace)
     for config in configs:
-        generate.check_files(config.generate, workspace)
         plans = []
-        for name, stage in _PLANS.items():
-            step = stage(getattr(config, name.replace("-", "_")), workspace)
+        for name, stage in _STAGES.items():
+            step = stage.plan(getattr(config, name.replace("-", "_")), workspace)
             made = step.makes
             if made is None or store.plan(made.spec, made.facts, made.inputs, made.tags):
                 plans.append(step)
