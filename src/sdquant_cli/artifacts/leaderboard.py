@@ -101,10 +101,10 @@ def _summaries(of_each: Sequence[Mapping[str, MetricSummary]]) -> dict[str, Metr
     return {name: over_calibrations(each) for name, each in by_name.items()}
 
 
-def _means(metrics: Sequence[Metrics]) -> dict[str, tuple[float | None, ...]]:
-    """Return the mean of each metric by calibration; none for a single one."""
+def _means(metrics: Sequence[Metrics]) -> dict[str, tuple[float | None, ...]] | None:
+    """Return the mean of each metric by calibration; None for a single one."""
     if len(metrics) == 1:
-        return {}
+        return None
     names = metrics[0].spec.metrics
     return {name: tuple(artifact.facts.metrics[name].mean for artifact in metrics) for name in names}
 

@@ -148,7 +148,7 @@ class LeaderboardRow(Frozen):
     average_bits: float  # of a weight, by parameters
     activation_bits: float | None = None  # mean over layers and timesteps
     choices: tuple[str, ...] = ()  # that decide its numbers and training, in words
-    means: dict[str, tuple[float | None, ...]] = {}  # of each metric by calibration, if there are several
+    means: dict[str, tuple[float | None, ...]] | None = None  # of each metric by calibration; None: of one
 
 
 class LeaderboardFacts(Frozen):

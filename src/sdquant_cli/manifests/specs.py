@@ -200,4 +200,4 @@ class LeaderboardSpec(Spec):
     rows: tuple[str, ...]  # method and bits, such as "rtn w4a8", in the order asked for
     failed: dict[str, str]  # why a row has no metrics, by row
     refused: dict[str, str] = {}  # why a row was not run, by row
-    calibrations: int = 1  # of each row
+    calibrations: int | None = None  # of each row; None: one

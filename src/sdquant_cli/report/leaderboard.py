@@ -180,7 +180,7 @@ def make_board(spec: LeaderboardSpec, facts: LeaderboardFacts, shown: BoardImage
         command=command,
         setting=setting,
         images=facts.images,
-        calibrations=spec.calibrations,
+        calibrations=spec.calibrations or 1,
         table=table(spec, facts),
         methods=methods,
         strips=strips,

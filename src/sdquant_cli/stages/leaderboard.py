@@ -51,7 +51,7 @@ def run(request: LeaderboardRequest, workspace: Workspace) -> Leaderboard:
         rows=tuple(row.name for row in rows),
         failed=reasons,
         refused=refused,
-        calibrations=request.calibrations,
+        calibrations=request.calibrations if request.calibrations > 1 else None,
     )
     leaderboard = store_leaderboard(workspace, spec, metrics)
     _write_pages(request, leaderboard, _read_images(workspace, leaderboard, metrics, request.pictures))
