@@ -53,7 +53,7 @@ def test_all_pictures_and_charts_are_drawn(page, report):
     sizes = page.execute_script(
         "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height)"
     )
-    assert len(sizes) >= 4
+    assert len(sizes) >= 6
     assert min(sizes) > 50
 
 

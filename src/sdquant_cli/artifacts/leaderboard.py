@@ -105,8 +105,10 @@ def _means(metrics: Sequence[Metrics]) -> dict[str, tuple[float | None, ...]] | 
     """Return the mean of each metric by calibration; None for a single one."""
     if len(metrics) == 1:
         return None
-    names = metrics[0].spec.metrics
-    return {name: tuple(artifact.facts.metrics[name].mean for artifact in metrics) for name in names}
+    means = {}
+    for name in metrics[0].spec.metrics:
+        means[name] = tuple(artifact.facts.metrics[name].mean for artifact in metrics)
+    return means
 
 
 def _row(workspace: Workspace, name: str, metrics: Sequence[Metrics]) -> LeaderboardRow:

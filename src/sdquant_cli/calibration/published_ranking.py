@@ -32,10 +32,11 @@ def read_ranking(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
     if REST not in lines:
         _check_complete(path, listed, layers)
         return tuple(listed)
-    place = listed.index(REST)
-    _check_ends(path, {"before": place, "after": len(listed) - place - 1}, layers)
+    split = listed.index(REST)
+    first, last = listed[:split], listed[split + 1 :]
+    _check_ends(path, {"before": len(first), "after": len(last)}, layers)
     rest = [name for name in layers if name not in lines]
-    return (*listed[:place], *rest, *listed[place + 1 :])
+    return (*first, *rest, *last)
 
 
 def digest(ranking: Sequence[str]) -> str:
@@ -90,10 +91,10 @@ def _check_complete(path: Path, listed: Sequence[str], layers: Sequence[str]) ->
         )
 
 
-def _check_ends(path: Path, found: dict[str, int], layers: Sequence[str]) -> None:
+def _check_ends(path: Path, counts: dict[str, int], layers: Sequence[str]) -> None:
     """Raise UsageProblem if the layers that are not named would be among those with other bits."""
     needed = len(extremes(layers)[0])
-    for where, count in found.items():
+    for where, count in counts.items():
         if count < needed:
             raise UsageProblem(
                 f"{FLAG} {path}: {where} {REST}: expected at least {needed} layers, 5% of {len(layers)}, "

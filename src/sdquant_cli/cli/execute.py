@@ -102,7 +102,7 @@ def show_plans(chains: "Iterable[list[Plan]]", *, as_json: bool) -> None:
     from . import render
 
     if as_json:
-        render.print_json([[_document(plan) for plan in plans] for plans in chains])
+        render.print_json([list(map(_document, plans)) for plans in chains])
         return
     for number, plans in enumerate(chains, 1):
         render.print_pairs(f"chain {number}", {})

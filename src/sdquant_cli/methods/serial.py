@@ -8,8 +8,9 @@ As in EfficientDM, the loss is on the guided prediction alone, what is trained i
 weight with scales and zero-points, and the first and the last layer have 8 bits.
 
 EfficientDM's batch is 2 pictures; here it is the batch of the other methods, for an equal budget. The
-rates are slower than theirs, which suit batches of mixed timesteps and draw far worse pictures here. That of
-low-rank updates moves a weight about as far in an update: rank 32 gives sqrt(32 / 576) of it at 576 inputs.
+rates are slower than theirs, which suit batches of mixed timesteps and draw far worse pictures here. The
+rate of low-rank updates lets a weight move about as far as the rate of weights does: with rank 32 and 576
+inputs, an update moves it by sqrt(32 / 576) of the rate.
 """
 
 from ..calibration.recipe import Recipe

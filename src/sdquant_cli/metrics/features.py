@@ -192,8 +192,8 @@ def legacy_inception(weights: Weights, device: torch.device) -> FeatureNetwork:
     base = _open_inception(weights, device).base
 
     def features(pixels: Tensor) -> Tensor:
-        found: Tensor = base(pixels, return_features=True)
-        return found.flatten(1)
+        pooled: Tensor = base(pixels, return_features=True)
+        return pooled.flatten(1)
 
     return _Inception(features, _pixels, device)
 

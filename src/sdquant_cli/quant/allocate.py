@@ -37,10 +37,7 @@ def mixed_bits(
 
 
 def ends(layers: Sequence[str]) -> tuple[str, str]:
-    """Return the first and the last of all layers.
-
-    They hold a thousandth of the weights or less, and rounding them costs more than rounding all others.
-    """
+    """Return the first and the last of all layers, which hold a thousandth of the weights or less."""
     return layers[0], layers[-1]
 
 

@@ -56,29 +56,40 @@ def activations(models: Sequence[ComparedModel], names: list[str], lineage: Line
     shown: Charts = []
     for name, reason in chosen_layers(models, names, lineage).items():
         ranges = [activation_range(model, names, name) for model in models]
-        if any(ranges):  # else the layer stays in floating point
-            shown.append(page.Chart(reason, charts.activation_range(name, ranges)))
+        shown.append(page.Chart(reason, charts.activation_range(name, ranges)))
     return shown
 
 
 def chosen_layers(models: Sequence[ComparedModel], names: list[str], lineage: Lineage) -> dict[str, str]:
     """Return the layers that are charted, and why: the most and least sensitive, else evenly spread.
 
-    Layers fed by text are left out: their inputs do not change with the timestep.
+    Layers fed by text are left out: their inputs do not change with the timestep. So are those that stay in
+    floating point in all models with tables.
     """
+    charted = _charted_layers(models, names)
     ranking = first_ranking(models, lineage)
     if ranking is None:
-        per_step = _without_text_fed(names)
-        indices = np.linspace(0, len(per_step) - 1, min(CHOSEN_LAYERS, len(per_step))).round().astype(int)
-        chosen = [per_step[index] for index in indices]
+        indices = np.linspace(0, len(charted) - 1, min(CHOSEN_LAYERS, len(charted))).round().astype(int)
+        chosen = [charted[index] for index in indices]
         return {name: f"layer {names.index(name) + 1} of {len(names)}" for name in chosen}
-    ranked, half = _without_text_fed(ranking.facts.ranking), CHOSEN_LAYERS // 2
+    ranked = [name for name in ranking.facts.ranking if name in charted]
+    half = CHOSEN_LAYERS // 2
     reasons = dict.fromkeys(ranked[-half:], f"among the {half} least sensitive")
     return dict.fromkeys(ranked[:half], f"among the {half} most sensitive") | reasons
 
 
-def _without_text_fed(names: Sequence[str]) -> list[str]:
-    return [name for name in names if not is_text_fed(name)]
+def _charted_layers(models: Sequence[ComparedModel], names: list[str]) -> list[str]:
+    """Return the layers whose scales change with the timestep in some model."""
+    charted = []
+    for name in names:
+        if not is_text_fed(name) and any(_has_table(model, names, name) for model in models):
+            charted.append(name)
+    return charted
+
+
+def _has_table(model: ComparedModel, names: list[str], name: str) -> bool:
+    """Return whether a model has calibrated scales of a layer's input."""
+    return bool(len(model.activations.scales)) and name not in floating_layers(model.state.spec, names)
 
 
 def activation_range(model: ComparedModel, names: list[str], name: str) -> charts.ActivationRange | None:
@@ -86,9 +97,9 @@ def activation_range(model: ComparedModel, names: list[str], name: str) -> chart
 
     None for a model whose scales are found at run time, and for a layer that stays in floating point.
     """
-    floating = floating_layers(model.state.spec, names)
-    if name in floating or not len(model.activations.scales):
+    if not _has_table(model, names, name):
         return None
+    floating = floating_layers(model.state.spec, names)
     quantized = [layer for layer in _names_in(model, names) if layer not in floating]
     if name not in quantized:
         name = f"{name}.{PARTS[0]}"  # the first half of a split shortcut convolution

@@ -66,9 +66,8 @@ def plan(request: EvaluateRequest, workspace: Workspace) -> Plan:
         "metrics": len(chosen.names),
         "skipped": len(chosen.skipped),
     }
-    if lacking := [
-        name for name in required_metrics(request.gate, request.require) if name in chosen.skipped
-    ]:
+    required = required_metrics(request.gate, request.require)
+    if lacking := [name for name in required if name in chosen.skipped]:
         numbers["required, without their weights"] = ", ".join(lacking)
     return Plan("evaluate", numbers)
 

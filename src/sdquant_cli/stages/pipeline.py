@@ -74,8 +74,8 @@ def plan(configs: Sequence[PipelineConfig], workspace: Workspace) -> Iterator[li
         plans = []
         for name, stage in _STAGES.items():
             step = stage.plan(getattr(config, name.replace("-", "_")), workspace)
-            made = step.makes
-            if made is None or store.plan(made.spec, made.facts, made.inputs, made.tags):
+            artifact = step.makes
+            if artifact is None or store.plan(artifact.spec, artifact.facts, artifact.inputs, artifact.tags):
                 plans.append(step)
         yield plans
 

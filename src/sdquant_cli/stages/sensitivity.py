@@ -36,17 +36,16 @@ def plan(request: SensitivityRequest, workspace: Workspace) -> Plan:
     latents = workspace.need(Latents)
     inherit(latents.spec.setting, request, latents)
     _check_ranking(request)
-    inputs = {"latents": latents.ref}
+    numbers: dict[str, int | float | str]
     if request.ranking:
         listed = _listed(request, workspace, latents)
-        numbers: dict[str, int | float | str] = {"measure": Measure.PUBLISHED.value, "layers": len(listed)}
-        return Plan(
-            "sensitivity", numbers, Planned(_published_spec(request, listed), _facts_of(listed), inputs)
-        )
-    spec = _spec(request, latents)
-    facts = SensitivityFacts(samples=spec.latents, ranking=(), scores={}, top=(), bottom=())
-    numbers = {"measure": spec.measure.value, "latents": spec.latents}
-    return Plan("sensitivity", numbers, Planned(spec, facts, inputs))
+        spec, facts = _published_spec(request, listed), _facts_of(listed)
+        numbers = {"measure": spec.measure.value, "layers": len(listed)}
+    else:
+        spec = _spec(request, latents)
+        facts = SensitivityFacts(samples=spec.latents, ranking=(), scores={}, top=(), bottom=())
+        numbers = {"measure": spec.measure.value, "latents": spec.latents}
+    return Plan("sensitivity", numbers, Planned(spec, facts, {"latents": latents.ref}))
 
 
 def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:

@@ -1,6 +1,6 @@
 """The phase that trains a network block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ...events import Events
@@ -29,7 +29,7 @@ class ReconstructBlocks:
         work = _reconstruction(job)
         blocks = _blocks(job)
         total = sum(block.macs for block in blocks)
-        blocks = _runnable(work, blocks, job.events)
+        blocks = _runnable(work, _with_layers(blocks, job.inputs.bits), job.events)
         phases = phases_of(job.spec.reconstruct, job.spec.iterations)
         fits = [(phase, block) for phase in phases for block in blocks]
         facts = _fit_all(work, fits, total, job)
@@ -54,15 +54,20 @@ def _reconstruction(job: Job) -> Reconstruction:
 
 
 def _blocks(job: Job) -> list[Block]:
-    """Return the blocks of the network that have layers to train, in running order."""
+    """Return the blocks of the network in running order."""
     network = job.teacher.network
     assert network is not None
-    first, quantized = next(job.inputs.items.batches(1, job.inputs.device)), job.inputs.bits
-    blocks = []
-    for block in blocks_of(network, lambda: prediction(network, first)):
+    first = next(job.inputs.items.batches(1, job.inputs.device))
+    return blocks_of(network, lambda: prediction(network, first))
+
+
+def _with_layers(blocks: Sequence[Block], quantized: Collection[str]) -> list[Block]:
+    """Return the blocks that have quantized layers, with these layers alone."""
+    trained = []
+    for block in blocks:
         if layers := tuple(name for name in block.layers if name in quantized):
-            blocks.append(replace(block, layers=layers))
-    return blocks
+            trained.append(replace(block, layers=layers))
+    return trained
 
 
 def _runnable(work: Reconstruction, blocks: list[Block], events: Events) -> list[Block]:
