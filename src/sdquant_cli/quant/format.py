@@ -30,11 +30,6 @@ class NumberFormat:
             smoothing=bool(spec.smoothing),
         )
 
-    @property
-    def has_integer_products(self) -> bool:
-        """Whether one integer product computes a layer: one scale for its input, one for each output."""
-        return not self.per_token and self.group_size is None
-
     def grids(self, bits: Bits) -> tuple[Grid, Grid]:
         """Return the grids of weights (signed, symmetric) and of inputs (affine)."""
         weights = Grid(bits.weights, signed=True, narrow=not self.full_range)

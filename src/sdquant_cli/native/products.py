@@ -1,0 +1,78 @@
+"""Linear layers and convolutions of codes, called with addresses."""
+
+import ctypes
+from functools import cache
+
+from .build import load
+
+_ADDRESS, _INT = ctypes.c_void_p, ctypes.c_int64
+WIDE = 64  # outputs of a panel
+
+
+class Layer(ctypes.Structure):
+    """A layer's weight, laid out, and how it moves over its input; fields as in products.c."""
+
+    _fields_ = [
+        *((name, _ADDRESS) for name in ("panels", "sums", "scales", "bias")),
+        *((name, _INT) for name in ("inputs", "outputs", "groups", "bits")),
+        *((name, _INT * 2) for name in ("kernel", "stride", "padding", "dilation")),
+    ]
+
+
+class Input(ctypes.Structure):
+    """Codes with their scales and zero-points."""
+
+    _fields_ = [
+        *((name, _ADDRESS) for name in ("low", "high", "scale", "zero")),
+        *((name, _INT) for name in ("each", "line")),
+        ("shape", _INT * 3),
+    ]
+
+
+class Output(ctypes.Structure):
+    """Where outputs go, and what is added to them."""
+
+    _fields_ = [
+        *((name, _ADDRESS) for name in ("to", "residual", "addend")),
+        ("bfloat16", _INT),
+        ("size", _INT * 2),
+    ]
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = load("products")
+    if library is not None:
+        library.product.argtypes = [ctypes.POINTER(part) for part in (Layer, Input, Output)]
+        library.lay_out.argtypes = [ctypes.POINTER(Layer), *[_ADDRESS] * 3]
+        library.segment_channels.argtypes = []
+        library.segment_channels.restype = _INT
+        for function in (library.product, library.lay_out):
+            function.restype = None
+    return library
+
+
+def available() -> bool:
+    """Return whether the kernels were compiled and loaded; the first call compiles them (some seconds)."""
+    return _library() is not None
+
+
+def segment_channels() -> int:
+    """Return the largest number of input channels that one sum of integers covers."""
+    library = _library()
+    assert library is not None
+    return int(library.segment_channels())
+
+
+def lay_out(layer: Layer, codes: int, panels: int, sums: int) -> None:
+    """Write a weight's codes to `panels`, and their sums to `sums`, both zeros before."""
+    library = _library()
+    assert library is not None
+    library.lay_out(layer, codes, panels, sums)
+
+
+def product(layer: Layer, codes: Input, output: Output) -> None:
+    """Compute a layer."""
+    library = _library()
+    assert library is not None
+    library.product(layer, codes, output)
