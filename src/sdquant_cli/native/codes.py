@@ -1,21 +1,23 @@
-"""The kernel from rows of activations to codes, called with addresses."""
+"""The kernels from rows of activations to codes, called with addresses; norms and activations before them."""
 
 import ctypes
 from functools import cache
 
 from .build import load
 
-_ADDRESS, _INT = ctypes.c_void_p, ctypes.c_int64
+_ADDRESS, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 LINE = 8  # bytes that a row of codes takes a multiple of
 
 
 class Rows(ctypes.Structure):
-    """Rows of activations, and where their codes, scales and zero-points go; fields as in codes.c."""
+    """Rows of activations, what is done to them, and where their codes go; fields as in codes.c."""
 
     _fields_ = [
-        *((name, _ADDRESS) for name in ("x", "smoothing", "low", "high", "scale", "zero")),
-        *((name, _INT) for name in ("bfloat16", "channels", "line")),
-        ("top", ctypes.c_float),
+        *((name, _ADDRESS) for name in ("x", "multiplier", "shift", "smoothing")),
+        *((name, _ADDRESS) for name in ("low", "high", "scale", "zero")),
+        *((name, _INT) for name in ("bfloat16", "items", "rows", "channels", "line", "each")),
+        *((name, _INT) for name in ("gated", "silu")),
+        *((name, _FLOAT) for name in ("top", "epsilon")),
     ]
 
 
@@ -23,18 +25,37 @@ class Rows(ctypes.Structure):
 def _library() -> ctypes.CDLL | None:
     library = load("codes")
     if library is not None:
-        library.codes.argtypes = [ctypes.POINTER(Rows), _INT, _INT]
-        library.codes.restype = None
+        library.codes.argtypes = [ctypes.POINTER(Rows), _INT]
+        library.group_norm.argtypes = [_ADDRESS, *[_INT] * 5, ctypes.c_double, *[_ADDRESS] * 4]
     return library
 
 
 def available() -> bool:
-    """Return whether the kernel was compiled and loaded; the first call compiles it (under a second)."""
+    """Return whether the kernels were compiled and loaded; the first call compiles them (under a second)."""
     return _library() is not None
 
 
-def codes(rows: Rows, count: int, *, find: bool) -> None:
-    """Write the codes of `count` rows; with `find` their scales and zero-points too, which are else given."""
+def codes(rows: Rows, *, find: bool) -> None:
+    """Write the codes of all rows; with `find` their scales and zero-points too, which are else given.
+
+    Raises MemoryError if there is no room for a row.
+    """
     library = _library()
     assert library is not None
-    library.codes(rows, count, find)
+    if library.codes(rows, find):
+        raise MemoryError("codes: no room for a row")
+
+
+Four = tuple[int, int, int, int]
+
+
+def group_norm(x: int, bfloat16: bool, shape: Four, epsilon: float, addresses: Four) -> None:
+    """Write the multipliers and shifts that a group norm multiplies and shifts x with.
+
+    `shape` is items, rows, channels, groups; `addresses` those of the norm's weight and bias (channels), and
+    of multipliers and shifts (items, channels), fp32. Raises MemoryError if there is no room for sums.
+    """
+    library = _library()
+    assert library is not None
+    if library.group_norm(x, bfloat16, *shape, epsilon, *addresses):
+        raise MemoryError("group_norm: no room for sums")

@@ -18,7 +18,8 @@
 #endif
 
 /* What the CPU decides: int32 in a vector, rows and vectors of a tile whose sums stay in registers, and whether an
- * instruction multiplies bytes exactly; where none does, both operands are widened to int16 first. */
+ * instruction multiplies bytes and sums exactly; where none does, both operands are widened to int16 first. Codes of 4
+ * bits are small enough for the one that sums pairs in int16. */
 #if defined(PRODUCTS_LANES) /* by the tests, on any CPU */
 enum { LANES = PRODUCTS_LANES, ROWS = PRODUCTS_ROWS, VECTORS = PRODUCTS_VECTORS, WIDENED = PRODUCTS_WIDENED };
 #elif defined(__AVX512VNNI__)
@@ -42,10 +43,17 @@ enum {
     STEPS = SEGMENT / QUAD << WIDENED, /* int32 of a row's segment */
 };
 
+#if !defined(PRODUCTS_LANES) && defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+enum { SUMS_PAIRS = 1 };
+#else
+enum { SUMS_PAIRS = 0 };
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef int16_t Shorts __attribute__((vector_size(LANES * 4)));
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef Ints LooseInts __attribute__((aligned(4), may_alias));
 typedef Floats LooseFloats __attribute__((aligned(4), may_alias));
@@ -105,10 +113,22 @@ INLINE Ints dot(Ints sum, Ints x, Ints w)
 #endif
 }
 
+/* Add to each int16 the sum of two products of bytes, x unsigned; no more than 8 of them where w has 4 bits. */
+INLINE Shorts dot_of_bytes(Shorts sum, Ints x, Ints w)
+{
+#if defined(__AVX512BW__)
+    return LANES == 16 ? sum + (Shorts)_mm512_maddubs_epi16((__m512i)x, (__m512i)w) : sum;
+#elif defined(__AVX2__)
+    return sum + (Shorts)_mm256_maddubs_epi16((__m256i)x, (__m256i)w);
+#else
+    (void)x, (void)w;
+    return sum;
+#endif
+}
+
 /* The bytes of quads as int16: the first pair of ints has bytes 0 and 2, the second 1 and 3. */
 INLINE void widen(Ints quads, int32_t *first, int32_t *second)
 {
-    typedef int16_t Shorts __attribute__((vector_size(LANES * 4)));
     *(LooseInts *)first = (Ints)((Shorts)(quads << 8) >> 8);
     *(LooseInts *)second = (Ints)((Shorts)quads >> 8);
 }
@@ -121,6 +141,9 @@ static void widen_codes(const int32_t *quads, int32_t *to, int64_t count)
     }
 }
 
+/* Whether operands are widened for a weight's bits. */
+INLINE int is_widened(int64_t bits) { return WIDENED && !(SUMS_PAIRS && bits == 4); }
+
 /* Four bits of each byte as a signed byte. */
 INLINE Ints nibbles(Ints packed)
 {
@@ -132,14 +155,15 @@ INLINE Ints nibbles(Ints packed)
  * they lie so. */
 static const int32_t *ready(const int32_t *panel, int64_t bits, int64_t quads, int32_t *room)
 {
+    const int widened = is_widened(bits);
     if (bits == 8 && !WIDENED && TILE == WIDE) return panel;
     for (int64_t i = 0; i < quads; i++) {
         const int32_t *from = panel + (bits == 8 ? i : i / 2) * WIDE;
         for (int64_t j = 0; j < WIDE; j += LANES) {
-            int32_t *to = room + ((j / TILE * quads + i) * TILE << WIDENED) + j % TILE;
+            int32_t *to = room + ((j / TILE * quads + i) * TILE << widened) + j % TILE;
             Ints w = load(from + j);
             if (bits == 4) w = nibbles(i % 2 ? w >> 4 : w);
-            if (WIDENED)
+            if (widened)
                 widen(w, to, to + TILE);
             else
                 *(LooseInts *)to = w;
@@ -158,6 +182,28 @@ INLINE void multiply(const int32_t *const rows[ROWS], const int32_t *weights, in
             const Ints x = all(rows[r][i]);
             UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] = dot(sum[r][j], x, w[j]);
         }
+    }
+}
+
+/* `multiply` for weights of 4 bits, by sums of pairs. */
+INLINE void multiply_pairs(const int32_t *const rows[ROWS], const int32_t *weights, int64_t steps,
+                           Ints sum[ROWS][VECTORS])
+{
+    enum { EXACT = 8 };
+    const Shorts ones = (Shorts){0} + 1;
+    for (int64_t i = 0; i < steps; i += EXACT) {
+        Shorts pairs[ROWS][VECTORS] = {0};
+        for (int64_t k = i; k < steps && k < i + EXACT; k++) {
+            Ints w[VECTORS];
+            UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + k * TILE + j * LANES);
+            UNROLL for (int r = 0; r < ROWS; r++)
+            {
+                const Ints x = all(rows[r][k]);
+                UNROLL for (int j = 0; j < VECTORS; j++) pairs[r][j] = dot_of_bytes(pairs[r][j], x, w[j]);
+            }
+        }
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] = dot(sum[r][j], (Ints)pairs[r][j], (Ints)ones);
     }
 }
 
@@ -220,14 +266,14 @@ typedef struct {
     const int32_t *weights; /* ready */
     const int32_t *sums;
     const float *scales;
-    int64_t quads;
+    int64_t quads, steps;
     int first, last; /* of all segments of the block */
 } Pass;
 
 static const int32_t NOTHING[SEGMENT / QUAD + 1]; /* codes of a row beyond the border */
 
 static void read_rows(Pass *pass, const Input *in, const Places *places, int64_t channel, int high, int64_t count,
-                      int32_t *widened)
+                      int64_t bits, int32_t *widened)
 {
     const uint8_t *plane = high ? in->high : in->low;
     for (int64_t i = 0; i < parts(count, ROWS) * ROWS; i++) {
@@ -236,7 +282,7 @@ static void read_rows(Pass *pass, const Input *in, const Places *places, int64_t
         pass->scale[i] = at < 0 ? 0 : high ? in->scale[of] * 256 : in->scale[of];
         pass->zero[i] = at < 0 ? 0 : in->zero[of] >> (high ? 8 : 0) & 255;
         pass->rows[i] = quads;
-        if (WIDENED) {
+        if (is_widened(bits)) {
             widen_codes(quads, widened + i * STEPS, pass->quads);
             pass->rows[i] = widened + i * STEPS;
         }
@@ -298,7 +344,10 @@ static void tile(const Layer *layer, const Output *out, const Pass *pass, const 
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] =
             load(pass->sums + column + j * LANES) * -pass->zero[start + r];
-    multiply(pass->rows + start, pass->weights + column * (pass->quads << WIDENED), pass->quads << WIDENED, sum);
+    if (SUMS_PAIRS && layer->bits == 4)
+        multiply_pairs(pass->rows + start, pass->weights + column * pass->steps, pass->steps, sum);
+    else
+        multiply(pass->rows + start, pass->weights + column * pass->steps, pass->steps, sum);
     UNROLL for (int r = 0; r < ROWS; r++)
     {
         UNROLL for (int j = 0; j < VECTORS; j++)
@@ -334,12 +383,13 @@ static void block(const Layer *layer, const Input *in, const Output *out, int64_
         const Segment segment = segment_at(layer, part);
         const uint8_t *at = weights + tap * (panel_bytes(layer) / taps) + segment.channel * WIDE * layer->bits / 8;
         pass.quads = parts(segment.count, QUAD);
+        pass.steps = pass.quads << is_widened(layer->bits);
         pass.sums = layer->sums + ((panel * taps + tap) * segments + part) * WIDE;
         pass.scales = layer->scales + (panel * layer->groups + segment.group) * WIDE;
         pass.first = index == 0, pass.last = index == passes - 1;
         if (plane == 0) pass.weights = ready((const int32_t *)at, layer->bits, pass.quads, room);
         if (plane == 0 && part == 0) look_at_tap(&places, layer, in, tap, count);
-        read_rows(&pass, in, &places, segment.channel, (int)plane, count, widened);
+        read_rows(&pass, in, &places, segment.channel, (int)plane, count, layer->bits, widened);
         for (int64_t column = 0; column < columns; column += TILE)
             for (int64_t start = 0; start < count; start += ROWS)
                 tile(layer, out, &pass, &places, first, start, count, panel, column, partial);

@@ -7,6 +7,7 @@ it for all inputs that the kernel does not support.
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..models.attention import is_plain
 from ..native import attention as native
@@ -45,6 +46,14 @@ class PackedAttention(AttnProcessor2_0):
         query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
         projected: Tensor = attn.to_out[0](attend(query, key, value, attn.heads))
         return projected
+
+
+def attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the attention of q (N,L,C), k and v (N,S,C), by the kernel where it supports them, else torch's."""
+    if _is_supported(attn, query):
+        return attend(query, key, value, attn.heads)
+    query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def _is_supported(attn: Attention, x: Tensor) -> bool:

@@ -51,7 +51,7 @@ def integer(layer: Packed) -> Run:
     """Compute with products of codes, by oneDNN or our own kernels; as `dequantized` where neither does."""
     if onednn.computes(layer.form):
         return onednn.integer(layer)
-    return products.integer(layer) if products.computes(layer) else dequantized(layer)
+    return products.Integer(layer) if products.computes(layer) else dequantized(layer)
 
 
 ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}

@@ -168,16 +168,24 @@ class Packed(nn.Module):
         """Return an input as it is before it is rounded, in fp32 or more where it is changed."""
         return smoothed_input(x, self.smoothing, channels_axis(convolution_of(self)))
 
-    def _rounded_product(self, x: Tensor) -> Tensor:
+    def prepared(self) -> "Run":
+        """Return the engine's computation of this layer, which the first call prepares."""
         if self._run is None:
             self._run = self.engine(self)
             self._quantizers = self._input_quantizers()
-        if len(self._quantizers) == 1:
-            return self._run(x, self._quantizers[0])
-        if self.rows.shared is not None:
-            return self._run(x, self._quantizers[self.rows.shared])
+        return self._run
+
+    def quantizer(self) -> RowQuantizer | TokenQuantizer | None:
+        """Return the quantizer of the current batch, once prepared; None where its items have others."""
+        row = 0 if len(self._quantizers) == 1 else self.rows.shared
+        return None if row is None else self._quantizers[row]
+
+    def _rounded_product(self, x: Tensor) -> Tensor:
+        run, quantizer = self.prepared(), self.quantizer()
+        if quantizer is not None:
+            return run(x, quantizer)
         rows = self.rows.current(len(x)).tolist()
-        return torch.cat([self._run(x[i : i + 1], self._quantizers[row]) for i, row in enumerate(rows)])
+        return torch.cat([run(x[i : i + 1], self._quantizers[row]) for i, row in enumerate(rows)])
 
     def _input_quantizers(self) -> list[RowQuantizer] | list[TokenQuantizer]:
         if self.form.per_token:

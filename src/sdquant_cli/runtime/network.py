@@ -38,6 +38,8 @@ class Layout:
 
 def pack_network(network: nn.Module, layout: Layout) -> None:
     """Replace layers and time path of `network` by packed ones on the meta device, in place."""
+    from .blocks import use_packed_blocks  # its imports of diffusers import the plugin, which imports this
+
     rows = Rows(layout.timesteps)
     if layout.time_table:
         widths = {name: layer.out_features for name, layer in projections(network).items()}
@@ -52,6 +54,7 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
         twin = packed(layers[name], spec, rows)
         network.set_submodule(name, twin)
     use_packed_attention(network)
+    use_packed_blocks(network)
 
 
 def packed_layers(network: nn.Module) -> dict[str, Packed]:

@@ -5,10 +5,10 @@ layers read it; scales that were calibrated are the same for all its rows.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..native import codes as code_kernel
@@ -16,7 +16,7 @@ from ..native import products as kernels
 from ..quant.layer_function import convolution_of
 from ..quant.tokens import TokenQuantizer
 from .codes import NIBBLE
-from .layers import Packed, PackedConv2d, RowQuantizer, Run
+from .layers import Packed, PackedConv2d, RowQuantizer
 
 DTYPES = (torch.float32, torch.bfloat16)  # of inputs and outputs
 WIDE, LINE = kernels.WIDE, code_kernel.LINE
@@ -36,22 +36,56 @@ def computes(layer: Packed) -> bool:
     return (groups == 1 or inputs // groups % LINE == 0) and (convolution is None or convolution.groups == 1)
 
 
-def integer(layer: Packed) -> Run:
-    """Compute with products of codes, summed in int32 where rows and outputs share their scales."""
-    product, is_convolution = Product(layer), isinstance(layer, PackedConv2d)
+class Integer:
+    """A layer's computation on codes, summed in int32 where rows and outputs share their scales."""
 
-    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+    def __init__(self, layer: Packed) -> None:
+        self.product = Product(layer)
+        self._layer, self._is_convolution = layer, isinstance(layer, PackedConv2d)
+
+    def __call__(self, x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+        """Return the output for an input of the layer, in its dtype."""
         dtype = x.dtype if x.dtype in DTYPES else torch.float32
-        rows = x.permute(0, 2, 3, 1) if is_convolution else x.reshape(-1, 1, 1, x.shape[-1])
-        y = product(codes_of(rows.to(dtype).contiguous(), quantizer, layer.smoothing), dtype).to(x.dtype)
-        return y.permute(0, 3, 1, 2) if is_convolution else y.view(*x.shape[:-1], product.outputs)
+        rows = x.permute(0, 2, 3, 1) if self._is_convolution else x.reshape(1, -1, 1, x.shape[-1])
+        codes = codes_of(rows.to(dtype).contiguous(), quantizer, self._layer.smoothing)
+        y = self.product(codes, dtype).to(x.dtype)
+        return y.permute(0, 3, 1, 2) if self._is_convolution else y.view(*x.shape[:-1], self.product.outputs)
 
-    return run
+
+class Before(NamedTuple):
+    """What is done to an input before it is rounded, in this order."""
+
+    gated: bool = False  # the first half of its channels times GELU of the second
+    epsilon: float = -1.0  # of a norm over the channels; below zero: there is none
+    multiplier: Tensor | None = None  # (C), or (n,C) for each item
+    shift: Tensor | None = None
+    silu: bool = False
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Before:
+    """Return a group norm of x (n,h,w,C), and SiLU after it, for `codes_of`."""
+    n, h, w, channels = x.shape
+    multiplier, shift = torch.empty(n, channels), torch.empty(n, channels)
+    tensors = (norm.weight.float(), norm.bias.float(), multiplier, shift)
+    weight, bias, *results = (tensor.data_ptr() for tensor in tensors)
+    shape = (n, h * w, channels, norm.num_groups)
+    addresses = (weight, bias, results[0], results[1])
+    code_kernel.group_norm(x.data_ptr(), x.dtype is torch.bfloat16, shape, norm.eps, addresses)
+    return Before(multiplier=multiplier, shift=shift, silu=silu)
+
+
+def layer_norm(norm: nn.LayerNorm) -> Before:
+    """Return a layer norm over the channels for `codes_of`."""
+    return Before(epsilon=norm.eps, multiplier=norm.weight.float(), shift=norm.bias.float())
+
+
+GATED = Before(gated=True)  # GEGLU, after its projection
+PLAIN = Before()
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of an input (n,h,w,C), by rows; a linear layer has n rows, h = w = 1."""
+    """The codes of an input (n,h,w,C), by rows; n sequences of tokens are (n,tokens,1,C)."""
 
     low: Tensor  # (n h w,line) uint8
     high: Tensor | None  # of codes above 8 bits: their high bytes
@@ -65,9 +99,12 @@ class Codes:
         return kernels.Input(*addresses, len(self.scale) > 1, self.low.shape[1], self.shape)
 
 
-def codes_of(x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None) -> Codes:
-    """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, its channels smoothed before."""
+def codes_of(
+    x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None, before: Before = PLAIN
+) -> Codes:
+    """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, smoothed before it is rounded."""
     n, h, w, channels = x.shape
+    channels //= 1 + before.gated
     count, line = n * h * w, -(-channels // LINE) * LINE
     if isinstance(quantizer, TokenQuantizer):
         top, scale, zero = quantizer.grid.high, torch.empty(count), torch.empty(count, dtype=torch.int32)
@@ -76,9 +113,11 @@ def codes_of(x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Ten
         scale, zero = torch.tensor([quantizer.step]), torch.tensor([quantizer.zero], dtype=torch.int32)
     low = torch.empty(count, line, dtype=torch.uint8)
     high = torch.empty_like(low) if top > 255 else None
-    addresses = map(_address, (x, smoothing, low, high, scale, zero))
-    rows = code_kernel.Rows(*addresses, x.dtype is torch.bfloat16, channels, line, top)
-    code_kernel.codes(rows, count, find=isinstance(quantizer, TokenQuantizer))
+    tensors = (x, before.multiplier, before.shift, smoothing, low, high, scale, zero)
+    each = before.multiplier is not None and before.multiplier.dim() == 2
+    shape = (x.dtype is torch.bfloat16, n, h * w, channels, line, each)
+    rows = code_kernel.Rows(*map(_address, tensors), *shape, before.gated, before.silu, top, before.epsilon)
+    code_kernel.codes(rows, find=isinstance(quantizer, TokenQuantizer))
     return Codes(low, high, scale, zero, (n, h, w))
 
 
