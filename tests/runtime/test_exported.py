@@ -20,6 +20,7 @@ from PIL import Image
 import sdquant_cli
 from sdquant_cli.artifacts.text_embeds import TextEmbeds
 from sdquant_cli.errors import UsageProblem
+from sdquant_cli.metrics.ratios import snr
 from sdquant_cli.models.load import EMBEDDED_FOLDER, find_model
 from sdquant_cli.resources import measured as measure
 from sdquant_cli.runtime import directory
@@ -205,14 +206,15 @@ def test_an_adapter_that_is_not_fused(exported, tmp_path):
     with torch.no_grad():
         before = unet(x, timestep, text).sample
         unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "conv1"]))
-        assert torch.equal(unet(x, timestep, text).sample, before)  # B is zero at first
+        # B is zero at first; a block with an adapter is computed by diffusers, which adds in another order
+        assert float(snr(before[None], unet(x, timestep, text).sample[None])) > 30
         for name, parameter in unet.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.05)
+                parameter.normal_(std=0.5)
         with_adapter = unet(x, timestep, text).sample
         unet.disable_adapters()
-        assert torch.equal(unet(x, timestep, text).sample, before)
-    assert float((with_adapter - before).abs().max()) > 1e-3
+        assert float(snr(before[None], unet(x, timestep, text).sample[None])) > 30
+    assert float(snr(before[None], with_adapter[None])) < 20
 
 
 @pytest.mark.parametrize("name", ["sd-v2-1", "sdxl", "sd3-medium"])

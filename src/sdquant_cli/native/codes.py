@@ -46,10 +46,9 @@ def codes(rows: Rows, *, find: bool) -> None:
         raise MemoryError("codes: no room for a row")
 
 
-Four = tuple[int, int, int, int]
-
-
-def group_norm(x: int, bfloat16: bool, shape: Four, epsilon: float, addresses: Four) -> None:
+def group_norm(
+    x: int, bfloat16: bool, shape: tuple[int, ...], epsilon: float, addresses: tuple[int, ...]
+) -> None:
     """Write the multipliers and shifts that a group norm multiplies and shifts x with.
 
     `shape` is items, rows, channels, groups; `addresses` those of the norm's weight and bias (channels), and

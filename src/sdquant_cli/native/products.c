@@ -40,6 +40,7 @@ enum {
     BLOCK = 126 / ROWS * ROWS,         /* rows that a panel's part of one tap, in cache, is multiplied with */
     SEGMENT = WIDENED ? 256 : 512,     /* input channels that are summed in int32 */
     QUAD = 4,                          /* input channels of an int32 */
+    MOST_TAPS = 64,
     STEPS = SEGMENT / QUAD << WIDENED, /* int32 of a row's segment */
 };
 
@@ -408,39 +409,81 @@ void product(const Layer *layer, const Input *in, const Output *out)
     }
 }
 
-static int8_t code_at(const int8_t *codes, int64_t bits, int64_t index)
+/* `count` codes of an output, from code `first` on, as bytes. */
+INLINE void read_codes(const uint8_t *from, int64_t bits, int64_t first, int64_t count, int8_t *to)
 {
-    if (bits == 8) return codes[index];
-    const uint8_t half = (uint8_t)codes[index / 2] >> index % 2 * 4 & 15;
-    return (int8_t)((half ^ 8) - 8);
+    if (bits == 8) {
+        memcpy(to, from + first, count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const uint8_t half = from[(first + i) / 2] >> (first + i) % 2 * 4 & 15;
+        to[i] = (int8_t)((half ^ 8) - 8);
+    }
+}
+
+static int64_t segment_of(const Layer *layer, int64_t channel)
+{
+    const int64_t size = layer->inputs / layer->groups;
+    return channel / size * parts(size, SEGMENT) + channel % size / SEGMENT;
+}
+
+/* One panel of `lay_out`; taps and bits are constants where this is called. */
+INLINE void lay_panel(const Layer *layer, const uint8_t *codes, uint8_t *to, int32_t *sums, int64_t outputs,
+                      const int64_t taps, const int64_t bits)
+{
+    const int64_t segments = segments_of(layer), values = layer->inputs * taps, step = bits == 8 ? 4 : 8;
+    const int64_t line = bits == 8 ? values : parts(values, 2), tap_bytes = panel_bytes(layer) / taps;
+    for (int64_t c = 0; c < layer->inputs; c += step) {
+        const int64_t count = least(step, layer->inputs - c);
+        int32_t *sum = sums + segment_of(layer, c) * WIDE;
+        for (int64_t o = 0; o < outputs; o++) {
+            int8_t read[8 * MOST_TAPS];
+            if (count == step)
+                read_codes(codes + o * line, bits, c * taps, step * taps, read);
+            else {
+                memset(read, 0, step * taps);
+                read_codes(codes + o * line, bits, c * taps, count * taps, read);
+            }
+            for (int64_t tap = 0; tap < taps; tap++) {
+                uint32_t packed = 0;
+                int32_t total = 0;
+                for (int b = 0; b < 4; b++) {
+                    const int low = read[b * taps + tap], high = bits == 8 ? 0 : read[(b + 4) * taps + tap];
+                    packed |= (bits == 8 ? (uint32_t)low & 255 : ((uint32_t)low & 15) | ((uint32_t)high & 15) << 4) << 8 * b;
+                    total += low + high;
+                }
+                memcpy(to + tap * tap_bytes + (c / step * WIDE + o) * 4, &packed, sizeof packed);
+                sum[tap * segments * WIDE + o] += total;
+            }
+        }
+    }
 }
 
 /* Lay a weight's codes (outputs, inputs, taps) out as panels (panels, taps, inputs / 4, WIDE, 4), or with 4 bits as
  * (panels, taps, inputs / 8, WIDE, 4), two channels that are 4 apart in a byte; and sum them. With 4 bits an output's
- * codes lie as in codes.pack. `panels` and `sums` are zeros before. */
-void lay_out(const Layer *layer, const int8_t *codes, uint8_t *panels, int32_t *sums)
+ * codes lie as in codes.pack. `panels` and `sums` are zeros before; there are at most MOST_TAPS taps. */
+void lay_out(const Layer *layer, const uint8_t *codes, uint8_t *panels, int32_t *sums)
 {
-    const int64_t taps = layer->kernel[0] * layer->kernel[1], segments = segments_of(layer), bits = layer->bits;
-    const int64_t values = layer->inputs * taps, line = bits == 8 ? values : parts(values, 2);
-    const int64_t tap_bytes = panel_bytes(layer) / taps;
+    const int64_t taps = layer->kernel[0] * layer->kernel[1], bits = layer->bits, values = layer->inputs * taps;
+    const int64_t line = bits == 8 ? values : parts(values, 2);
 #pragma omp parallel for schedule(static)
-    for (int64_t panel = 0; panel < parts(layer->outputs, WIDE); panel++)
-        for (int64_t o = 0; o < least(WIDE, layer->outputs - panel * WIDE); o++) {
-            const int8_t *from = codes + (panel * WIDE + o) * line;
-            for (int64_t part = 0; part < segments; part++) {
-                const Segment segment = segment_at(layer, part);
-                for (int64_t c = segment.channel; c < segment.channel + segment.count; c++)
-                    for (int64_t tap = 0; tap < taps; tap++) {
-                        const int8_t code = code_at(from, bits, c * taps + tap);
-                        uint8_t *to = panels + panel * panel_bytes(layer) + tap * tap_bytes;
-                        if (bits == 8)
-                            to[(c / 4 * WIDE + o) * 4 + c % 4] = (uint8_t)code;
-                        else
-                            to[(c / 8 * WIDE + o) * 4 + c % 4] |= (uint8_t)((code & 15) << (c % 8 / 4 * 4));
-                        sums[((panel * taps + tap) * segments + part) * WIDE + o] += code;
-                    }
-            }
-        }
+    for (int64_t panel = 0; panel < parts(layer->outputs, WIDE); panel++) {
+        const int64_t first = panel * WIDE, outputs = least(WIDE, layer->outputs - first);
+        const uint8_t *from = codes + first * line;
+        uint8_t *to = panels + panel * panel_bytes(layer);
+        int32_t *sum = sums + panel * taps * segments_of(layer) * WIDE;
+        if (taps == 9 && bits == 8)
+            lay_panel(layer, from, to, sum, outputs, 9, 8);
+        else if (taps == 9 && bits == 4)
+            lay_panel(layer, from, to, sum, outputs, 9, 4);
+        else if (taps == 1 && bits == 8)
+            lay_panel(layer, from, to, sum, outputs, 1, 8);
+        else if (taps == 1 && bits == 4)
+            lay_panel(layer, from, to, sum, outputs, 1, 4);
+        else
+            lay_panel(layer, from, to, sum, outputs, taps, bits);
+    }
 }
 
 int64_t segment_channels(void) { return SEGMENT; }

@@ -1,7 +1,7 @@
-"""Attention of a packed network in bfloat16 on a CPU, by a native kernel.
+"""Attention of a packed network: in bfloat16 on a CPU by a native kernel, elsewhere by torch.
 
-torch's attention takes half of a call there. The processor here replaces diffusers' default one and calls
-it for all inputs that the kernel does not support.
+torch's attention takes half of a call there. The processor here replaces diffusers' default one, and calls
+it for attentions with more than projections and products.
 """
 
 import torch
@@ -26,7 +26,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 class PackedAttention(AttnProcessor2_0):
-    """diffusers' attention processor with the native kernel."""
+    """diffusers' attention processor, with the native kernel for plain attention."""
 
     def __call__(
         self,
@@ -37,33 +37,31 @@ class PackedAttention(AttnProcessor2_0):
         *args: object,
         **kwargs: object,
     ) -> Tensor:
-        """Compute attention by the kernel where it supports the inputs, else as diffusers does."""
-        if attention_mask is not None or not _is_supported(attn, hidden_states):
+        """Compute plain attention, and any other as diffusers does."""
+        if attention_mask is not None or hidden_states.dim() != 3 or not is_plain(attn):
             return super().__call__(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
-        projected: Tensor = attn.to_out[0](attend(query, key, value, attn.heads))
+        projected: Tensor = attn.to_out[0](attended(attn, query, key, value))
         return projected
 
 
 def attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the attention of q (N,L,C), k and v (N,S,C), by the kernel where it supports them, else torch's."""
+    """Return the attention of q (N,L,C), k and v (N,S,C), by the kernel where it supports them."""
     if _is_supported(attn, query):
         return attend(query, key, value, attn.heads)
     query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-def _is_supported(attn: Attention, x: Tensor) -> bool:
+def _is_supported(attn: Attention, query: Tensor) -> bool:
     width = attn.inner_dim // attn.heads
     return (
-        x.dtype is torch.bfloat16
-        and x.device.type == "cpu"
-        and x.dim() == 3
-        and is_plain(attn)
-        and not (torch.is_grad_enabled() and x.requires_grad)
+        query.dtype is torch.bfloat16
+        and query.device.type == "cpu"
+        and not (torch.is_grad_enabled() and query.requires_grad)
         and width % 2 == 0
         and width <= native.MOST_CHANNELS
         and native.available()

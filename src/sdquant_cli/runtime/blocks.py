@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers import transformer_2d
 from torch import Tensor, nn
 
+from ..models.attention import is_plain
 from .attention import PackedAttention, attended
 from .layers import Packed, PackedConv2d, PackedLinear
 from .products import GATED, Before, Codes, Integer, codes_of, group_norm, layer_norm
@@ -67,42 +68,39 @@ class BasicTransformerBlock(of_diffusers.BasicTransformerBlock):
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
+        *more: Any,
+        **others: Any,
     ) -> Tensor:
         """Return the block's output (N,L,C)."""
-        if not self._is_plain(hidden_states, attention_mask, encoder_attention_mask, kwargs):
-            result: Tensor = super().forward(
-                hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, *args, **kwargs
-            )
+        told = (attention_mask, encoder_attention_mask, *more, *others.values())
+        if any(value is not None for value in told) or not self._is_plain(hidden_states):
+            masked = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            result: Tensor = super().forward(*masked, *more, **others)
             return result
         x = hidden_states.contiguous().unsqueeze(2)
         first, second = self.attn1, self.attn2
         codes = _SharedCodes(x, layer_norm(self.norm1))
         query, key, value = (codes.product(layer) for layer in (first.to_q, first.to_k, first.to_v))
         x = _layer(first.to_out[0], attended(first, query, key, value).unsqueeze(2), residual=x)
-        query = _SharedCodes(x, layer_norm(self.norm2)).product(second.to_q)
+        query = _layer(second.to_q, x, layer_norm(self.norm2)).squeeze(2)
         key, value = second.to_k(encoder_hidden_states), second.to_v(encoder_hidden_states)
         x = _layer(second.to_out[0], attended(second, query, key, value).unsqueeze(2), residual=x)
         hidden = _layer(self.ff.net[0].proj, x, layer_norm(self.norm3))
         return _layer(self.ff.net[2], hidden, GATED, residual=x).squeeze(2)
 
-    def _is_plain(self, x: Tensor, *told: object) -> bool:
-        """Return whether the block is one of SD's UNets, with nothing else told in its call."""
-        *masks, others = told
-        if self.norm_type != "layer_norm" or self.attn2 is None or self.only_cross_attention or self.training:
+    def _is_plain(self, x: Tensor) -> bool:
+        """Return whether the block is as those of SD's UNets, and its layers are on codes."""
+        first, second, (gate, *_, out) = self.attn1, self.attn2, self.ff.net
+        if not (self.norm_type == "layer_norm" and type(gate) is GEGLU and second is not None):
             return False
-        extras = (*masks, self.pos_embed, self._chunk_size)
-        assert isinstance(others, dict)
-        if any(extra is not None for extra in (*extras, *others.values())):
+        if self.pos_embed is not None or self._chunk_size is not None or self.only_cross_attention:
             return False
-        gate, *_ = self.ff.net
-        if type(gate) is not GEGLU or not all(map(_is_plain_attention, (self.attn1, self.attn2))):
+        if self.training or not (_is_plain_attention(first) and _is_plain_attention(second)):
             return False
-        first, second = self.attn1, self.attn2
-        layers = (first.to_q, first.to_k, first.to_v, first.to_out[0], second.to_q, second.to_out[0])
+        queries = (first.to_q, first.to_k, first.to_v, second.to_q)
+        layers = (*queries, first.to_out[0], second.to_out[0], gate.proj, out)
         inner = (self.norm1, self.norm2, self.norm3, first, second, self.ff, gate)
-        return _are_on_codes(x, (*layers, gate.proj, self.ff.net[2]), inner)
+        return _are_on_codes(x, layers, inner)
 
 
 class Transformer2DModel(transformer_2d.Transformer2DModel):
@@ -187,7 +185,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _is_plain_attention(attn: Attention) -> bool:
-    return type(attn.processor) is PackedAttention
+    return type(attn.processor) is PackedAttention and is_plain(attn)
 
 
 def _are_on_codes(x: Tensor, layers: tuple[nn.Module, ...], inner: tuple[nn.Module, ...]) -> bool:
@@ -209,7 +207,7 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-_REPLACED = {
+_REPLACED: dict[type, type[nn.Module]] = {
     resnet.ResnetBlock2D: ResnetBlock2D,
     of_diffusers.BasicTransformerBlock: BasicTransformerBlock,
     transformer_2d.Transformer2DModel: Transformer2DModel,

@@ -67,9 +67,8 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Before:
     n, h, w, channels = x.shape
     multiplier, shift = torch.empty(n, channels), torch.empty(n, channels)
     tensors = (norm.weight.float(), norm.bias.float(), multiplier, shift)
-    weight, bias, *results = (tensor.data_ptr() for tensor in tensors)
     shape = (n, h * w, channels, norm.num_groups)
-    addresses = (weight, bias, results[0], results[1])
+    addresses = tuple(tensor.data_ptr() for tensor in tensors)
     code_kernel.group_norm(x.data_ptr(), x.dtype is torch.bfloat16, shape, norm.eps, addresses)
     return Before(multiplier=multiplier, shift=shift, silu=silu)
 
