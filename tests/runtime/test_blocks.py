@@ -37,9 +37,13 @@ def network(request, tiny):
 @pytest.fixture
 def normed(monkeypatch):
     """The group norms that were computed before a rounding."""
-    calls = []
-    kernel = blocks.group_norm
-    monkeypatch.setattr(blocks, "group_norm", lambda norm, *a, **k: calls.append(norm) or kernel(norm, *a, **k))
+    calls, kernel = [], blocks.group_norm
+
+    def counted(norm, *told, **options):
+        calls.append(norm)
+        return kernel(norm, *told, **options)
+
+    monkeypatch.setattr(blocks, "group_norm", counted)
     return calls
 
 

@@ -214,7 +214,7 @@ def test_an_adapter_that_is_not_fused(exported, tmp_path):
         with_adapter = unet(x, timestep, text).sample
         unet.disable_adapters()
         assert float(snr(before[None], unet(x, timestep, text).sample[None])) > 30
-    assert float(snr(before[None], with_adapter[None])) < 20
+    assert float(snr(before[None], with_adapter[None])) < 25
 
 
 @pytest.mark.parametrize("name", ["sd-v2-1", "sdxl", "sd3-medium"])
