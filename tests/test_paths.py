@@ -83,14 +83,14 @@ def test_without_a_cache_the_temporary_folder_serves_and_says_so_once(monkeypatc
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     harm(monkeypatch, tmp_path)
-    paths._temporary_cache.cache_clear()
+    paths.temporary_cache.cache_clear()
     folder = cache_folder("weights")
     assert folder.parent.parent == temporary
     assert folder.parent.stat().st_mode & 0o777 == 0o700
     cache_folder("native")
     assert len(caplog.messages) == 1
     assert str(folder.parent) in caplog.messages[0]
-    paths._temporary_cache.cache_clear()
+    paths.temporary_cache.cache_clear()
 
 
 def test_a_temporary_folder_that_others_can_write_is_not_used(monkeypatch, tmp_path):
@@ -98,10 +98,10 @@ def test_a_temporary_folder_that_others_can_write_is_not_used(monkeypatch, tmp_p
     foreign = tmp_path / f"sdquant-{os.getuid()}"
     foreign.mkdir()
     foreign.chmod(0o777)
-    paths._temporary_cache.cache_clear()
-    assert paths._temporary_cache() != foreign
-    assert paths._temporary_cache().stat().st_mode & 0o077 == 0
-    paths._temporary_cache.cache_clear()
+    paths.temporary_cache.cache_clear()
+    assert paths.temporary_cache() != foreign
+    assert paths.temporary_cache().stat().st_mode & 0o077 == 0
+    paths.temporary_cache.cache_clear()
 
 
 def test_doctor_runs_for_a_user_who_has_no_home(tmp_path):

@@ -71,7 +71,7 @@ def cache_folder(name: str) -> Path:
     a file.
     """
     folder = _usual_cache() / "sdquant" / name
-    return folder if _can_hold(folder) else _temporary_cache() / name
+    return folder if _can_hold(folder) else temporary_cache() / name
 
 
 def _usual_cache() -> Path:
@@ -96,7 +96,7 @@ def _can_hold(folder: Path) -> bool:
 
 
 @functools.cache
-def _temporary_cache() -> Path:
+def temporary_cache() -> Path:
     """Return a folder that only this user can write to, since libraries are loaded from it."""
     import tempfile  # seldom needed, and slow to import
 

@@ -1,7 +1,7 @@
 """Find a C compiler, compile a kernel once per machine and load it; None where any of that fails.
 
 Libraries lie in $XDG_CACHE_HOME/sdquant/native, named by a hash of source, flags, compiler and CPU, and by
-their own sha256: a library that was changed is compiled again.
+their own sha256: a library that was changed is compiled again. Flags in $CFLAGS follow our own.
 """
 
 import ctypes
@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-from ..paths import cache_folder
+from ..paths import cache_folder, temporary_cache
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 60  # a compiler that takes longer is broken
@@ -26,10 +27,21 @@ NO_KERNEL = (
 _DIGITS = 32  # of a library's sha256, in its name
 
 
+class _Order(NamedTuple):
+    """What is to be compiled, and how."""
+
+    compiler: str
+    flags: tuple[str, ...]
+    source: Path
+
+
 @cache
-def load(name: str) -> ctypes.CDLL | None:
-    """Return the library of `native/<name>.c`, or None if it cannot be compiled; warn about that once."""
-    library = _load(name)
+def load(name: str, definitions: tuple[str, ...] = ()) -> ctypes.CDLL | None:
+    """Return the library of `native/<name>.c`, or None if it cannot be compiled; warn about that once.
+
+    `definitions` are macros, as `-D` takes them.
+    """
+    library = _load(name, definitions)
     if library is None:
         _warn()
     return library
@@ -40,36 +52,40 @@ def _warn() -> None:
     logging.getLogger(__name__).warning(NO_KERNEL)
 
 
-def _load(name: str) -> ctypes.CDLL | None:
+def _load(name: str, definitions: tuple[str, ...] = ()) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.name != "posix":
         return None
-    source = Path(__file__).with_name(f"{name}.c")
+    flags = (*FLAGS, *os.environ.get("CFLAGS", "").split(), *(f"-D{macro}" for macro in definitions))
+    order = _Order(compiler, flags, Path(__file__).with_name(f"{name}.c"))
     try:
-        folder, stem = _cache_folder(), f"{name}-{_identity(source, compiler)}"
-        library = _intact(folder, stem) or _compile(compiler, source, folder, stem)
-        return ctypes.CDLL(str(library))
+        stem = f"{name}-{_identity(order)}"
+        try:
+            return _loaded(order, cache_folder("native"), stem)
+        except OSError:  # the folder cannot be written, or no code in it be executed
+            return _loaded(order, temporary_cache() / "native", stem)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _cache_folder() -> Path:
-    folder = cache_folder("native")
+def _loaded(order: _Order, folder: Path, stem: str) -> ctypes.CDLL:
+    """Load a library from a folder, where it is compiled unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return ctypes.CDLL(str(_intact(folder, stem) or _compile(order, folder, stem)))
 
 
-def _identity(source: Path, compiler: str) -> str:
+def _identity(order: _Order) -> str:
     """Return a hash of all that decides the machine code: -march=native makes the CPU a part of it."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
+    asked = [order.compiler, "--version"]
+    version = subprocess.run(asked, check=True, capture_output=True, timeout=SECONDS).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         cpu = platform.processor()
     parts = (
-        source.read_bytes(),
-        " ".join(FLAGS).encode(),
+        order.source.read_bytes(),
+        " ".join(order.flags).encode(),
         version,
         platform.machine().encode(),
         cpu.encode(),
@@ -90,10 +106,11 @@ def _name(stem: str, path: Path) -> str:
     return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]}.so"
 
 
-def _compile(compiler: str, source: Path, folder: Path, stem: str) -> Path:
+def _compile(order: _Order, folder: Path, stem: str) -> Path:
     """Compile in a folder beside the target and move it there, so that two processes do no harm."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled = Path(scratch) / "library.so"
-        command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(compiled), str(source), "-lm"]
+        files = ("-o", str(compiled), str(order.source))
+        command = [order.compiler, *order.flags, "-shared", "-fPIC", *files, "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         return compiled.replace(folder / _name(stem, compiled))
