@@ -10,25 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sdquant_cli.errors import EnvironmentProblem
-from sdquant_cli.quant.format import PAPER
+from sdquant_cli.quant.format import PAPER, NumberFormat
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.modules import quantized_layer
 from sdquant_cli.quant.relaxing import RelaxedRows
 from sdquant_cli.quant.rows import Rows
-from sdquant_cli.quant.state import SavedLayer
 from sdquant_cli.runtime import engines
 from sdquant_cli.runtime.layers import PackedSpec, packed
-from sdquant_cli.types import Bits, Execution
+from sdquant_cli.types import Bits
+from tests.runtime.packed_layers import largest_sum, saved_layer
 
 TIMESTEPS = [900.0, 500.0, 100.0]
-ENGINES = [
-    engines.reference,
-    engines.dequantized,
-    pytest.param(
-        engines.integer,
-        marks=pytest.mark.skipif(not engines.sums_exactly(), reason="this CPU's integer products saturate"),
-    ),
+ENGINES = [engines.reference, engines.dequantized, engines.integer]
+FORMS = [
+    PAPER,
+    NumberFormat(per_token=True),
+    NumberFormat(group_size=8, full_range=True),
+    NumberFormat(per_token=True, full_range=True, group_size=8),
 ]
 
 
@@ -44,25 +42,11 @@ class Network(nn.Module):
         return self.layer(x)
 
 
-def saved_layer(layer, bits, tables, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    grid, wide = PAPER.grids(bits)
-    codes = torch.randint(grid.low, grid.high + 1, layer.weight.shape, generator=generator)
-    return SavedLayer(
-        bits,
-        codes.to(torch.int8),
-        torch.rand(len(codes), generator=generator) * 0.1 + 1e-3,
-        (torch.rand(tables, generator=generator) + 0.1) * 4 / wide.high,
-        torch.randint(0, wide.high + 1, (tables,), generator=generator, dtype=torch.int32),
-    )
-
-
-def both(layer, bits, engine, tables=3, *, text_fed=False, relaxed=None, smoothing=False):
+def both(layer, bits, engine, form=PAPER, *, text_fed=False, relaxed=None):
     """The specification and the packed layer, each in a network of its own, and a test of closeness."""
-    saved, specified_rows, packed_rows = saved_layer(layer, bits, tables), Rows(TIMESTEPS), Rows(TIMESTEPS)
-    form = replace(PAPER, smoothing=smoothing)
-    if smoothing:
-        saved = replace(saved, smoothing=torch.linspace(0.5, 2, layer.weight.shape[1]))
+    tables = 0 if form.per_token else 1 if text_fed else len(TIMESTEPS)
+    saved = saved_layer(layer, bits, tables, form)
+    specified_rows, packed_rows = Rows(TIMESTEPS), Rows(TIMESTEPS)
     twin = packed(layer, PackedSpec(bits, form, tables, text_fed, relaxed), packed_rows)
     twin.fill(saved)
     twin.use(engine)
@@ -73,11 +57,9 @@ def both(layer, bits, engine, tables=3, *, text_fed=False, relaxed=None, smoothi
     return *networks, partial(close, saved=saved)
 
 
-def close(ours, specified, saved):
+def close(x, ours, specified, saved):
     """Up to rounding in fp32 of sums as large as the largest codes make them."""
-    codes = saved.codes.flatten(1).int().abs().sum(1) * saved.weight_step
-    largest = 2**saved.bits.activations * saved.activation_step.max() * codes.max()
-    return float((ours - specified).abs().max()) < 1e-6 * float(largest + 1)
+    return float((ours - specified).abs().max()) < 1e-6 * (largest_sum(saved, x) + 1)
 
 
 BITS = st.builds(Bits, st.integers(2, 8), st.integers(2, 16))
@@ -91,14 +73,16 @@ BITS = st.builds(Bits, st.integers(2, 8), st.integers(2, 16))
     bias=st.booleans(),
     timestep=st.sampled_from(TIMESTEPS),
     scale=st.sampled_from([0.1, 1.0, 100.0]),
+    form=st.sampled_from(FORMS),
     smoothing=st.booleans(),
 )
-def test_linear(engine, bits, shape, outputs, bias, timestep, scale, smoothing):
+def test_linear(engine, bits, shape, outputs, bias, timestep, scale, form, smoothing):
     layer = nn.Linear(shape[-1], outputs, bias=bias)
-    specified, ours, agree = both(layer, bits, engine, smoothing=smoothing)
+    specified, ours, agree = both(layer, bits, engine, replace(form, smoothing=smoothing))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * scale
     with torch.no_grad():
-        assert agree(ours(x, torch.tensor([timestep])), specified(x, torch.tensor([timestep])))
+        t = torch.tensor([timestep])
+        assert agree(x, ours(x, t), specified(x, t))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -113,10 +97,11 @@ def test_linear(engine, bits, shape, outputs, bias, timestep, scale, smoothing):
     size=st.sampled_from([(6, 5), (8, 7), (16, 16)]),
     timestep=st.sampled_from(TIMESTEPS),
     scale=st.sampled_from([0.1, 1.0, 100.0]),
+    form=st.sampled_from(FORMS),
     smoothing=st.booleans(),
 )
 def test_convolution(
-    engine, bits, channels, kernel, stride, padding, dilation, bias, size, timestep, scale, smoothing
+    engine, bits, channels, kernel, stride, padding, dilation, bias, size, timestep, scale, form, smoothing
 ):
     inputs, outputs, groups = channels
     layer = nn.Conv2d(
@@ -129,13 +114,13 @@ def test_convolution(
         groups=groups,
         bias=bias,
     )
-    specified, ours, agree = both(layer, bits, engine, smoothing=smoothing)
+    specified, ours, agree = both(layer, bits, engine, replace(form, smoothing=smoothing))
     x = torch.randn(2, inputs, *size, generator=torch.Generator().manual_seed(1)) * scale
     with torch.no_grad():
         t = torch.tensor([timestep])
-        assert agree(ours(x, t), specified(x, t))
+        assert agree(x, ours(x, t), specified(x, t))
         smaller = x[:1, :, 1:]  # another size: what was prepared does not serve
-        assert agree(ours(smaller, t), specified(smaller, t))
+        assert agree(smaller, ours(smaller, t), specified(smaller, t))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -143,7 +128,7 @@ def test_items_at_steps_of_their_own(engine):
     specified, ours, agree = both(nn.Conv2d(4, 8, 3, padding=1), Bits(4, 8), engine)
     x, t = torch.randn(3, 4, 6, 6), torch.tensor([100.0, 900.0, 100.0])
     with torch.no_grad():
-        assert agree(ours(x, t), specified(x, t))
+        assert agree(x, ours(x, t), specified(x, t))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -156,8 +141,8 @@ def test_relaxed_steps_have_wider_codes(engine, layer):
     x = x * 100  # most of it beyond what 8 bits hold
     with torch.no_grad():
         for t in (torch.tensor([900.0]), torch.tensor([100.0]), torch.tensor([100.0, 900.0, 100.0])):
-            assert agree(ours(x, t), specified(x, t))
-            assert agree(ours(x, t), narrow(x, t)) == (t.tolist() == [900.0])
+            assert agree(x, ours(x, t), specified(x, t))
+            assert agree(x, ours(x, t), narrow(x, t)) == (t.tolist() == [900.0])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -166,7 +151,9 @@ def test_relaxed_steps_have_wider_codes(engine, layer):
 @pytest.mark.parametrize("layer", [nn.Linear(64, 48), nn.Conv2d(16, 24, 3, padding=1)])
 def test_all_ways_agree_in_half_precision(engine, dtype, least, activations, layer):
     """Codes are found in fp32, so that what is left is the rounding of operands and results to the dtype."""
-    specified, ours, _ = both(layer, Bits(8, activations), engine, smoothing=activations % 2 == 0)
+    specified, ours, _ = both(
+        layer, Bits(8, activations), engine, replace(PAPER, smoothing=activations % 2 == 0)
+    )
     shape = (2, 64) if isinstance(layer, nn.Linear) else (2, 16, 9, 9)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500.0])
@@ -206,7 +193,7 @@ def test_the_answer_to_a_text_is_computed_once():
         run = engines.dequantized(layer)
         return lambda *told: calls.append(1) or run(*told)
 
-    _, ours, _ = both(nn.Linear(8, 4), Bits(4, 8), counting, tables=1, text_fed=True)
+    _, ours, _ = both(nn.Linear(8, 4), Bits(4, 8), counting, text_fed=True)
     text = torch.randn(2, 3, 8)
     with torch.no_grad():
         first = ours(text, torch.tensor([900.0]))
@@ -221,14 +208,3 @@ def test_the_answer_to_a_text_is_computed_once():
         first = ours(text, torch.tensor([900.0]))
         text += 1
         assert not torch.equal(ours(text, torch.tensor([900.0])), first)
-
-
-def test_where_integers_saturate_weights_become_floats(monkeypatch):
-    monkeypatch.setattr(engines, "sums_exactly", lambda: False)
-    cpu = torch.device("cpu")
-    assert engines.choose(cpu, PAPER) is Execution.DEQUANTIZED
-    with pytest.raises(EnvironmentProblem, match="use --engine auto"):
-        engines.choose(cpu, PAPER, Execution.INTEGER)
-    monkeypatch.setattr(engines, "sums_exactly", lambda: True)
-    assert engines.choose(cpu, PAPER) is Execution.INTEGER
-    assert engines.choose(torch.device("cuda"), PAPER) is Execution.DEQUANTIZED
