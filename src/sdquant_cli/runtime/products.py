@@ -65,6 +65,7 @@ class Before(NamedTuple):
 def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Before:
     """Return a group norm of x (n,h,w,C), and SiLU after it, for `codes_of`."""
     n, h, w, channels = x.shape
+    _check_channels(channels, norm.num_channels)
     multiplier, shift = torch.empty(n, channels), torch.empty(n, channels)
     tensors = (norm.weight.float(), norm.bias.float(), multiplier, shift)
     shape = (n, h * w, channels, norm.num_groups)
@@ -91,6 +92,7 @@ class Codes:
     scale: Tensor  # (n h w) or (1) fp32
     zero: Tensor  # as many, int32
     shape: tuple[int, int, int]  # n, h, w
+    channels: int
 
     def argument(self) -> kernels.Input:
         """Return the codes as the kernel is called with them."""
@@ -101,9 +103,15 @@ class Codes:
 def codes_of(
     x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None, before: Before = PLAIN
 ) -> Codes:
-    """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, smoothed before it is rounded."""
+    """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, smoothed before it is rounded.
+
+    Raises RuntimeError where what comes before has other channels.
+    """
     n, h, w, channels = x.shape
     channels //= 1 + before.gated
+    for numbers in (before.multiplier, smoothing):
+        if numbers is not None:
+            _check_channels(channels, numbers.shape[-1])
     count, line = n * h * w, -(-channels // LINE) * LINE
     if isinstance(quantizer, TokenQuantizer):
         top, scale, zero = quantizer.grid.high, torch.empty(count), torch.empty(count, dtype=torch.int32)
@@ -117,22 +125,22 @@ def codes_of(
     shape = (x.dtype is torch.bfloat16, n, h * w, channels, line, each)
     rows = code_kernel.Rows(*map(_address, tensors), *shape, before.gated, before.silu, top, before.epsilon)
     code_kernel.codes(rows, find=isinstance(quantizer, TokenQuantizer))
-    return Codes(low, high, scale, zero, (n, h, w))
+    return Codes(low, high, scale, zero, (n, h, w), channels)
 
 
 class Product:
     """A layer on codes: its weight as the kernels read it, laid out when this is made."""
 
     def __init__(self, layer: Packed) -> None:
-        self.outputs, inputs, *kernel = layer.weight_shape
+        self.outputs, self.inputs, *kernel = layer.weight_shape
         convolution = convolution_of(layer)
         self.kernel = kernel or [1, 1]
         moves: Any = ((1, 1), (0, 0), (1, 1)) if convolution is None else convolution[:3]
         self.stride, self.padding, self.dilation = moves
         groups, bits = layer.form.groups(layer.weight_shape), 4 if layer.bits.weights <= NIBBLE else 8
         panels, taps = -(-self.outputs // WIDE), self.kernel[0] * self.kernel[1]
-        segments = groups * -(-(inputs // groups) // kernels.segment_channels())
-        tap_bytes = -(-inputs // LINE) * LINE * WIDE * bits // 8
+        segments = groups * -(-(self.inputs // groups) // kernels.segment_channels())
+        tap_bytes = -(-self.inputs // LINE) * LINE * WIDE * bits // 8
         bias = torch.zeros(self.outputs) if layer.bias is None else layer.bias.detach().float()
         self._held = (
             torch.zeros(panels, taps, tap_bytes, dtype=torch.uint8),
@@ -141,14 +149,19 @@ class Product:
             _by_panel(bias[:, None]),
         )
         addresses = [tensor.data_ptr() for tensor in self._held]
-        fields = (inputs, self.outputs, groups, bits, tuple(self.kernel), *moves)
+        fields = (self.inputs, self.outputs, groups, bits, tuple(self.kernel), *moves)
         self._argument = kernels.Layer(*addresses, *fields)
-        kernels.lay_out(self._argument, layer.weight.data.contiguous().data_ptr(), *addresses[:2])
+        codes = layer.weight.data.contiguous()  # a copy if the network is held channels last
+        kernels.lay_out(self._argument, codes.data_ptr(), *addresses[:2])
 
     def __call__(
         self, codes: Codes, dtype: torch.dtype, residual: Tensor | None = None, addend: Tensor | None = None
     ) -> Tensor:
-        """Return the output (n,h',w',C_out), with a residual like it and `addend` (n,C_out) added."""
+        """Return the output (n,h',w',C_out), with a residual like it and `addend` (n,C_out) added.
+
+        Raises RuntimeError for codes of other channels.
+        """
+        _check_channels(codes.channels, self.inputs)
         n, *size = codes.shape
         size = [self._output_size(size[axis], axis) for axis in (0, 1)]
         out = torch.empty(n, *size, self.outputs, dtype=dtype)
@@ -160,6 +173,12 @@ class Product:
     def _output_size(self, size: int, axis: int) -> int:
         reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
         return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+
+
+def _check_channels(found: int, expected: int) -> None:
+    """Raise RuntimeError, as torch's layers do: the kernels read as many as they are told."""
+    if found != expected:
+        raise RuntimeError(f"expected an input of {expected} channels, found {found}")
 
 
 def _by_panel(values: Tensor) -> Tensor:
