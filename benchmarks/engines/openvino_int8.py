@@ -1,16 +1,17 @@
-"""The bar: OpenVINO's int8 (NNCF, W8A8) on the same UNet, beside our exported folder, in one process.
+"""The bar: OpenVINO's int8 (NNCF, W8A8) on the same UNet, beside torch and our folders, in one process.
 
-    uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py MODEL EXPORTED --side 64
+    uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py MODEL FOLDER... --side 64
 
-MODEL is a pipeline folder (tools/random_models), EXPORTED what `sdquant export` made of it. The int8 model is
-converted once, into runs/openvino. CPU seconds at one thread, calls in turn; the medians go into
-docs/benchmarks/engines.json, and benchmarks/engines/run.py --page shows them.
+MODEL is a pipeline folder (tools/random_models); a FOLDER is what `sdquant quantize` or `sdquant export` made
+of it, and its name that of its row. The int8 model is converted once, into runs/openvino. CPU seconds at one
+thread, calls in turn, all in one process; they go into docs/benchmarks/engines.json, and
+benchmarks/engines/run.py --page shows them.
 """
 
 import argparse
 import json
-import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -64,43 +65,54 @@ def int8(model: Path) -> Path:
     return path
 
 
+def calls(asked: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """All that is timed, by name, loaded."""
+    x, t, tokens = (part.expand(asked.items, *part.shape[1:]) for part in inputs(asked.side))
+    loaded = ov.Core().read_model(int8(asked.model))
+    loaded.reshape({0: list(x.shape), 1: [asked.items], 2: list(tokens.shape)})
+    made: dict[str, Callable[[], object]] = {}
+    for hint in asked.hints:
+        options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": hint}
+        arrays = [np.ascontiguousarray(part) for part in (x, t, tokens)]
+        made[f"OpenVINO int8, {hint}"] = partial(ov.compile_model(loaded, "CPU", options), arrays)
+    for name in asked.dtypes:
+        dtype = getattr(torch, name)
+        for folder in (asked.model, *asked.folders):
+            unet = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype)
+            quantizer = getattr(unet, "hf_quantizer", None)
+            timesteps = quantizer.quantization_config.timesteps if quantizer else ()
+            first = torch.tensor(timesteps[0] if timesteps else 1.0)
+            kind = "torch" if folder is asked.model else f"sdquant {folder.name}"
+            made[f"{kind}, {name}"] = partial(unet, x.to(dtype), first, tokens.to(dtype))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("exported", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--side", type=int, default=64, help="of the latent")
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--items", type=int, default=1, help="of a call")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--hints", nargs="+", default=["f32", "bf16"], help="OpenVINO's precision")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of torch and sdquant")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    path = int8(asked.model)
-    loaded = ov.Core().read_model(path)
-    x, t, tokens = inputs(asked.side)
-    loaded.reshape({0: list(x.shape), 1: [1], 2: list(tokens.shape)})
-    calls = {}
-    for hint in ("f32", "bf16"):
-        options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": hint}
-        compiled = ov.compile_model(loaded, "CPU", options)
-        arrays = [np.asarray(part) for part in (x, t, tokens)]
-        calls[f"OpenVINO int8, {hint}"] = partial(compiled, arrays)
-    for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        unet = UNet2DConditionModel.from_pretrained(asked.exported / "unet", dtype=dtype)
-        first = torch.tensor([float(unet.hf_quantizer.quantization_config.timesteps[0])])
-        told = [x.to(dtype), first, tokens.to(dtype)]
-        calls[f"sdquant integer, {name}"] = partial(unet, *told)
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    timed = calls(asked)
+    taken: dict[str, list[float]] = {name: [] for name in timed}
     with torch.no_grad():
         for repeat in range(asked.repeats + 1):
-            for name, call in calls.items():
+            for name, call in timed.items():
                 began = time.process_time()
                 call()
                 if repeat:  # the first prepares
-                    taken[name].append(time.process_time() - began)
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    print(medians)
+                    taken[name].append(round(time.process_time() - began, 3))
+                print(name, f"{time.process_time() - began:.3f}", flush=True)
+    title = f"{asked.side} x {asked.side}, items: {asked.items}, {torch.backends.cpu.get_cpu_capability()}"
     found = json.loads(PAGE.read_text()) if PAGE.exists() else {"runs": {}}
-    found.setdefault("openvino", {})[str(asked.side)] = medians
+    found.setdefault("beside", {})[title] = taken
     PAGE.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -6,9 +6,9 @@
 
 and, beside OpenVINO, for sides of 64 and 32:
 
-    uv run sdquant export --store runs/engines --state quant-state/KEY --output runs/sd-v1-4-w8a8
+    uv run sdquant quantize runs/models/sd-v1-4 --bits w8a8 --output runs/w8a8
     uv run --with openvino --with nncf python benchmarks/engines/openvino_int8.py runs/models/sd-v1-4 \\
-        runs/sd-v1-4-w8a8 --side 64
+        runs/w8a8 --side 64
 
 Random weights: speed and memory are those of the real model, pictures are noise. The store is runs/engines;
 what is there is not made again. `--page` writes the page from the JSON alone.
@@ -87,22 +87,28 @@ def page(found: dict[str, Any]) -> str:
                 f"{way['load_seconds']:.1f} + {way['first_call_seconds']:.1f} | "
                 f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
             )
-    if found.get("openvino"):
-        lines += [
-            "",
-            "## Beside OpenVINO",
-            "",
-            "NNCF W8A8 of the same UNet, `benchmarks/engines/openvino_int8.py`, all in one process: CPU",
-            "seconds of a call at one thread, one item.",
-            "",
-            "| latent | " + " | ".join(next(iter(found["openvino"].values()))) + " |",
-            "|---" * (1 + len(next(iter(found["openvino"].values())))) + "|",
-        ]
-        lines += [
-            f"| {side} x {side} | " + " | ".join(f"{s:.2f}" for s in medians.values()) + " |"
-            for side, medians in found["openvino"].items()
-        ]
+    for title, taken in found.get("beside", {}).items():
+        lines += beside(title, taken)
     return "\n".join([*lines, ""])
+
+
+def beside(title: str, taken: dict[str, list[float]]) -> list[str]:
+    """The table of one run beside OpenVINO."""
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    bar = min(seconds for name, seconds in medians.items() if name.startswith("OpenVINO"))
+    plain = min(seconds for name, seconds in medians.items() if name.startswith("torch"))
+    lines = [
+        "",
+        f"## Beside OpenVINO, {title}",
+        "",
+        "| computed | CPU s of a call | lowest, highest | x OpenVINO int8 | x torch |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seconds in taken.items():
+        median = medians[name]
+        cells = (f"{median:.2f}", f"{min(seconds):.2f}, {max(seconds):.2f}", f"{bar / median:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {plain / median:.2f} |")
+    return lines
 
 
 def main() -> None:

@@ -23,9 +23,22 @@ def codes(x, bits, smoothing=None, given=None):
     scale, zero = scale.clone(), zero.to(torch.int32)
     addresses = [plane[1:].data_ptr() for plane in planes] + [None] * (bits <= 8)
     multipliers = None if smoothing is None else smoothing.data_ptr()
-    places = (x.data_ptr(), multipliers, *addresses, scale.data_ptr(), zero.data_ptr())
-    rows = native.Rows(*places, x.dtype is torch.bfloat16, channels, line, 2**bits - 1)
-    native.codes(rows, count, find=given is None)
+    rows = native.Rows(
+        x=x.data_ptr(),
+        smoothing=multipliers,
+        low=addresses[0],
+        high=addresses[1],
+        scale=scale.data_ptr(),
+        zero=zero.data_ptr(),
+        bfloat16=x.dtype is torch.bfloat16,
+        items=1,
+        rows=count,
+        channels=channels,
+        line=line,
+        top=2**bits - 1,
+        epsilon=-1,
+    )
+    native.codes(rows, find=given is None)
     assert all(bool((plane[end] == GUARD).all()) for plane in planes for end in (0, -1))
     low, *high = (plane[1:-1].int() for plane in planes)
     return (low + 256 * high[0] if high else low), scale, zero

@@ -72,6 +72,6 @@ def layer_of(form):
 def test_what_computes_a_layer_with_integers(monkeypatch, form, kernels, onednn, expected):
     machine(monkeypatch, kernels=kernels, onednn=onednn)
     monkeypatch.setattr(engines.onednn, "integer", lambda layer: "onednn")
-    monkeypatch.setattr(engines.products, "integer", lambda layer: "products")
+    monkeypatch.setattr(engines.products, "Integer", lambda layer: "products")
     monkeypatch.setattr(engines, "dequantized", lambda layer: "dequantized")
     assert engines.integer(layer_of(form)) == expected

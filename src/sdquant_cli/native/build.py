@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..paths import cache_folder, temporary_cache
 
@@ -114,3 +114,8 @@ def _compile(order: _Order, folder: Path, stem: str) -> Path:
         command = [order.compiler, *order.flags, "-shared", "-fPIC", *files, "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         return compiled.replace(folder / _name(stem, compiled))
+
+
+def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Return the fields of a C structure that have the same type, from their names."""
+    return [(name, kind) for name in names.split()]

@@ -3,7 +3,7 @@
 import ctypes
 from functools import cache
 
-from .build import load
+from .build import fields, load
 
 _ADDRESS, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 LINE = 8  # bytes that a row of codes takes a multiple of
@@ -13,11 +13,9 @@ class Rows(ctypes.Structure):
     """Rows of activations, what is done to them, and where their codes go; fields as in codes.c."""
 
     _fields_ = [
-        *((name, _ADDRESS) for name in ("x", "multiplier", "shift", "smoothing")),
-        *((name, _ADDRESS) for name in ("low", "high", "scale", "zero")),
-        *((name, _INT) for name in ("bfloat16", "items", "rows", "channels", "line", "each")),
-        *((name, _INT) for name in ("gated", "silu")),
-        *((name, _FLOAT) for name in ("top", "epsilon")),
+        *fields(_ADDRESS, "x multiplier shift smoothing low high scale zero"),
+        *fields(_INT, "bfloat16 items rows channels line each gated silu"),
+        *fields(_FLOAT, "top epsilon"),
     ]
 
 

@@ -117,8 +117,11 @@ INLINE Ints dot(Ints sum, Ints x, Ints w)
 /* Add to each int16 the sum of two products of bytes, x unsigned; no more than 8 of them where w has 4 bits. */
 INLINE Shorts dot_of_bytes(Shorts sum, Ints x, Ints w)
 {
-#if defined(__AVX512BW__)
-    return LANES == 16 ? sum + (Shorts)_mm512_maddubs_epi16((__m512i)x, (__m512i)w) : sum;
+#if defined(PRODUCTS_LANES)
+    (void)x, (void)w;
+    return sum;
+#elif defined(__AVX512BW__)
+    return sum + (Shorts)_mm512_maddubs_epi16((__m512i)x, (__m512i)w);
 #elif defined(__AVX2__)
     return sum + (Shorts)_mm256_maddubs_epi16((__m256i)x, (__m256i)w);
 #else

@@ -3,7 +3,7 @@
 import ctypes
 from functools import cache
 
-from .build import load
+from .build import fields, load
 
 _ADDRESS, _INT = ctypes.c_void_p, ctypes.c_int64
 WIDE = 64  # outputs of a panel
@@ -13,9 +13,9 @@ class Layer(ctypes.Structure):
     """A layer's weight, laid out, and how it moves over its input; fields as in products.c."""
 
     _fields_ = [
-        *((name, _ADDRESS) for name in ("panels", "sums", "scales", "bias")),
-        *((name, _INT) for name in ("inputs", "outputs", "groups", "bits")),
-        *((name, _INT * 2) for name in ("kernel", "stride", "padding", "dilation")),
+        *fields(_ADDRESS, "panels sums scales bias"),
+        *fields(_INT, "inputs outputs groups bits"),
+        *fields(_INT * 2, "kernel stride padding dilation"),
     ]
 
 
@@ -23,8 +23,8 @@ class Input(ctypes.Structure):
     """Codes with their scales and zero-points."""
 
     _fields_ = [
-        *((name, _ADDRESS) for name in ("low", "high", "scale", "zero")),
-        *((name, _INT) for name in ("each", "line")),
+        *fields(_ADDRESS, "low high scale zero"),
+        *fields(_INT, "each line"),
         ("shape", _INT * 3),
     ]
 
@@ -33,7 +33,7 @@ class Output(ctypes.Structure):
     """Where outputs go, and what is added to them."""
 
     _fields_ = [
-        *((name, _ADDRESS) for name in ("to", "residual", "addend")),
+        *fields(_ADDRESS, "to residual addend"),
         ("bfloat16", _INT),
         ("size", _INT * 2),
     ]
