@@ -32,6 +32,7 @@ from sdquant_cli.store import Store
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "runs" / "engines"
 PAGES = ROOT / "docs" / "benchmarks"
+TEMPLATE = Path(__file__).with_suffix(".template.md")
 RUNS = [  # bits, side in pixels, items of a call
     ("w8a8", 512, 1),
     ("w8a8", 256, 1),
@@ -57,21 +58,17 @@ def states(model: Path, store: Store) -> dict[str, str]:
 
 def page(found: dict[str, Any]) -> str:
     """Markdown tables of all runs, with ratios to the floating-point rows of the same run."""
-    lines = [
-        "# Engines",
-        "",
-        "SD v1-4 at full size, random weights, `benchmarks/engines/run.py`: one process, calls in turn;",
-        "CPU seconds at one thread, wall at two (median, lowest and highest of the repeats). Memory is",
-        "anonymous memory of loading and one call in a process of its own, above what imports take; a",
-        "mapped weight file is not in it, which is why fp32, used as it lies on disk, seems to take none.",
-    ]
+    tables: list[str] = []
+    for title, taken in found.get("beside", {}).items():
+        tables += beside(title, taken)
+    lines: list[str] = []
     for title, ways in found["runs"].items():
-        one = title.endswith("threads: 1")
+        one = "threads: 1," in title
         clock, named = ("call_seconds", "CPU s") if one else ("wall_seconds", "wall s")
         fp32, bf16 = (statistics.median(way[clock]) for way in ways[:2])
         lines += [
             "",
-            f"## {title}",
+            f"### {title}",
             "",
             f"| computed | {named} of a call | lowest, highest | x fp32 | x bf16 | load + 1st, s | MB "
             "| disk, MB |",
@@ -87,16 +84,15 @@ def page(found: dict[str, Any]) -> str:
                 f"{way['load_seconds']:.1f} + {way['first_call_seconds']:.1f} | "
                 f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
             )
-    for title, taken in found.get("beside", {}).items():
-        lines += beside(title, taken)
-    return "\n".join([*lines, ""])
+    template = TEMPLATE.read_text()
+    return template.format(beside="\n".join(tables), costs="\n".join(lines))
 
 
 def beside(title: str, taken: dict[str, list[float]]) -> list[str]:
     """The table of one run beside OpenVINO."""
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     bar = min(seconds for name, seconds in medians.items() if name.startswith("OpenVINO"))
-    plain = min(seconds for name, seconds in medians.items() if name.startswith("torch"))
+    plain = [seconds for name, seconds in medians.items() if name.startswith("torch")]
     lines = [
         "",
         f"## Beside OpenVINO, {title}",
@@ -107,7 +103,8 @@ def beside(title: str, taken: dict[str, list[float]]) -> list[str]:
     for name, seconds in taken.items():
         median = medians[name]
         cells = (f"{median:.2f}", f"{min(seconds):.2f}, {max(seconds):.2f}", f"{bar / median:.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {plain / median:.2f} |")
+        times_torch = f"{min(plain) / median:.2f}" if plain else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {times_torch} |")
     return lines
 
 
@@ -126,7 +123,8 @@ def main() -> None:
         named = states(asked.model, store)
         for bits, side, items in RUNS:
             latent, threads = f"{side // 8}x{side // 8}", torch.get_num_threads()
-            title = f"{bits}, {latent} latent, items a call: {items}, threads: {threads}"
+            cpu = torch.backends.cpu.get_cpu_capability()
+            title = f"{bits}, {latent} latent, items a call: {items}, threads: {threads}, {cpu}"
             if title in found["runs"]:
                 continue
             request = BenchRequest(
