@@ -69,11 +69,11 @@ BITS = st.integers(2, 16)
 
 
 def test_codes_of_an_example():
-    x = torch.tensor([[-1.0, 0.0, 2.0], [0.5, 1.5, 3.0]])
+    x = torch.tensor([[-1.0, 0.0, 2.0], [0.5, 1.5, 3.0], [-0.5, 2.5, 0.5]])  # halves are ties
     found, scale, zero = codes(x, 2)
-    assert found.tolist() == [[0, 1, 3, *[0] * 5], [0, 2, 3, *[0] * 5]]  # 0.5 is a tie, 1.5 another
-    assert scale.tolist() == [1, 1]
-    assert zero.tolist() == [1, 0]
+    assert found.tolist() == [[*row, *[0] * 5] for row in ([0, 1, 3], [0, 2, 3], [0, 2, 0])]
+    assert scale.tolist() == [1, 1, 1]
+    assert zero.tolist() == [1, 0, 0]
 
 
 @given(x=ROWS, bits=BITS, smooth=st.booleans())
@@ -113,10 +113,10 @@ def test_a_row_with_no_number_has_no_finite_scale_and_the_others_keep_theirs(bit
     assert all(torch.equal(a[others], b[others]) for a, b in zip(harmed, whole, strict=True))
 
 
-def test_given_a_scale_infinite_values_have_the_codes_of_the_ends():
-    x = torch.tensor([[torch.inf, -torch.inf, 1.0]])
+def test_given_a_scale_infinite_values_have_the_codes_of_the_ends_and_no_numbers_the_lowest():
+    x = torch.tensor([[torch.inf, -torch.inf, 1.0, torch.nan]])
     found, *_ = codes(x, 8, given=(torch.tensor([0.5]), torch.tensor([7])))
-    assert found[0, :3].tolist() == [255, 0, 9]
+    assert found[0, :4].tolist() == [255, 0, 9, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -258,7 +258,8 @@ SPECIAL = [torch.nan, torch.inf, -torch.inf, 3.4e38, -3.4e38, 1e-40, 0.0, 1 + 2*
 @on_all_cpus
 def test_outputs_in_bfloat16_are_rounded_as_torch_rounds(layout):
     generator = torch.Generator().manual_seed(0)
-    bias = torch.cat([torch.tensor(SPECIAL), torch.randn(121, generator=generator)])
+    no_numbers = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)  # of most bits
+    bias = torch.cat([torch.tensor(SPECIAL), no_numbers, torch.randn(121, generator=generator)])
     codes, zero = torch.full((7, 4, 1, 1), 5), torch.tensor([5])
     weight, step = torch.full((len(bias), 4, 1, 1), 3, dtype=torch.int8), torch.ones(len(bias), 1)
     moves = (1, 1), (0, 0), (1, 1)
