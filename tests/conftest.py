@@ -20,6 +20,7 @@ from sdquant_cli.store import Store
 quiet_libraries()  # before a test imports them: their bars are no part of what a command prints
 gc.set_threshold(50_000, 20, 100)  # imports make much that stays
 settings.register_profile("default", deadline=None)  # the first example pays for imports
+settings.register_profile("few", deadline=None, max_examples=25)  # where each is slow: .ci/run
 settings.load_profile("default")
 
 SMALLER = {  # folder -> options, by name

@@ -192,7 +192,9 @@ def test_layers_are_those_of_torch(layout, shape):
     assert not error[largest * 2**4 < 2**24].any()  # in parts of 2**-4
 
 
-WIDEST = Shape((8, 8), (3, 3), ((1, 1), (1, 1), (1, 1)), (3, 9, 8), 1100, None, 130, True, 0)
+SEVERAL = Shape(  # blocks of rows, panels, taps and segments
+    (8, 8), (1, 3), ((1, 1), (0, 1), (1, 1)), (3, 7, 9), 600, None, 70, True, 0
+)
 
 
 def with_fractions(problem):
@@ -274,7 +276,7 @@ def test_outputs_in_bfloat16_are_rounded_as_torch_rounds(layout):
 @on_all_cpus
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_number_of_threads_changes_no_bit(layout, dtype):
-    problem, before = with_fractions(problem_of(WIDEST)), torch.get_num_threads()
+    problem, before = with_fractions(problem_of(SEVERAL)), torch.get_num_threads()
     found = []
     with kernels(layout):
         for threads in (1, 2, 3):
@@ -286,7 +288,7 @@ def test_the_number_of_threads_changes_no_bit(layout, dtype):
 
 @on_all_cpus
 def test_a_batch_is_computed_as_its_items_are(layout):
-    problem = with_fractions(problem_of(WIDEST))
+    problem = with_fractions(problem_of(SEVERAL))
     scale, zero = problem.scale.view(3, -1), problem.zero.view(3, -1)
     with kernels(layout):
         together = product(problem)
@@ -298,7 +300,7 @@ def test_a_batch_is_computed_as_its_items_are(layout):
 
 
 def test_what_a_cpu_decides_agrees_but_for_the_order_of_sums():
-    problem, found = with_fractions(problem_of(WIDEST)), []
+    problem, found = with_fractions(problem_of(SEVERAL)), []
     _, largest = plain(problem)
     for layout in LAYOUTS.values():
         with kernels(layout):

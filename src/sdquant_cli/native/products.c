@@ -310,8 +310,8 @@ INLINE void write_values(void *to, int64_t bfloat16, int64_t index, Floats y)
         *(LooseFloats *)((float *)to + index) = y;
         return;
     }
-    const Ints bits = (Ints)y, nearest = bits + 0x7fff + (bits >> 16 & 1);
-    const Ints is_number = y == y;
+    typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+    const Words bits = (Words)y, nearest = bits + 0x7fff + (bits >> 16 & 1), is_number = (Words)(y == y);
     *(LooseHalves *)((uint16_t *)to + index) =
         __builtin_convertvector(((nearest & is_number) | (0x7fc00000 & ~is_number)) >> 16, Halves);
 }
