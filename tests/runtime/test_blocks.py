@@ -14,7 +14,7 @@ from peft import LoraConfig
 import sdquant_cli
 from sdquant_cli.metrics.ratios import snr
 from sdquant_cli.native import products as kernels
-from sdquant_cli.runtime import blocks, engines, products
+from sdquant_cli.runtime import blocks, engines, row_codes
 from sdquant_cli.runtime.network import use_engine
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C compiler here")
@@ -116,7 +116,7 @@ def test_a_mask_reaches_attention(network):
 
 def test_q_k_and_v_share_codes_where_they_round_alike(network, monkeypatch):
     made = []
-    monkeypatch.setattr(blocks, "codes_of", lambda *a: made.append(1) or products.codes_of(*a))
+    monkeypatch.setattr(blocks, "codes_of", lambda *a: made.append(1) or row_codes.codes_of(*a))
     block = next(module for module in network.modules() if isinstance(module, BasicTransformerBlock))
     x, text = torch.randn(2, 9, block.dim), torch.randn(2, 5, network.config.cross_attention_dim)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 from sdquant_cli.quant.format import NumberFormat
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.tokens import TokenQuantizer
-from sdquant_cli.runtime import products
+from sdquant_cli.runtime import products, row_codes
 from sdquant_cli.runtime.engines import reference
 from sdquant_cli.types import Bits
 from tests.runtime.packed_layers import largest_sum, outputs, packed_layer, saved_layer
@@ -177,12 +177,12 @@ def test_an_input_of_other_channels_is_refused(layer, channels):
         computed(twin_of(layer), random(3, *([channels] if layer is LINEAR else [channels, 5, 5])))
 
 
-@pytest.mark.parametrize("dtype", products.DTYPES)
+@pytest.mark.parametrize("dtype", row_codes.DTYPES)
 @both_layers
 def test_layers_share_codes_and_add_to_their_outputs(layer, dtype):
     x, twin = input_of(layer).to(dtype), twin_of(layer)
     rows = x.reshape(-1, 1, 1, 48) if layer is LINEAR else x.permute(0, 2, 3, 1).contiguous()
-    codes = products.codes_of(rows, TokenQuantizer(-1, Grid(8, signed=False)), twin.smoothing)
+    codes = row_codes.codes_of(rows, TokenQuantizer(-1, Grid(8, signed=False)), twin.smoothing)
     product = products.Product(twin)
     plain = product(codes, torch.float32)
     assert torch.equal(product(codes, dtype), plain.to(dtype))
@@ -196,64 +196,3 @@ def test_layers_share_codes_and_add_to_their_outputs(layer, dtype):
 def test_other_layers_are_left_to_another_engine(layer):
     form = NumberFormat(per_token=True, group_size=4)
     assert not products.computes(packed_layer(layer, saved_layer(layer, Bits(4, 8), 0, form), form))
-
-
-def values(codes):
-    """What codes (n,h,w,C) stand for."""
-    low, high = codes.low.int(), 0 if codes.high is None else codes.high.int()
-    rows = (low + 256 * high - codes.zero[:, None]) * codes.scale[:, None]
-    return rows[:, : codes.channels].view(*codes.shape, codes.channels)
-
-
-def check_before(x, before, expected):
-    """Codes of 16 bits stand for what torch computes before it rounds."""
-    found = values(products.codes_of(x, TokenQuantizer(-1, Grid(16, signed=False)), None, before))
-    reach = expected.float().amax(-1, keepdim=True) - expected.float().amin(-1, keepdim=True)
-    assert bool(((found - expected.float()).abs() <= 2e-5 * (reach + expected.abs().amax())).all())
-
-
-NORMED = st.sampled_from([(1, 1, 1, 8), (2, 5, 3, 40), (1, 9, 16, 320), (3, 1, 70, 24)])
-DTYPES = st.sampled_from(products.DTYPES)
-
-
-@given(shape=NORMED, dtype=DTYPES, silu=st.booleans(), offset=st.sampled_from([0.0, 100.0]))
-def test_a_group_norm_before_codes(shape, dtype, silu, offset):
-    x = random(*shape) + offset
-    x = x.to(dtype)
-    norm = nn.GroupNorm(4, shape[-1], eps=1e-5)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    with torch.no_grad():
-        expected = norm.double()(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        expected = nn.functional.silu(expected) if silu else expected
-        check_before(x, products.group_norm(norm.float(), x, silu=silu), expected)
-
-
-@given(shape=NORMED, dtype=DTYPES, offset=st.sampled_from([0.0, 100.0]))
-def test_a_layer_norm_before_codes(shape, dtype, offset):
-    x = (random(*shape) + offset).to(dtype)
-    norm = nn.LayerNorm(shape[-1])
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    with torch.no_grad():
-        expected = norm.double()(x.double())
-        check_before(x, products.layer_norm(norm.float()), expected)
-
-
-@given(shape=NORMED, dtype=DTYPES, scale=st.sampled_from([0.1, 1.0, 5.0]))
-def test_a_gated_gelu_before_codes(shape, dtype, scale):
-    x = (random(*shape) * scale).to(dtype)
-    hidden, gate = x.double().chunk(2, dim=-1)
-    check_before(x, products.GATED, hidden * nn.functional.gelu(gate))
-
-
-def test_other_channels_than_those_of_a_norm_are_refused():
-    with pytest.raises(RuntimeError, match="expected an input of 8 channels, found 16"):
-        products.group_norm(nn.GroupNorm(4, 8), random(1, 2, 2, 16), silu=False)
-    with pytest.raises(RuntimeError, match="found 16"):
-        products.codes_of(
-            random(1, 2, 1, 16),
-            TokenQuantizer(-1, Grid(8, False)),
-            None,
-            products.layer_norm(nn.LayerNorm(8)),
-        )

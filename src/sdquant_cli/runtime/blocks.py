@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..models.attention import is_plain
 from .attention import PackedAttention, attended
 from .layers import Packed, PackedConv2d, PackedLinear
-from .products import GATED, Before, Codes, Integer, codes_of, group_norm, layer_norm
+from .products import Integer
+from .row_codes import DTYPES, GATED, Before, Codes, codes_of, group_norm, layer_norm
 
 
 class ResnetBlock2D(resnet.ResnetBlock2D):
@@ -190,7 +191,7 @@ def _is_plain_attention(attn: Attention) -> bool:
 
 def _are_on_codes(x: Tensor, layers: tuple[nn.Module, ...], inner: tuple[nn.Module, ...]) -> bool:
     """Return whether our kernels compute all layers, and no hook is on them or on modules between them."""
-    if x.dtype not in (torch.float32, torch.bfloat16) or (torch.is_grad_enabled() and x.requires_grad):
+    if x.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
         return False
     return all(map(_is_on_codes, layers)) and not any(map(_has_hooks, (*layers, *inner)))
 
