@@ -51,7 +51,7 @@ def test_other_flags_and_definitions_make_other_libraries(cache, monkeypatch):
     assert build.load("quantize")
     assert build.load("quantize", ("quantize=renamed",)).renamed
     assert len(list(cache.iterdir())) == 2
-    monkeypatch.setenv("CFLAGS", "-O1  -Dquantize=another")
+    monkeypatch.setenv("SDQUANT_CFLAGS", "-O1  -Dquantize=another")
     build.load.cache_clear()
     assert build.load("quantize").another
     assert len(list(cache.iterdir())) == 3
@@ -60,7 +60,7 @@ def test_other_flags_and_definitions_make_other_libraries(cache, monkeypatch):
 @needs_kernel
 @pytest.mark.usefixtures("cache")
 def test_flags_that_the_compiler_refuses_leave_no_kernel(monkeypatch, caplog):
-    monkeypatch.setenv("CFLAGS", "--no-such-flag")
+    monkeypatch.setenv("SDQUANT_CFLAGS", "--no-such-flag")
     assert build.load("quantize") is None
     assert caplog.messages == [build.NO_KERNEL]
 

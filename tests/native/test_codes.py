@@ -15,11 +15,11 @@ GUARD = 99  # around what the kernel may write
 
 
 def codes(x, bits, smoothing=None, given=None):
-    """Codes (rows,line), scales and zero-points of x (rows,C), found, or one of each given."""
+    """Codes (rows,line), scales and zero-points of x (rows,C); `given`: those of all rows."""
     count, channels = x.shape
     line = -(-channels // native.LINE) * native.LINE
     planes = [torch.full((count + 2, line), GUARD, dtype=torch.uint8) for _ in range(1 + (bits > 8))]
-    scale, zero = given or (torch.full((count,), torch.nan), torch.full((count,), -1))
+    scale, zero = torch.full((count,), torch.nan), torch.full((count,), -1)
     scale, zero = scale.clone(), zero.to(torch.int32)
     addresses = [plane[1:].data_ptr() for plane in planes] + [None] * (bits <= 8)
     multipliers = None if smoothing is None else smoothing.data_ptr()
@@ -38,7 +38,7 @@ def codes(x, bits, smoothing=None, given=None):
         top=2**bits - 1,
         epsilon=-1,
     )
-    native.codes(rows, find=given is None)
+    native.codes(rows, *(given or ()))
     assert all(bool((plane[end] == GUARD).all()) for plane in planes for end in (0, -1))
     low, *high = (plane[1:-1].int() for plane in planes)
     return (low + 256 * high[0] if high else low), scale, zero
@@ -94,11 +94,14 @@ def test_each_row_has_the_scale_and_the_codes_of_a_token(x, bits, smooth):
 def test_a_given_scale_is_that_of_all_rows(x, bits, smooth, step, seed):
     channels, grid = x.shape[1], Grid(bits, signed=False)
     smoothing = torch.linspace(0.3, 3, channels) if smooth else None
-    one = torch.tensor([step]), torch.tensor([seed % 2**bits], dtype=torch.int32)
-    found, *unchanged = codes(x, bits, smoothing, one)
-    assert torch.equal(found[:, :channels], quantize(smoothed(x, smoothing), *one, grid).int())
+    zero = seed % 2**bits
+    found, scales, zeros = codes(x, bits, smoothing, (step, zero))
+    assert torch.equal(
+        found[:, :channels], quantize(smoothed(x, smoothing), torch.tensor(step), zero, grid).int()
+    )
     assert not found[:, channels:].any()
-    assert unchanged == list(one)
+    assert bool((scales == step).all())
+    assert bool((zeros == zero).all())
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -113,10 +116,12 @@ def test_a_row_with_no_number_has_no_finite_scale_and_the_others_keep_theirs(bit
     assert all(torch.equal(a[others], b[others]) for a, b in zip(harmed, whole, strict=True))
 
 
-def test_given_a_scale_infinite_values_have_the_codes_of_the_ends_and_no_numbers_the_lowest():
-    x = torch.tensor([[torch.inf, -torch.inf, 1.0, torch.nan]])
-    found, *_ = codes(x, 8, given=(torch.tensor([0.5]), torch.tensor([7])))
-    assert found[0, :4].tolist() == [255, 0, 9, 0]
+def test_given_a_scale_infinite_values_have_the_codes_of_the_ends_and_a_row_with_no_number_no_scale():
+    x = torch.tensor([[torch.inf, -torch.inf, 1.0, 0.0], [1.0, torch.nan, 0.0, 0.0]])
+    found, scales, _ = codes(x, 8, given=(0.5, 7))
+    assert found[0, :4].tolist() == [255, 0, 9, 7]
+    assert scales[0] == 0.5
+    assert scales[1].isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

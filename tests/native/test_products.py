@@ -49,7 +49,7 @@ class Problem(NamedTuple):
     """A layer, its input and what is added, as plain tensors."""
 
     codes: torch.Tensor  # (n,C,h,w) int32
-    scale: torch.Tensor  # (n h w) or (1)
+    scale: torch.Tensor  # (n h w)
     zero: torch.Tensor  # as many
     weight: torch.Tensor  # (O,C,kh,kw) int8
     step: torch.Tensor  # (O,groups)
@@ -83,7 +83,7 @@ def product(problem, dtype=torch.float32, residual=None, addend=None):
     rows = F.pad(problem.codes.permute(0, 2, 3, 1), (0, -channels % 8)).contiguous()
     high = None if problem.bits[1] == 8 else (rows >> 8).to(torch.uint8)
     parts = (rows & 255).to(torch.uint8), high, problem.scale, problem.zero.int()
-    inputs = native.Input(*map(address, parts), len(problem.scale) > 1, rows.shape[-1], (n, h, w))
+    inputs = native.Input(*map(address, parts), rows.shape[-1], (n, h, w))
 
     layer, *held = lay_out(problem.weight, groups, problem.bits[0])
     step = F.pad(problem.step, (0, 0, 0, -outputs % native.WIDE)).view(-1, native.WIDE, groups)
@@ -133,7 +133,6 @@ class Shape(NamedTuple):
     channels: int
     group: int | None  # channels that share a scale
     outputs: int
-    each: bool  # whether rows have scales of their own
     seed: int
 
 
@@ -150,7 +149,6 @@ SHAPES = st.builds(
     st.sampled_from([1, 3, 8, 24, 33, 64, 250, 520, 1100]),
     st.sampled_from([None, 8, 24, 64, 520]),
     st.integers(1, 130),
-    st.booleans(),
     st.integers(0, 999),
 )
 
@@ -163,7 +161,7 @@ def problem_of(shape):
         size[axis] = max(size[axis], moves[2][axis] * (shape.kernel[axis] - 1) + 1 - 2 * moves[1][axis])
     whole = shape.group is None or shape.channels % shape.group
     groups = 1 if whole else shape.channels // shape.group
-    rows = n * size[0] * size[1] if shape.each else 1
+    rows = n * size[0] * size[1]
     half = 2 ** (weight_bits - 1)
 
     def integers(low, high, *shape):
@@ -193,7 +191,7 @@ def test_layers_are_those_of_torch(layout, shape):
 
 
 SEVERAL = Shape(  # blocks of rows, panels, taps and segments
-    (8, 8), (1, 3), ((1, 1), (0, 1), (1, 1)), (3, 7, 9), 600, None, 70, True, 0
+    (8, 8), (1, 3), ((1, 1), (0, 1), (1, 1)), (3, 7, 9), 600, None, 70, 0
 )
 
 
@@ -262,10 +260,10 @@ def test_outputs_in_bfloat16_are_rounded_as_torch_rounds(layout):
     generator = torch.Generator().manual_seed(0)
     no_numbers = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)  # of most bits
     bias = torch.cat([torch.tensor(SPECIAL), no_numbers, torch.randn(121, generator=generator)])
-    codes, zero = torch.full((7, 4, 1, 1), 5), torch.tensor([5])
+    codes, zero = torch.full((7, 4, 1, 1), 5), torch.full((7,), 5)
     weight, step = torch.full((len(bias), 4, 1, 1), 3, dtype=torch.int8), torch.ones(len(bias), 1)
     moves = (1, 1), (0, 0), (1, 1)
-    problem = Problem(codes, torch.ones(1), zero, weight, step, bias, (8, 8), moves)
+    problem = Problem(codes, torch.ones(7), zero, weight, step, bias, (8, 8), moves)
     with kernels(layout):
         whole, half = product(problem), product(problem, torch.bfloat16)
     assert torch.equal(whole.nan_to_num(77), bias.expand(7, -1)[:, :, None, None].nan_to_num(77))

@@ -163,6 +163,22 @@ def test_given_a_scale_infinite_values_are_the_ends_of_the_grid(layer):
 
 
 @both_layers
+def test_given_a_scale_what_is_no_number_stays_so(layer):
+    x = input_of(layer)
+    saved = saved_layer(layer, Bits(8, 8), 1, STATIC, 0)
+    twin = packed_layer(layer, saved, STATIC)
+    x.view(-1)[7] = torch.nan
+    ours, expected = outputs(twin, x, products.Integer, reference)
+    assert torch.equal(ours.isnan(), expected.isnan())
+    assert ours.isnan().any()
+
+
+def test_an_image_smaller_than_the_kernel_is_refused():
+    with pytest.raises(RuntimeError, match="an image of 2 pixels is smaller than the kernel"):
+        computed(twin_of(nn.Conv2d(8, 8, 3)), random(1, 8, 2, 5))
+
+
+@both_layers
 def test_weights_may_be_held_channels_last(layer):
     """As pipelines are told to hold them: `unet.to(memory_format=torch.channels_last)`."""
     twin, x = twin_of(layer, bits=Bits(8, 8)), input_of(layer)

@@ -1,7 +1,8 @@
 """Find a C compiler, compile a kernel once per machine and load it; None where any of that fails.
 
 Libraries lie in $XDG_CACHE_HOME/sdquant/native, named by a hash of source, flags, compiler and CPU, and by
-their own sha256: a library that was changed is compiled again. Flags in $CFLAGS follow our own.
+their own sha256: a library that was changed is compiled again. Flags in $SDQUANT_CFLAGS follow our own;
+those in $CFLAGS, which environments like conda's set for older CPUs, do not count.
 """
 
 import ctypes
@@ -56,7 +57,7 @@ def _load(name: str, definitions: tuple[str, ...] = ()) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.name != "posix":
         return None
-    flags = (*FLAGS, *os.environ.get("CFLAGS", "").split(), *(f"-D{macro}" for macro in definitions))
+    flags = (*FLAGS, *os.environ.get("SDQUANT_CFLAGS", "").split(), *(f"-D{macro}" for macro in definitions))
     order = _Order(compiler, flags, Path(__file__).with_name(f"{name}.c"))
     try:
         stem = f"{name}-{_identity(order)}"

@@ -155,25 +155,26 @@ static void write_codes(const float *x, int64_t count, float scale, float zero, 
     }
 }
 
-static void row_codes(const Rows *rows, int64_t row, int find, float *room)
+static void row_codes(const Rows *rows, int64_t row, float given_scale, float given_zero, float *room)
 {
     const int64_t count = rows->channels, at = row * rows->line;
     const float *x = values(rows, row, room);
     float zero, scale;
-    if (find) {
-        affine(x, count, rows->top, &scale, &zero);
-        rows->scale[row] = scale;
-        rows->zero[row] = (int32_t)zero;
-    } else
-        scale = rows->scale[0], zero = (float)rows->zero[0];
+    affine(x, count, rows->top, &scale, &zero);
+    if (given_scale > 0) {
+        scale = scale == scale ? given_scale : scale;
+        zero = given_zero;
+    }
+    rows->scale[row] = scale;
+    rows->zero[row] = (int32_t)zero;
     write_codes(x, count, scale, zero, rows->top, rows->low + at, rows->high ? rows->high + at : 0);
     memset(rows->low + at + count, 0, rows->line - count);
     if (rows->high) memset(rows->high + at + count, 0, rows->line - count);
 }
 
-/* `find`: write the scale and the zero-point of each row; otherwise the first ones are those of all rows. Returns 1
- * without memory, else 0. */
-int codes(const Rows *rows, int64_t find)
+/* A scale above zero, and its zero-point, are those of all rows; else they are found. Both are written for each row; the
+ * scale of one with a value that is no number is none. Returns 1 without memory, else 0. */
+int codes(const Rows *rows, float scale, float zero)
 {
     const int64_t count = rows->items * rows->rows;
     int failed = 0;
@@ -183,7 +184,7 @@ int codes(const Rows *rows, int64_t find)
         if (!room) failed = 1;
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < count; row++)
-            if (room) row_codes(rows, row, (int)find, room);
+            if (room) row_codes(rows, row, scale, zero, room);
         free(room);
     }
     return failed;

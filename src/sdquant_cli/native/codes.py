@@ -23,7 +23,7 @@ class Rows(ctypes.Structure):
 def _library() -> ctypes.CDLL | None:
     library = load("codes")
     if library is not None:
-        library.codes.argtypes = [ctypes.POINTER(Rows), _INT]
+        library.codes.argtypes = [ctypes.POINTER(Rows), _FLOAT, _FLOAT]
         library.group_norm.argtypes = [_ADDRESS, *[_INT] * 5, ctypes.c_double, *[_ADDRESS] * 4]
     return library
 
@@ -33,14 +33,14 @@ def available() -> bool:
     return _library() is not None
 
 
-def codes(rows: Rows, *, find: bool) -> None:
-    """Write the codes of all rows; with `find` their scales and zero-points too, which are else given.
+def codes(rows: Rows, scale: float | None = None, zero: float = 0.0) -> None:
+    """Write the codes of all rows, and each row's scale and zero-point: those given, else found.
 
     Raises MemoryError if there is no room for a row.
     """
     library = _library()
     assert library is not None
-    if library.codes(rows, find):
+    if library.codes(rows, scale or 0.0, zero):
         raise MemoryError("codes: no room for a row")
 
 

@@ -75,7 +75,6 @@ typedef struct {
     const uint8_t *low, *high; /* `high` is null for codes of 8 bits */
     const float *scale;
     const int32_t *zero;
-    int64_t each;     /* 1: a row has its own scale and zero-point; 0: all rows share one */
     int64_t line;     /* bytes from row to row: a multiple of 8 that holds the inputs, zeros after them */
     int64_t shape[3]; /* n, h, w */
 } Input;
@@ -281,10 +280,10 @@ static void read_rows(Pass *pass, const Input *in, const Places *places, int64_t
 {
     const uint8_t *plane = high ? in->high : in->low;
     for (int64_t i = 0; i < parts(count, ROWS) * ROWS; i++) {
-        const int64_t at = places->at[i], of = at * in->each;
+        const int64_t at = places->at[i];
         const int32_t *quads = at < 0 ? NOTHING : (const int32_t *)(plane + at * in->line + channel);
-        pass->scale[i] = at < 0 ? 0 : high ? in->scale[of] * 256 : in->scale[of];
-        pass->zero[i] = at < 0 ? 0 : in->zero[of] >> (high ? 8 : 0) & 255;
+        pass->scale[i] = at < 0 ? 0 : high ? in->scale[at] * 256 : in->scale[at];
+        pass->zero[i] = at < 0 ? 0 : in->zero[at] >> (high ? 8 : 0) & 255;
         pass->rows[i] = quads;
         if (is_widened(bits)) {
             widen_codes(quads, widened + i * STEPS, pass->quads);

@@ -24,7 +24,7 @@ class Input(ctypes.Structure):
 
     _fields_ = [
         *fields(_ADDRESS, "low high scale zero"),
-        *fields(_INT, "each line"),
+        *fields(_INT, "line"),
         ("shape", _INT * 3),
     ]
 

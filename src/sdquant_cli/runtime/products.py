@@ -41,7 +41,7 @@ class Integer:
     def __call__(self, x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
         """Return the output for an input of the layer, in its dtype."""
         dtype = x.dtype if x.dtype in DTYPES else torch.float32
-        rows = x.permute(0, 2, 3, 1) if self._is_convolution else x.reshape(1, -1, 1, x.shape[-1])
+        rows = x.permute(0, 2, 3, 1) if self._is_convolution else x.reshape(-1, 1, 1, x.shape[-1])
         codes = codes_of(rows.to(dtype).contiguous(), quantizer, self._layer.smoothing)
         y = self.product(codes, dtype).to(x.dtype)
         return y.permute(0, 3, 1, 2) if self._is_convolution else y.view(*x.shape[:-1], self.product.outputs)
@@ -78,7 +78,7 @@ class Product:
     ) -> Tensor:
         """Return the output (n,h',w',C_out), with a residual like it and `addend` (n,C_out) added.
 
-        Raises RuntimeError for codes of other channels.
+        Raises RuntimeError for codes of other channels, and for an image that is smaller than the kernel.
         """
         check_channels(codes.channels, self.inputs)
         n, *size = codes.shape
@@ -90,8 +90,10 @@ class Product:
         return out
 
     def _output_size(self, size: int, axis: int) -> int:
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+        room = size + 2 * self.padding[axis] - self.dilation[axis] * (self.kernel[axis] - 1) - 1
+        if room < 0:
+            raise RuntimeError(f"an image of {size} pixels is smaller than the kernel, with its border")
+        return room // self.stride[axis] + 1
 
 
 def _by_panel(values: Tensor) -> Tensor:

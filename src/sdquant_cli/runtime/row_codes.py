@@ -1,7 +1,7 @@
 """Inputs of packed layers as rows of codes, with the norms and activations that come before them.
 
 A row is a token of a linear layer or a pixel of a convolution. An input becomes codes once, however many
-layers read it; scales that were calibrated are the same for all its rows.
+layers read it.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Codes:
 
     low: Tensor  # (n h w,line) uint8
     high: Tensor | None  # of codes above 8 bits: their high bytes
-    scale: Tensor  # (n h w) or (1) fp32
+    scale: Tensor  # (n h w) fp32
     zero: Tensor  # as many, int32
     shape: tuple[int, int, int]  # n, h, w
     channels: int
@@ -64,7 +64,7 @@ class Codes:
     def argument(self) -> Input:
         """Return the codes as the kernel is called with them."""
         addresses = map(address, (self.low, self.high, self.scale, self.zero))
-        return Input(*addresses, len(self.scale) > 1, self.low.shape[1], self.shape)
+        return Input(*addresses, self.low.shape[1], self.shape)
 
 
 def codes_of(
@@ -80,18 +80,19 @@ def codes_of(
         if numbers is not None:
             check_channels(channels, numbers.shape[-1])
     count, line = n * h * w, -(-channels // LINE) * LINE
-    if isinstance(quantizer, TokenQuantizer):
-        top, scale, zero = quantizer.grid.high, torch.empty(count), torch.empty(count, dtype=torch.int32)
-    else:
-        top = 2**quantizer.bits - 1
-        scale, zero = torch.tensor([quantizer.step]), torch.tensor([quantizer.zero], dtype=torch.int32)
+    bits = quantizer.grid.bits if isinstance(quantizer, TokenQuantizer) else quantizer.bits
+    scale, zero = torch.empty(count), torch.empty(count, dtype=torch.int32)
     low = torch.empty(count, line, dtype=torch.uint8)
-    high = torch.empty_like(low) if top > 255 else None
+    high = torch.empty_like(low) if bits > 8 else None
     tensors = (x, before.multiplier, before.shift, smoothing, low, high, scale, zero)
     each = before.multiplier is not None and before.multiplier.dim() == 2
     shape = (x.dtype is torch.bfloat16, n, h * w, channels, line, each)
-    rows = kernels.Rows(*map(address, tensors), *shape, before.gated, before.silu, top, before.epsilon)
-    kernels.codes(rows, find=isinstance(quantizer, TokenQuantizer))
+    rows = kernels.Rows(*map(address, tensors), *shape, before.gated, before.silu)
+    rows.top, rows.epsilon = 2**bits - 1, before.epsilon
+    if isinstance(quantizer, TokenQuantizer):
+        kernels.codes(rows)
+    else:
+        kernels.codes(rows, quantizer.step, quantizer.zero)
     return Codes(low, high, scale, zero, (n, h, w), channels)
 
 
