@@ -69,6 +69,7 @@ def test_doctor_lists_files_and_what_needs_them(capsys, tmp_path):
     doctor.doctor(DoctorRequest(weights_dir=tmp_path), Invocation())
     printed = capsys.readouterr().out
     assert f"metric weights in {tmp_path}" in printed
+    assert "integer engine: " in printed
     assert "missing" in printed
     doctor.doctor(DoctorRequest(weights_dir=tmp_path), Invocation(json=True))
     assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path)

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
 
 
 def doctor(request: "DoctorRequest", call: Invocation) -> None:
-    """List the weight files of metrics, and which are missing.
+    """List the weight files of metrics, which are missing, and what integers are computed with.
 
     Example: sdquant doctor
     """
-    from ..stages.doctor import examine
+    from ..stages.doctor import examine, integer_engine
     from . import render
 
     weights, findings = examine(request, render.Terminal())
     if call.json:
-        render.print_json({"folder": str(weights.folder), "files": [asdict(finding) for finding in findings]})
+        files = [asdict(finding) for finding in findings]
+        found = {"integer_engine": integer_engine(), "folder": str(weights.folder), "files": files}
+        render.print_json(found)
         return
+    typer.echo(f"integer engine: {integer_engine()}")
     typer.echo(f"metric weights in {weights.folder}")
     rows = [(f.condition, f.file, ", ".join(f.needed_by), f.url) for f in findings]
     render.print_table(("", "file", "needed by", "where to get it"), rows)

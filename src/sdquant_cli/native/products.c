@@ -489,3 +489,19 @@ void lay_out(const Layer *layer, const uint8_t *codes, uint8_t *panels, int32_t 
 }
 
 int64_t segment_channels(void) { return SEGMENT; }
+
+/* The instructions that multiply codes. */
+const char *instructions(void)
+{
+#if defined(__AVX512VNNI__)
+    return "AVX512-VNNI";
+#elif defined(__AVX512BW__)
+    return "AVX512";
+#elif defined(__AVXVNNI__)
+    return "AVX-VNNI";
+#elif defined(__AVX2__)
+    return "AVX2";
+#else
+    return "those of the compiler's choice";
+#endif
+}

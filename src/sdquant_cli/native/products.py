@@ -45,7 +45,8 @@ def _library() -> ctypes.CDLL | None:
     if library is not None:
         library.product.argtypes = [ctypes.POINTER(part) for part in (Layer, Input, Output)]
         library.lay_out.argtypes = [ctypes.POINTER(Layer), *[_ADDRESS] * 3]
-        library.segment_channels.argtypes = []
+        library.segment_channels.argtypes = library.instructions.argtypes = []
+        library.instructions.restype = ctypes.c_char_p
         library.segment_channels.restype = _INT
         for function in (library.product, library.lay_out):
             function.restype = None
@@ -62,6 +63,13 @@ def segment_channels() -> int:
     library = _library()
     assert library is not None
     return int(library.segment_channels())
+
+
+def instructions() -> str:
+    """Return the name of the instructions that multiply codes."""
+    library = _library()
+    assert library is not None
+    return str(library.instructions().decode())
 
 
 def lay_out(layer: Layer, codes: int, panels: int, sums: int) -> None:

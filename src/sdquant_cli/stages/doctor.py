@@ -1,10 +1,11 @@
-"""`doctor`: which metric needs which file, whether it is there and intact, and where to get it."""
+"""`doctor`: what metrics need, whether it is there and where to get it; what integers are computed with."""
 
 from dataclasses import dataclass
 
 from ..events import SILENT, Events
 from ..metrics.catalog import CATALOG
 from ..metrics.weights import WEIGHT_FILES, Weights
+from ..native import products
 from ..options.requests import DoctorRequest
 
 
@@ -28,3 +29,10 @@ def examine(request: DoctorRequest, events: Events = SILENT) -> tuple[Weights, l
         needed_by = tuple(metric.name for metric in CATALOG.values() if name in metric.files)
         findings.append(Finding(name, weights.state(name), needed_by, file.url))
     return weights, findings
+
+
+def integer_engine() -> str:
+    """Return what the integer engine computes with on this machine's CPU."""
+    if products.available():
+        return f"own kernels, {products.instructions()}"
+    return "no C compiler found (CC, cc, gcc or clang): networks with scales per token run dequantized"
