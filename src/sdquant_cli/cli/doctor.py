@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def doctor(request: "DoctorRequest", call: Invocation) -> None:
-    """List the weight files of metrics, which are missing, and what integers are computed with.
+    """List weight files of metrics, and what multiplies integers.
 
     Example: sdquant doctor
     """
