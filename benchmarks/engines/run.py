@@ -61,6 +61,10 @@ def page(found: dict[str, Any]) -> str:
     tables: list[str] = []
     for title, taken in found.get("beside", {}).items():
         tables += beside(title, taken)
+    rows = []
+    for title, cost in found.get("memory", {}).items():
+        seconds = f"{cost['load_seconds']:.1f} + {cost['first_seconds']:.1f}"
+        rows.append(f"| {title} | {seconds} | {cost['peak_bytes'] / 1e9:.2f} |")
     lines: list[str] = []
     for title, ways in found["runs"].items():
         one = "threads: 1," in title
@@ -85,7 +89,7 @@ def page(found: dict[str, Any]) -> str:
                 f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
             )
     template = TEMPLATE.read_text()
-    return template.format(beside="\n".join(tables), costs="\n".join(lines))
+    return template.format(beside="\n".join(tables), memory="\n".join(rows), costs="\n".join(lines))
 
 
 def beside(title: str, taken: dict[str, list[float]]) -> list[str]:

@@ -218,6 +218,8 @@ FOOT = """
 - Seconds are of one thread of a machine that others used too, without a compiler and with the CPU kernels
   that come with each package; products of int8 matrices are computed in fp64, with the same integers. They
   tell minutes from hours and nothing else. Peak memory is that of the whole process, torch included.
+- sdquant's rows were drawn with its `dequantized` engine, whose pictures differ from those of `integer` by
+  [no more than two micro-batches do](../explanation/quantization.md#how-close-the-engines-are).
 - ModelOpt simulates: its weights stay floating point until TensorRT builds an engine, so no size is given.
 - torchao quantizes linear layers only; convolutions stay floating point.
 - Rows differ in more than the tool. `sdquant quantize` gives the inputs of the 14 shortcut convolutions 16

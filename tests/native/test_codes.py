@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sdquant_cli.native import codes as native
 from sdquant_cli.quant.grid import Grid, quantize
 from sdquant_cli.quant.tokens import TokenQuantizer
+from tests.threads import by_threads
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 
@@ -126,13 +127,9 @@ def test_given_a_scale_infinite_values_have_the_codes_of_the_ends_and_a_row_with
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_number_of_threads_changes_no_bit(dtype):
-    x, before = random_rows(2060, dtype, 0), torch.get_num_threads()
-    found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(codes(x, 8))
-    torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    x = random_rows(2060, dtype, 0)
+    first, *others = by_threads(lambda: codes(x, 8))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 def test_no_rows_have_no_codes():

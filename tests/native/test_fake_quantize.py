@@ -21,6 +21,7 @@ from sdquant_cli.quant.rounding import (
     round_gradients,
     round_values,
 )
+from tests.threads import by_threads
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 DRAWS = st.sampled_from([None, Draw(0, 1 << 30), Draw(2**32 - 1, 2**32 - 1), Draw(12345, 1 << 31)])
@@ -81,13 +82,9 @@ def test_which_values_are_left_does_not_hang_on_the_layout():
 @needs_kernel
 def test_the_number_of_threads_changes_no_bit():
     x, up, step, zero = parameters((3, 40_001), single=False, seed=1)
-    quantizer, before = Quantizer(step, zero, Grid(8, signed=False)), torch.get_num_threads()
-    found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(round_gradients(x, up, quantizer, to_scale=True))
-    torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    quantizer = Quantizer(step, zero, Grid(8, signed=False))
+    first, *others = by_threads(lambda: round_gradients(x, up, quantizer, to_scale=True))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 @needs_kernel

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sdquant_cli.native import build
 from sdquant_cli.native import products as native
+from tests.threads import by_threads
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 
@@ -274,14 +275,10 @@ def test_outputs_in_bfloat16_are_rounded_as_torch_rounds(layout):
 @on_all_cpus
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_number_of_threads_changes_no_bit(layout, dtype):
-    problem, before = with_fractions(problem_of(SEVERAL)), torch.get_num_threads()
-    found = []
+    problem = with_fractions(problem_of(SEVERAL))
     with kernels(layout):
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(product(problem, dtype))
-    torch.set_num_threads(before)
-    assert all(torch.equal(found[0], other) for other in found[1:])
+        first, *others = by_threads(lambda: product(problem, dtype))
+    assert all(torch.equal(first, other) for other in others)
 
 
 @on_all_cpus

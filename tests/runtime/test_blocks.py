@@ -96,6 +96,17 @@ def test_a_hook_within_a_block_is_called(network, normed, place):
     assert not {block.norm1, block.norm2} & set(normed)
 
 
+def test_a_forward_that_replaces_one_within_a_block_is_called(network, normed):
+    """As accelerate's hooks do."""
+    network, seen = copy.deepcopy(network), []
+    block = next(module for module in network.modules() if isinstance(module, ResnetBlock2D))
+    original = block.conv1.forward
+    block.conv1.forward = lambda x: seen.append(1) or original(x)
+    predicted(network)
+    assert seen
+    assert not {block.norm1, block.norm2} & set(normed)
+
+
 def test_an_adapter_is_applied(tiny, normed):
     network = unet(tiny("sd-v1-4"))
     before = predicted(network)

@@ -13,6 +13,7 @@ from sdquant_cli.runtime import products, row_codes
 from sdquant_cli.runtime.engines import reference
 from sdquant_cli.types import Bits
 from tests.runtime.packed_layers import largest_sum, outputs, packed_layer, saved_layer
+from tests.threads import by_threads
 
 pytestmark = pytest.mark.skipif(not products.available(), reason="no C compiler here")
 
@@ -104,12 +105,9 @@ def input_of(layer, items=3):
 @both_forms
 @both_layers
 def test_the_number_of_threads_changes_no_bit(layer, form):
-    twin, x, before, found = twin_of(layer, form), input_of(layer, 40), torch.get_num_threads(), []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(computed(twin, x))
-    torch.set_num_threads(before)
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    twin, x = twin_of(layer, form), input_of(layer, 40)
+    first, *others = by_threads(lambda: computed(twin, x))
+    assert all(torch.equal(first, other) for other in others)
 
 
 @both_forms
@@ -171,6 +169,12 @@ def test_given_a_scale_what_is_no_number_stays_so(layer):
     ours, expected = outputs(twin, x, products.Integer, reference)
     assert torch.equal(ours.isnan(), expected.isnan())
     assert ours.isnan().any()
+
+
+def test_huge_kernels_and_groups_of_channels_are_left_to_another_engine():
+    others = nn.Conv2d(8, 8, 9, padding=4), nn.Conv2d(8, 8, 3, groups=2)
+    assert not any(products.computes(twin_of(layer, STATIC)) for layer in others)
+    assert products.computes(twin_of(nn.Conv2d(8, 8, 8), STATIC))
 
 
 def test_an_image_smaller_than_the_kernel_is_refused():

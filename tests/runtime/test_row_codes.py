@@ -25,9 +25,9 @@ def values(codes):
     return rows[:, : codes.channels].view(*codes.shape, codes.channels)
 
 
-def check_before(x, before, expected):
+def check_prologue(x, prologue, expected):
     """Codes of 16 bits stand for what torch computes before it rounds."""
-    found = values(row_codes.codes_of(x, TokenQuantizer(-1, Grid(16, signed=False)), None, before))
+    found = values(row_codes.codes_of(x, TokenQuantizer(-1, Grid(16, signed=False)), None, prologue))
     reach = expected.float().amax(-1, keepdim=True) - expected.float().amin(-1, keepdim=True)
     assert bool(((found - expected.float()).abs() <= 2e-5 * (reach + expected.abs().amax())).all())
 
@@ -46,7 +46,7 @@ def test_a_group_norm_before_codes(shape, dtype, silu, offset):
     with torch.no_grad():
         expected = norm.double()(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         expected = nn.functional.silu(expected) if silu else expected
-        check_before(x, row_codes.group_norm(norm.float(), x, silu=silu), expected)
+        check_prologue(x, row_codes.group_norm(norm.float(), x, silu=silu), expected)
 
 
 @given(shape=NORMED, dtype=DTYPES, offset=st.sampled_from([0.0, 100.0]))
@@ -57,14 +57,14 @@ def test_a_layer_norm_before_codes(shape, dtype, offset):
     nn.init.normal_(norm.bias)
     with torch.no_grad():
         expected = norm.double()(x.double())
-        check_before(x, row_codes.layer_norm(norm.float()), expected)
+        check_prologue(x, row_codes.layer_norm(norm.float()), expected)
 
 
 @given(shape=NORMED, dtype=DTYPES, scale=st.sampled_from([0.1, 1.0, 5.0]))
 def test_a_gated_gelu_before_codes(shape, dtype, scale):
     x = (random(*shape) * scale).to(dtype)
     hidden, gate = x.double().chunk(2, dim=-1)
-    check_before(x, row_codes.GATED, hidden * nn.functional.gelu(gate))
+    check_prologue(x, row_codes.GATED, hidden * nn.functional.gelu(gate))
 
 
 def test_other_channels_than_those_of_a_norm_are_refused():

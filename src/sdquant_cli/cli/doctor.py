@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def doctor(request: "DoctorRequest", call: Invocation) -> None:
-    """List weight files of metrics, and what multiplies integers.
+    """List weight files of metrics, and the integer kernels.
 
     Example: sdquant doctor
     """
@@ -22,8 +22,8 @@ def doctor(request: "DoctorRequest", call: Invocation) -> None:
     weights, findings = examine(request, render.Terminal())
     if call.json:
         files = [asdict(finding) for finding in findings]
-        found = {"integer_engine": integer_engine(), "folder": str(weights.folder), "files": files}
-        render.print_json(found)
+        document = {"integer_engine": integer_engine(), "folder": str(weights.folder), "files": files}
+        render.print_json(document)
         return
     typer.echo(f"integer engine: {integer_engine()}")
     typer.echo(f"metric weights in {weights.folder}")

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..paths import cache_folder, temporary_cache
 
@@ -28,8 +28,8 @@ NO_KERNEL = (
 _DIGITS = 32  # of a library's sha256, in its name
 
 
-class _Order(NamedTuple):
-    """What is to be compiled, and how."""
+class _Compilation(NamedTuple):
+    """A source file, the compiler and its flags."""
 
     compiler: str
     flags: tuple[str, ...]
@@ -58,35 +58,35 @@ def _load(name: str, definitions: tuple[str, ...] = ()) -> ctypes.CDLL | None:
     if compiler is None or os.name != "posix":
         return None
     flags = (*FLAGS, *os.environ.get("SDQUANT_CFLAGS", "").split(), *(f"-D{macro}" for macro in definitions))
-    order = _Order(compiler, flags, Path(__file__).with_name(f"{name}.c"))
+    compilation = _Compilation(compiler, flags, Path(__file__).with_name(f"{name}.c"))
     try:
-        stem = f"{name}-{_identity(order)}"
+        stem = f"{name}-{_identity(compilation)}"
         try:
-            return _loaded(order, cache_folder("native"), stem)
+            return _loaded(compilation, cache_folder("native"), stem)
         except OSError:  # the folder cannot be written, or no code in it be executed
-            return _loaded(order, temporary_cache() / "native", stem)
+            return _loaded(compilation, temporary_cache() / "native", stem)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _loaded(order: _Order, folder: Path, stem: str) -> ctypes.CDLL:
+def _loaded(compilation: _Compilation, folder: Path, stem: str) -> ctypes.CDLL:
     """Load a library from a folder, where it is compiled unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    return ctypes.CDLL(str(_intact(folder, stem) or _compile(order, folder, stem)))
+    return ctypes.CDLL(str(_intact(folder, stem) or _compile(compilation, folder, stem)))
 
 
-def _identity(order: _Order) -> str:
+def _identity(compilation: _Compilation) -> str:
     """Return a hash of all that decides the machine code: -march=native makes the CPU a part of it."""
-    asked = [order.compiler, "--version"]
-    version = subprocess.run(asked, check=True, capture_output=True, timeout=SECONDS).stdout
+    command = [compilation.compiler, "--version"]
+    version = subprocess.run(command, check=True, capture_output=True, timeout=SECONDS).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         cpu = platform.processor()
     parts = (
-        order.source.read_bytes(),
-        " ".join(order.flags).encode(),
+        compilation.source.read_bytes(),
+        " ".join(compilation.flags).encode(),
         version,
         platform.machine().encode(),
         cpu.encode(),
@@ -107,16 +107,11 @@ def _name(stem: str, path: Path) -> str:
     return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]}.so"
 
 
-def _compile(order: _Order, folder: Path, stem: str) -> Path:
+def _compile(compilation: _Compilation, folder: Path, stem: str) -> Path:
     """Compile in a folder beside the target and move it there, so that two processes do no harm."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled = Path(scratch) / "library.so"
-        files = ("-o", str(compiled), str(order.source))
-        command = [order.compiler, *order.flags, "-shared", "-fPIC", *files, "-lm"]
+        files = ("-o", str(compiled), str(compilation.source))
+        command = [compilation.compiler, *compilation.flags, "-shared", "-fPIC", *files, "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         return compiled.replace(folder / _name(stem, compiled))
-
-
-def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    """Return the fields of a C structure that have the same type, from their names."""
-    return [(name, kind) for name in names.split()]

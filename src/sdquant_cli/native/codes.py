@@ -3,9 +3,9 @@
 import ctypes
 from functools import cache
 
-from .build import fields, load
+from .build import load
+from .structures import ADDRESS, FLOAT, INT, fields
 
-_ADDRESS, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 LINE = 8  # bytes that a row of codes takes a multiple of
 
 
@@ -13,9 +13,9 @@ class Rows(ctypes.Structure):
     """Rows of activations, what is done to them, and where their codes go; fields as in codes.c."""
 
     _fields_ = [
-        *fields(_ADDRESS, "x multiplier shift smoothing low high scale zero"),
-        *fields(_INT, "bfloat16 items rows channels line each gated silu"),
-        *fields(_FLOAT, "top epsilon"),
+        *fields(ADDRESS, "x multiplier shift smoothing low high scale zero"),
+        *fields(INT, "bfloat16 items rows channels line each gated silu"),
+        *fields(FLOAT, "top epsilon"),
     ]
 
 
@@ -23,8 +23,8 @@ class Rows(ctypes.Structure):
 def _library() -> ctypes.CDLL | None:
     library = load("codes")
     if library is not None:
-        library.codes.argtypes = [ctypes.POINTER(Rows), _FLOAT, _FLOAT]
-        library.group_norm.argtypes = [_ADDRESS, *[_INT] * 5, ctypes.c_double, *[_ADDRESS] * 4]
+        library.codes.argtypes = [ctypes.POINTER(Rows), FLOAT, FLOAT]
+        library.group_norm.argtypes = [ADDRESS, *[INT] * 5, ctypes.c_double, *[ADDRESS] * 4]
     return library
 
 

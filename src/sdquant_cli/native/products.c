@@ -40,7 +40,7 @@ enum {
     BLOCK = 126 / ROWS * ROWS,         /* rows that a panel's part of one tap, in cache, is multiplied with */
     SEGMENT = WIDENED ? 256 : 512,     /* input channels that are summed in int32 */
     QUAD = 4,                          /* input channels of an int32 */
-    MOST_TAPS = 64,
+    MOST_TAPS = 64,                    /* of a convolution's kernel */
     STEPS = SEGMENT / QUAD << WIDENED, /* int32 of a row's segment */
 };
 
@@ -378,7 +378,8 @@ static void block(const Layer *layer, const Input *in, const Output *out, int64_
     int32_t room[STEPS * WIDE], widened[WIDENED ? BLOCK * STEPS : 1];
     float partial[BLOCK * WIDE];
     const int64_t taps = layer->kernel[0] * layer->kernel[1], segments = segments_of(layer);
-    const int64_t planes = in->high ? 2 : 1, passes = taps * segments * planes, columns = least(WIDE, layer->outputs - panel * WIDE);
+    const int64_t planes = in->high ? 2 : 1, passes = taps * segments * planes;
+    const int64_t columns = least(WIDE, layer->outputs - panel * WIDE);
     const uint8_t *weights = (const uint8_t *)layer->panels + panel * panel_bytes(layer);
     place(&places, layer, out, first, count);
     for (int64_t index = 0; index < passes; index++) {

@@ -3,19 +3,20 @@
 import ctypes
 from functools import cache
 
-from .build import fields, load
+from .build import load
+from .structures import ADDRESS, INT, fields
 
-_ADDRESS, _INT = ctypes.c_void_p, ctypes.c_int64
 WIDE = 64  # outputs of a panel
+MOST_TAPS = 64  # of a convolution's kernel
 
 
 class Layer(ctypes.Structure):
     """A layer's weight, laid out, and how it moves over its input; fields as in products.c."""
 
     _fields_ = [
-        *fields(_ADDRESS, "panels sums scales bias"),
-        *fields(_INT, "inputs outputs groups bits"),
-        *fields(_INT * 2, "kernel stride padding dilation"),
+        *fields(ADDRESS, "panels sums scales bias"),
+        *fields(INT, "inputs outputs groups bits"),
+        *fields(INT * 2, "kernel stride padding dilation"),
     ]
 
 
@@ -23,9 +24,9 @@ class Input(ctypes.Structure):
     """Codes with their scales and zero-points."""
 
     _fields_ = [
-        *fields(_ADDRESS, "low high scale zero"),
-        *fields(_INT, "line"),
-        ("shape", _INT * 3),
+        *fields(ADDRESS, "low high scale zero"),
+        *fields(INT, "line"),
+        ("shape", INT * 3),
     ]
 
 
@@ -33,9 +34,9 @@ class Output(ctypes.Structure):
     """Where outputs go, and what is added to them."""
 
     _fields_ = [
-        *fields(_ADDRESS, "to residual addend"),
-        ("bfloat16", _INT),
-        ("size", _INT * 2),
+        *fields(ADDRESS, "to residual addend"),
+        ("bfloat16", INT),
+        ("size", INT * 2),
     ]
 
 
@@ -44,10 +45,10 @@ def _library() -> ctypes.CDLL | None:
     library = load("products")
     if library is not None:
         library.product.argtypes = [ctypes.POINTER(part) for part in (Layer, Input, Output)]
-        library.lay_out.argtypes = [ctypes.POINTER(Layer), *[_ADDRESS] * 3]
+        library.lay_out.argtypes = [ctypes.POINTER(Layer), *[ADDRESS] * 3]
         library.segment_channels.argtypes = library.instructions.argtypes = []
         library.instructions.restype = ctypes.c_char_p
-        library.segment_channels.restype = _INT
+        library.segment_channels.restype = INT
         for function in (library.product, library.lay_out):
             function.restype = None
     return library

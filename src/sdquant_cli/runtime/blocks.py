@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..models.attention import is_plain
 from .attention import PackedAttention, attended
 from .layers import Packed, PackedConv2d, PackedLinear
-from .products import Integer
-from .row_codes import DTYPES, GATED, Before, Codes, codes_of, group_norm, layer_norm
+from .products import Integer, Product
+from .row_codes import DTYPES, GATED, PLAIN, Codes, Prologue, codes_of, group_norm, layer_norm
 
 
 class ResnetBlock2D(resnet.ResnetBlock2D):
@@ -73,10 +73,10 @@ class BasicTransformerBlock(of_diffusers.BasicTransformerBlock):
         **others: Any,
     ) -> Tensor:
         """Return the block's output (N,L,C)."""
-        told = (attention_mask, encoder_attention_mask, *more, *others.values())
-        if any(value is not None for value in told) or not self._is_plain(hidden_states):
-            masked = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
-            result: Tensor = super().forward(*masked, *more, **others)
+        options = (attention_mask, encoder_attention_mask, *more, *others.values())
+        if any(option is not None for option in options) or not self._is_plain(hidden_states):
+            inputs = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            result: Tensor = super().forward(*inputs, *more, **others)
             return result
         x = hidden_states.contiguous().unsqueeze(2)
         first, second = self.attn1, self.attn2
@@ -136,16 +136,16 @@ class Transformer2DModel(transformer_2d.Transformer2DModel):
 class _SharedCodes:
     """An input after its norm, rounded once for all layers that smooth and round it alike."""
 
-    def __init__(self, x: Tensor, before: Before) -> None:
-        self._x, self._before = x, before
-        self._made: list[tuple[Packed, Codes]] = []
+    def __init__(self, x: Tensor, prologue: Prologue) -> None:
+        self._x, self._prologue = x, prologue
+        self._rounded: list[tuple[Packed, Codes]] = []
 
     def product(self, layer: Packed) -> Tensor:
         """Return a layer's output (N,L,C_out)."""
-        codes = next((codes for other, codes in self._made if _round_alike(layer, other)), None)
+        codes = next((codes for other, codes in self._rounded if _round_alike(layer, other)), None)
         if codes is None:
-            codes = _codes(layer, self._x, self._before)
-            self._made.append((layer, codes))
+            codes = _codes(layer, self._x, self._prologue)
+            self._rounded.append((layer, codes))
         return _product(layer)(codes, self._x.dtype).squeeze(2)
 
 
@@ -160,21 +160,21 @@ def _round_alike(a: Packed, b: Packed) -> bool:
 def _layer(
     layer: Any,
     x: Tensor,
-    before: Before | None = None,
+    prologue: Prologue = PLAIN,
     residual: Tensor | None = None,
     addend: Tensor | None = None,
 ) -> Tensor:
-    """Return a layer's output (n,h',w',C_out) for x (n,h,w,C) after what comes before it."""
-    return _product(layer)(_codes(layer, x, before or Before()), x.dtype, residual, addend)
+    """Return a layer's output (n,h',w',C_out) for x (n,h,w,C), which the prologue is applied to."""
+    return _product(layer)(_codes(layer, x, prologue), x.dtype, residual, addend)
 
 
-def _codes(layer: Packed, x: Tensor, before: Before) -> Codes:
+def _codes(layer: Packed, x: Tensor, prologue: Prologue) -> Codes:
     quantizer = layer.quantizer()
     assert quantizer is not None
-    return codes_of(x, quantizer, layer.smoothing, before)
+    return codes_of(x, quantizer, layer.smoothing, prologue)
 
 
-def _product(layer: Packed) -> Any:
+def _product(layer: Packed) -> Product:
     run = layer.prepared()
     assert isinstance(run, Integer)
     return run.product
@@ -205,7 +205,8 @@ def _is_on_codes(layer: nn.Module) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Return whether something is called with a module, or in its place, as accelerate's hooks are."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 _REPLACED: dict[type, type[nn.Module]] = {

@@ -1,5 +1,6 @@
 """Packed layers by kernels of our own: integer products with a scale for each row of the input."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -23,12 +24,16 @@ def available() -> bool:
 
 
 def computes(layer: Packed) -> bool:
-    """Return whether the kernels compute a layer: one group, and groups of scales in whole lines."""
-    if not available():
-        return False
-    convolution, inputs = convolution_of(layer), layer.weight_shape[1]
+    """Return whether the kernels compute a layer.
+
+    Groups of scales have whole lines of codes; a convolution has one group, and a kernel that is not huge.
+    """
+    convolution, (_, inputs, *kernel) = convolution_of(layer), layer.weight_shape
     groups = layer.form.groups(layer.weight_shape)
-    return (groups == 1 or inputs // groups % LINE == 0) and (convolution is None or convolution.groups == 1)
+    fits = groups == 1 or inputs // groups % LINE == 0
+    if convolution is not None:
+        fits = fits and convolution.groups == 1 and prod(kernel) <= kernels.MOST_TAPS
+    return fits and available()
 
 
 class Integer:

@@ -19,8 +19,8 @@ DTYPES = (torch.float32, torch.bfloat16)  # of inputs, and of outputs
 LINE = kernels.LINE
 
 
-class Before(NamedTuple):
-    """What is done to an input before it is rounded, in this order."""
+class Prologue(NamedTuple):
+    """The operations on an input before it is rounded, in this order."""
 
     gated: bool = False  # the first half of its channels times GELU of the second
     epsilon: float = -1.0  # of a norm over the channels; below zero: there is none
@@ -29,7 +29,7 @@ class Before(NamedTuple):
     silu: bool = False
 
 
-def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Before:
+def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Prologue:
     """Return a group norm of x (n,h,w,C), and SiLU after it, for `codes_of`."""
     n, h, w, channels = x.shape
     check_channels(channels, norm.num_channels)
@@ -38,16 +38,16 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Before:
     shape = (n, h * w, channels, norm.num_groups)
     addresses = tuple(tensor.data_ptr() for tensor in tensors)
     kernels.group_norm(x.data_ptr(), x.dtype is torch.bfloat16, shape, norm.eps, addresses)
-    return Before(multiplier=multiplier, shift=shift, silu=silu)
+    return Prologue(multiplier=multiplier, shift=shift, silu=silu)
 
 
-def layer_norm(norm: nn.LayerNorm) -> Before:
+def layer_norm(norm: nn.LayerNorm) -> Prologue:
     """Return a layer norm over the channels for `codes_of`."""
-    return Before(epsilon=norm.eps, multiplier=norm.weight.float(), shift=norm.bias.float())
+    return Prologue(epsilon=norm.eps, multiplier=norm.weight.float(), shift=norm.bias.float())
 
 
-GATED = Before(gated=True)  # GEGLU, after its projection
-PLAIN = Before()
+GATED = Prologue(gated=True)  # GEGLU, after its projection
+PLAIN = Prologue()
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Codes:
 
 
 def codes_of(
-    x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None, before: Before = PLAIN
+    x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None, prologue: Prologue = PLAIN
 ) -> Codes:
     """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, smoothed before it is rounded.
 
-    Raises RuntimeError where what comes before has other channels.
+    Raises RuntimeError where the norm or the smoothing has other channels.
     """
     n, h, w, channels = x.shape
-    channels //= 1 + before.gated
-    for numbers in (before.multiplier, smoothing):
+    channels //= 1 + prologue.gated
+    for numbers in (prologue.multiplier, smoothing):
         if numbers is not None:
             check_channels(channels, numbers.shape[-1])
     count, line = n * h * w, -(-channels // LINE) * LINE
@@ -84,11 +84,11 @@ def codes_of(
     scale, zero = torch.empty(count), torch.empty(count, dtype=torch.int32)
     low = torch.empty(count, line, dtype=torch.uint8)
     high = torch.empty_like(low) if bits > 8 else None
-    tensors = (x, before.multiplier, before.shift, smoothing, low, high, scale, zero)
-    each = before.multiplier is not None and before.multiplier.dim() == 2
+    tensors = (x, prologue.multiplier, prologue.shift, smoothing, low, high, scale, zero)
+    each = prologue.multiplier is not None and prologue.multiplier.dim() == 2
     shape = (x.dtype is torch.bfloat16, n, h * w, channels, line, each)
-    rows = kernels.Rows(*map(address, tensors), *shape, before.gated, before.silu)
-    rows.top, rows.epsilon = 2**bits - 1, before.epsilon
+    rows = kernels.Rows(*map(address, tensors), *shape, prologue.gated, prologue.silu)
+    rows.top, rows.epsilon = 2**bits - 1, prologue.epsilon
     if isinstance(quantizer, TokenQuantizer):
         kernels.codes(rows)
     else:

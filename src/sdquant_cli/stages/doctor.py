@@ -1,4 +1,4 @@
-"""`doctor`: what metrics need, whether it is there and where to get it; what integers are computed with."""
+"""`doctor`: the weight files of metrics, whether they are intact and where to get them; integer kernels."""
 
 from dataclasses import dataclass
 
@@ -34,5 +34,5 @@ def examine(request: DoctorRequest, events: Events = SILENT) -> tuple[Weights, l
 def integer_engine() -> str:
     """Return what the integer engine computes with on this machine's CPU."""
     if products.available():
-        return f"own kernels, {products.instructions()}"
+        return f"sdquant's kernels, {products.instructions()}"
     return "no C compiler found (CC, cc, gcc or clang): networks with scales per token run dequantized"
