@@ -31,7 +31,7 @@ from sdquant_cli.options.requests import (
 )
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.store import Store
-from sdquant_cli.types import Measure
+from sdquant_cli.types import Engine, Measure
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ROOT / "examples" / "prompts"
@@ -102,6 +102,7 @@ def measured(row: Row, seed: int, count: int, store: Store) -> dict[str, Any]:
         limit=count,
         seed=DRAW_SEED,
         micro_batch=16,
+        engine=Engine.SIMULATED,
         **schedule(row.drawn),
     )
     images: Images = generate.run(drawn, workspace)

@@ -40,7 +40,7 @@ from sdquant_cli.options.requests import (
 )
 from sdquant_cli.stages import calibrate, evaluate, generate, sample, sensitivity
 from sdquant_cli.store import Artifact, Store
-from sdquant_cli.types import Kind, Select
+from sdquant_cli.types import Engine, Kind, Select
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "examples" / "prompts"
@@ -328,6 +328,7 @@ def run_row(row: Row, done: Sequence[dict[str, Any]], store: Store) -> Iterator[
                 prompts=PROMPTS / f"shapes-{prompts}.txt",
                 limit=count,
                 seed=DRAW_SEED,
+                engine=Engine.SIMULATED,
             )
             images = generate.run(drawn, workspace)
             measured = EvaluateRequest(images=f"images/{images.manifest.key}", floor=False)

@@ -18,6 +18,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,44 @@ def page(found: dict[str, Any]) -> str:
                 f"{way['load_seconds']:.1f} + {way['first_call_seconds']:.1f} | "
                 f"{way['peak_memory'] / 1e6:.0f} | {way['disk'] / 1e6:.0f} |"
             )
-    template = TEMPLATE.read_text()
-    return template.format(beside="\n".join(tables), memory="\n".join(rows), costs="\n".join(lines))
+    return TEMPLATE.read_text().format(
+        beside="\n".join(tables),
+        memory="\n".join(rows),
+        parts="\n".join(of_parts(found.get("parts", {}))),
+        layers="\n".join(chain.from_iterable(starmap(of_layers, found.get("layers", {}).items()))),
+        costs="\n".join(lines),
+    )
+
+
+def of_parts(calls: dict[str, dict[str, float]]) -> list[str]:
+    """The table of a call's parts, in seconds."""
+    names = list(dict.fromkeys(chain.from_iterable(calls.values())))
+    lines = [f"| folder, latent, CPU | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for title, spent in calls.items():
+        cells = (f"{spent.get(name, 0):.2f}" for name in names)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def of_layers(cpu: str, measured: dict[str, Any]) -> list[str]:
+    """The table of all layers on a CPU, in T op/s."""
+    peaks = " and ".join(f"{peak:.2f} ({bits})" for bits, peak in measured["peak"].items())
+    ways = ("torch fp32", "oneDNN int8", "w8a8", "w4a8")
+    lines = [
+        "",
+        f"### {cpu}: at most {peaks} T op/s",
+        "",
+        f"| layer, its input | layers | {' | '.join(ways)} | w8a8, w4a8 of the peak |",
+        "|---|---|" + "---|" * len(ways) + "---|",
+    ]
+    for row in measured["rows"]:
+        rates = {way: row["operations"] / row[way] / 1e12 for way in ways}
+        shares = (f"{rates[bits] / peak:.0%}" for bits, peak in measured["peak"].items())
+        cells = " | ".join(f"{rate:.3f}" for rate in rates.values())
+        lines.append(f"| {row['layer']} | {row['count']} | {cells} | {', '.join(shares)} |")
+    whole = {way: sum(row[way] * row["count"] for row in measured["rows"]) for way in ways}
+    cells = " | ".join(f"{seconds:.2f} s" for seconds in whole.values())
+    return [*lines, f"| all | {sum(row['count'] for row in measured['rows'])} | {cells} | |"]
 
 
 def beside(title: str, taken: dict[str, list[float]]) -> list[str]:

@@ -100,8 +100,8 @@ class Execution(StrEnum):
 class Engine(StrEnum):
     """The engine requested for a quantized network."""
 
+    AUTO = "auto"  # integer where machine and state allow it, else simulated
     SIMULATED = "simulated"
-    AUTO = "auto"  # integer where the machine supports it, else dequantized
     DEQUANTIZED = "dequantized"
     INTEGER = "integer"
 

@@ -145,7 +145,7 @@ FLAGS = {
         "--model": ("fp", "fp", None),
         **STATE,
         **PROMPTS,
-        "--engine": ("auto", Engine.AUTO, "ImagesSpec.engine"),
+        "--engine": ("simulated", Engine.SIMULATED, "ImagesSpec.engine"),
         "--step-match": ("nearest", StepMatch.NEAREST, "ImagesSpec.step_match"),
         "--output": ("folder", Path("folder"), None),
         **SCHEDULE,

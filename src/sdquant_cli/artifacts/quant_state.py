@@ -98,22 +98,35 @@ def find_state(workspace: Workspace, name: str | None) -> QuantState:
 
 def execution_of(state: QuantState, engine: Engine, device: torch.device) -> Execution:
     """Return how `--engine` computes a state on a device; raises as `choose` where it has no integers."""
-    if engine is Engine.SIMULATED:
-        return Execution.SIMULATED
-    requested = None if engine is Engine.AUTO else Execution(engine)
-    return choose(device, NumberFormat.of(state.spec), requested)
+    if engine is not Engine.AUTO:
+        return _requested(state, Execution(engine), device)
+    if _simulated_only(state) is None and choose(device, NumberFormat.of(state.spec)) is Execution.INTEGER:
+        return Execution.INTEGER
+    return Execution.SIMULATED
 
 
-def refuse_unless_simulated(state: QuantState, flag: str) -> None:
-    """Raise UsageProblem for a state with a part that no packed network computes."""
+def _requested(state: QuantState, execution: Execution, device: torch.device) -> Execution:
+    if execution is Execution.SIMULATED:
+        return execution
+    return choose(device, NumberFormat.of(state.spec), execution)
+
+
+def _simulated_only(state: QuantState) -> str | None:
+    """Return the option that gave a state a part that no packed network computes."""
     for field in _SIMULATED_ONLY:
         value = getattr(state.spec, field)
         if value not in (None, False):
-            option = f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
-            raise UsageProblem(
-                f"{flag}: quant-state/{state.key} was made with {option}, which only "
-                f"`generate --engine simulated` computes; calibrate without it"
-            )
+            return f"--{field.replace('_', '-')}" + ("" if value is True else f" {value}")
+    return None
+
+
+def refuse_unless_packable(state: QuantState, flag: str) -> None:
+    """Raise UsageProblem for a state with a part that no packed network computes."""
+    if option := _simulated_only(state):
+        raise UsageProblem(
+            f"{flag}: quant-state/{state.key} was made with {option}, which only "
+            f"`generate --engine simulated` computes; calibrate without it"
+        )
 
 
 def quantized_denoiser(

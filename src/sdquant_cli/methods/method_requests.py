@@ -24,7 +24,7 @@ from ..options.requests import (
     SensitivityRequest,
     SettingRequest,
 )
-from ..types import Measure
+from ..types import Engine, Measure
 from .published import METHODS
 from .resolve import reads_ranking, recipe_of
 
@@ -150,6 +150,7 @@ def _requests(request: LeaderboardRequest, row: _Row, bits: str, steps: int) -> 
             shuffle=request.shuffle,
             limit=request.limit,
             seed=request.seed,
+            engine=Engine.SIMULATED,  # the specification, the same on every machine
             device=device,
         ),
         evaluate=EvaluateRequest(weights_dir=request.weights_dir, device=device),

@@ -412,17 +412,20 @@ void product(const Layer *layer, const Input *in, const Output *out)
     }
 }
 
-/* `count` codes of an output, from code `first` on, as bytes. */
+/* `count` codes of an output, from code `first` on, an even one, as bytes. */
 INLINE void read_codes(const uint8_t *from, int64_t bits, int64_t first, int64_t count, int8_t *to)
 {
     if (bits == 8) {
         memcpy(to, from + first, count);
         return;
     }
-    for (int64_t i = 0; i < count; i++) {
-        const uint8_t half = from[(first + i) / 2] >> (first + i) % 2 * 4 & 15;
-        to[i] = (int8_t)((half ^ 8) - 8);
+    from += first / 2;
+    for (int64_t i = 0; i < count / 2; i++) {
+        to[2 * i] = (int8_t)(((from[i] & 15) ^ 8) - 8);
+        to[2 * i + 1] = (int8_t)((from[i] >> 4 ^ 8) - 8);
     }
+    if (count % 2)
+        to[count - 1] = (int8_t)(((from[count / 2] & 15) ^ 8) - 8);
 }
 
 static int64_t segment_of(const Layer *layer, int64_t channel)

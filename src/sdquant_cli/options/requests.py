@@ -170,11 +170,11 @@ class GenerateRequest(SettingRequest):
     engine: Annotated[
         Engine,
         Option(
-            "Arithmetic: simulated (fake quantization in floating point), integer or dequantized (packed "
-            "weights), auto (integer where the CPU can).",
+            "Arithmetic: integer or dequantized (packed weights), simulated (fake quantization in floating "
+            "point), auto (integer where machine and state allow it, else simulated).",
             spec="ImagesSpec.engine",
         ),
-    ] = Engine.SIMULATED
+    ] = Engine.AUTO
     step_match: Annotated[
         StepMatch | None,
         Option(

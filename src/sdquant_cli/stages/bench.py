@@ -20,7 +20,7 @@ from ..artifacts.quant_state import (
     find_state,
     packed_denoiser,
     quantized_denoiser,
-    refuse_unless_simulated,
+    refuse_unless_packable,
 )
 from ..artifacts.settings import check_sides
 from ..artifacts.text_embeds import TextEmbeds
@@ -111,7 +111,7 @@ def run(request: BenchRequest, workspace: Workspace) -> Bench:
     """Measure all ways; nothing is stored."""
     workspace = workspace.on("cpu")
     state = find_state(workspace, request.state)
-    refuse_unless_simulated(state, "bench")
+    refuse_unless_packable(state, "bench")
     workspace.announce({"state": state})
     setting = _setting(request, workspace, state)
     kinds = _kinds_of_call(workspace.model(setting), state)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..artifacts.latents import Latents, load_items
-from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_simulated
+from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_packable
 from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, MissingArtifact
@@ -33,7 +33,7 @@ def run(request: ExportRequest, workspace: Workspace) -> Path:
     """Write the directory; it is there whole or not at all."""
     check_new_folder(request.output, workspace.store.url)
     state = find_state(workspace, request.state)
-    refuse_unless_simulated(state, "export")
+    refuse_unless_packable(state, "export")
     workspace.announce({"state": state})
     with output_folder(request.output) as folder:
         _write(folder, request.format, state, workspace)

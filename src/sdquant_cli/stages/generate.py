@@ -9,7 +9,7 @@ import torch
 from ..artifacts.images import Drawing, Images, draw, layout
 from ..artifacts.latents import Latents
 from ..artifacts.prompts import planned_prompts, store_prompts
-from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_simulated
+from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_packable
 from ..artifacts.settings import check_sides, inherit, new_setting
 from ..artifacts.text_embeds import store_embeddings
 from ..artifacts.workspace import Plan, Planned, Workspace
@@ -38,8 +38,12 @@ class _Source:
     setting: Setting
     state: QuantState | None = None
 
-    def execution(self, engine: Engine, device: torch.device) -> Execution:
-        return execution_of(self.state, engine, device) if self.state else Execution.FP
+    def execution(self, request: GenerateRequest, device: torch.device) -> Execution:
+        if self.state is None:
+            return Execution.FP
+        if request.step_match:  # packed weights come with the tables of the calibrated steps alone
+            return Execution.SIMULATED
+        return execution_of(self.state, request.engine, device)
 
     @property
     def tags(self) -> tuple[str, str]:
@@ -56,7 +60,7 @@ def plan(request: GenerateRequest, workspace: Workspace) -> Plan:
     calls = halves(setting.guidance_scale) * count * len(schedule_of(model.sampler(setting)).calls)
     batch = min(request.micro_batch, count)
     attention = source.state.spec.attention_bits if source.state else None
-    execution = source.execution(request.engine, workspace.device)
+    execution = source.execution(request, workspace.device)
     return Plan(
         "generate",
         {
@@ -84,7 +88,7 @@ def run(request: GenerateRequest, workspace: Workspace) -> Images:
     check_files(request, workspace)
     workspace = workspace.on(request.device)
     source = _source(request, workspace)
-    execution = source.execution(request.engine, workspace.device)
+    execution = source.execution(request, workspace.device)
     model = workspace.model(source.setting)
     prompts = store_prompts(workspace, _prompts(request, model))
     spec = _spec(request, source, execution)
@@ -119,7 +123,7 @@ def _source(request: GenerateRequest, workspace: Workspace) -> _Source:
 
 def _floating_point(request: GenerateRequest, workspace: Workspace) -> _Source:
     """Return the setting of the latest state or latents, or where there are none that of the request."""
-    if request.state or request.engine is not Engine.SIMULATED:
+    if request.state or request.engine is not Engine.AUTO:
         flag = "--state" if request.state else f"--engine {request.engine}"
         raise UsageProblem(f"{flag}: not supported with --model fp")
     request = request.model_copy(update={"model": None})
@@ -137,18 +141,24 @@ def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     workspace.announce({"state": state})
     if state.is_for_any_schedule:
         return _Source(_any_setting(request, state, workspace), state)
-    if request.engine is not Engine.SIMULATED:
-        refuse_unless_simulated(state, f"--engine {request.engine}")
-        if request.step_match:
-            raise UsageProblem(
-                f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
-                f"alone; leave --step-match out, or --engine"
-            )
+    _refuse_packed(request, state)
     if request.step_match:
         return _Source(_other_steps(request, state, workspace), state)
     _refuse_other_steps(request, state, workspace)
     inherit(state.facts.setting, request, state)
     return _Source(state.facts.setting, state)
+
+
+def _refuse_packed(request: GenerateRequest, state: QuantState) -> None:
+    """Raise UsageProblem if packed weights are requested of what they cannot compute."""
+    if request.engine in (Engine.AUTO, Engine.SIMULATED):
+        return
+    refuse_unless_packable(state, f"--engine {request.engine}")
+    if request.step_match:
+        raise UsageProblem(
+            f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
+            f"alone; leave --step-match out, or --engine"
+        )
 
 
 def _any_setting(request: GenerateRequest, state: QuantState, workspace: Workspace) -> Setting:
@@ -158,8 +168,7 @@ def _any_setting(request: GenerateRequest, state: QuantState, workspace: Workspa
             f"--step-match {request.step_match}: has no effect, since {state.name} draws at any timestep; "
             f"leave the flag out"
         )
-    if request.engine is not Engine.SIMULATED:
-        refuse_unless_simulated(state, f"--engine {request.engine}")
+    _refuse_packed(request, state)
     calibrated = state.facts.setting
     given = {name: value for name in _DRAWN if (value := getattr(request, name)) is not None}
     inherit(calibrated, request.model_copy(update=dict.fromkeys(_DRAWN)), state)
