@@ -171,7 +171,7 @@ class GenerateRequest(SettingRequest):
         Engine,
         Option(
             "Arithmetic: simulated (fake quantization in floating point), integer or dequantized (packed "
-            "weights), auto (integer where the CPU can).",
+            "weights), auto (integer where the device can).",
             spec="ImagesSpec.engine",
         ),
     ] = Engine.SIMULATED
