@@ -98,6 +98,7 @@ class Packed(nn.Module):
     tables: tuple[str, ...]  # names of the tensors that casts leave as they are
     engine: LayerKernel
     _run: "Run | None"  # prepared by the engine
+    _unlaid: "Callable[[Tensor], Tensor] | None"  # the codes of a weight that is held as an engine reads it
     row_bits: list[int]  # activation bits of each row
     _quantizers: Sequence[AnyQuantizer]  # of each row; one for all
     _table: TableQuantizer | None  # on CUDA, where all rows have the same bits
@@ -107,7 +108,7 @@ class Packed(nn.Module):
 
     def install(self, spec: PackedSpec, rows: Rows) -> None:
         """Allocate tensors on the meta device."""
-        self.installed, self.rows, self.text_fed = True, rows, spec.text_fed
+        self.installed, self.rows, self.text_fed, self._unlaid = True, rows, spec.text_fed, None
         self.bits, self.form = spec.bits, spec.form
         self.row_bits = bits_of_rows(spec.bits.activations, spec.tables, spec.relaxed).tolist()
         self.weight_shape = self.weight.shape
@@ -144,6 +145,7 @@ class Packed(nn.Module):
 
     def fill(self, saved: SavedLayer) -> None:
         """Set codes, scales and zero-points from a quantizer state."""
+        self._unlaid = None
         self.weight = nn.Parameter(pack(saved.codes, self.bits.weights), requires_grad=False)
         self.weight_step = saved.weight_step.to(self.weight_step.dtype)
         self.activation_step = saved.activation_step
@@ -155,7 +157,17 @@ class Packed(nn.Module):
 
     def codes(self) -> Tensor:
         """Return the weight's int8 codes in its shape."""
+        if self._unlaid is not None:
+            return self._unlaid(self.weight.data)
         return unpack(self.weight.data, self.bits.weights, self.weight_shape)
+
+    def hold(self, laid_out: Tensor, unlaid: Callable[[Tensor], Tensor]) -> None:
+        """Hold the weight as an engine reads it, (C_out,bytes), until it is moved: it is in memory once.
+
+        `unlaid` returns the codes of what is held, in the weight's shape.
+        """
+        self.weight.data = laid_out.view(*laid_out.shape, *[1] * (len(self.weight_shape) - 2))
+        self._unlaid = unlaid
 
     def use(self, engine: LayerKernel) -> None:
         """Compute with another engine."""
@@ -234,6 +246,8 @@ class Packed(nn.Module):
         return list(map(RowQuantizer, steps, zeros, self.row_bits))
 
     def _forget(self) -> None:
+        if self._unlaid is not None:
+            self.weight.data, self._unlaid = pack(self.codes(), self.bits.weights), None
         self._run = self._text = self._output = self._table = self.rounding = None
         self._quantizers = []
 
@@ -246,8 +260,16 @@ class Packed(nn.Module):
         self._forget()
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Save the weight as it is stored, however it is held."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.installed and self._unlaid is not None:
+            destination[f"{prefix}weight"] = pack(self.codes(), self.bits.weights)
+
     def __getstate__(self) -> dict[str, object]:
         """Return the state without the engine's preparation, which may not be copied."""
+        if self.installed:
+            self._forget()
         return self.__dict__ | {"_run": None, "_table": None, "_text": None, "_output": None}
 
 

@@ -1,5 +1,7 @@
 """Packed layers as CUDA computes them, by interpreted kernels, against the reference."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -113,3 +115,22 @@ def test_a_weight_of_whole_depths_is_not_copied():
     layer = nn.Linear(128, 8)
     twin = twin_of(layer, TOKENS, Bits(8, 8))
     assert kernels.product(twin).weight.codes.data_ptr() == twin.weight.data_ptr()
+
+
+@pytest.mark.parametrize("bits", [Bits(8, 8), Bits(4, 8), Bits(3, 8)])
+@pytest.mark.parametrize("layer", [nn.Linear(70, 5), nn.Conv2d(33, 5, 3), nn.Conv2d(128, 5, (1, 3))])
+@pytest.mark.parametrize("form", [TOKENS, GROUPS], ids=["tokens", "groups"])
+def test_a_weight_is_held_once_as_the_kernels_read_it_and_saved_as_it_was(layer, bits, form):
+    twin = twin_of(layer, form, bits)
+    codes, saved = twin.codes().clone(), {name: t.clone() for name, t in twin.state_dict().items()}
+    twin.use(engines.integer)
+    held = twin.prepared().product.weight.codes
+    assert held.data_ptr() == twin.weight.data_ptr()
+    assert twin.weight.dim() == layer.weight.dim()
+    assert torch.equal(twin.codes(), codes)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in twin.state_dict().items())
+    copied = copy.deepcopy(twin)
+    moved = twin.to(memory_format=torch.channels_last) if layer.weight.dim() == 4 else twin.to("cpu")
+    for other in (copied, moved):
+        assert torch.equal(other.weight, saved["weight"])
+        assert torch.equal(other.codes(), codes)

@@ -39,6 +39,9 @@ class Product:
         self.depth = next((depth for depth in DEPTHS if size % depth == 0), DEPTHS[-1])
         codes = layer.codes().reshape(self.outputs, self.groups, size, -1).permute(0, 3, 1, 2)
         laid_out = lay_out(codes, self.depth, self.bits)
+        if laid_out.data_ptr() != layer.weight.data_ptr():
+            form = (layer.weight_shape, self.groups, self.depth, self.bits)
+            layer.hold(laid_out, lambda held: unlaid(held, *form))
         scales = layer.weight_step.float().view(self.outputs, self.groups).t().contiguous()
         bias = None if layer.bias is None else layer.bias.detach().float()
         self.weight = kernels.Weight(
@@ -82,6 +85,16 @@ def lay_out(codes: Tensor, depth: int, bits: int) -> Tensor:
         halves = padded.unflatten(-1, (-1, 2, depth // 2))
         padded = (halves[..., 0, :] & 15) | (halves[..., 1, :] << NIBBLE)
     return padded.flatten(1).contiguous()
+
+
+def unlaid(held: Tensor, shape: torch.Size, groups: int, depth: int, bits: int) -> Tensor:
+    """Return the codes in a weight's shape of what `lay_out` returned."""
+    taps, size = prod(shape[2:]), shape[1] // groups
+    flat = held.reshape(shape[0], taps, groups, -1)
+    if bits == NIBBLE:
+        halves = flat.unflatten(-1, (-1, depth // 2))
+        flat = torch.stack([(halves << NIBBLE) >> NIBBLE, halves >> NIBBLE], dim=-2).flatten(-3)
+    return flat[..., :size].permute(0, 2, 3, 1).reshape(shape)
 
 
 def sums(codes: Tensor) -> Tensor:
