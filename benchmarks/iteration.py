@@ -79,15 +79,15 @@ def in_training(student: Any, rows: Rows, items: Items, kind: str) -> Any:
     return student
 
 
-def iteration(teacher: Any, student: Any, items: Items, kind: str) -> float:
+def iteration(teacher: Any, student: Any, items: Items, kind: str, device: str = "cpu") -> float:
     """Seconds of one."""
-    batch = items.batch(range(len(items)), torch.device("cpu"))
+    batch = items.batch(range(len(items)), torch.device(device))
     inputs = (batch.x, batch.timestep, batch.conditioning)
     student.zero_grad(set_to_none=True)
     began = time.perf_counter()
     with torch.no_grad():
         target = predict(teacher, *inputs)
-    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "amp"):
+    with torch.autocast(device, torch.bfloat16, enabled=kind == "amp"):
         predicted = predict(student, *inputs)
     output_loss(predicted, target).backward()
     return time.perf_counter() - began

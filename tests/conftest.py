@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one thread for each of the test processes
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: a CPU runs its kernels
 
 import pytest
 from hypothesis import settings

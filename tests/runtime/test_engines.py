@@ -41,11 +41,27 @@ def test_where_nothing_computes_with_integers_they_are_refused(monkeypatch, form
         engines.choose(CPU, form, Execution.INTEGER)
 
 
-def test_integers_need_a_cpu(monkeypatch):
-    machine(monkeypatch, kernels=True, onednn=True)
-    assert engines.choose(CUDA, PAPER) is Execution.DEQUANTIZED
-    with pytest.raises(EnvironmentProblem, match="found cuda; use --engine auto"):
-        engines.choose(CUDA, PAPER, Execution.INTEGER)
+@pytest.mark.parametrize("form", [PAPER, TOKENS, NumberFormat(group_size=8)])
+def test_a_gpu_that_runs_the_kernels_computes_every_format_with_integers(monkeypatch, form):
+    monkeypatch.setattr(engines.support, "problem", lambda device: None)
+    assert engines.choose(CUDA, form) is engines.choose(CUDA, form, Execution.INTEGER) is Execution.INTEGER
+
+
+def test_a_gpu_that_does_not_says_why_once_and_computes_otherwise(monkeypatch, caplog):
+    monkeypatch.setattr(engines.support, "problem", lambda device: "it is from 2017")
+    for _ in range(3):
+        assert engines.choose(CUDA, TOKENS) is Execution.DEQUANTIZED
+    (line,) = [record.message for record in caplog.records if "2017" in record.message]
+    assert line == "sdquant: cuda computes with dequantized weights, not with integers: it is from 2017"
+    with pytest.raises(EnvironmentProblem, match="--engine integer: it is from 2017; use --engine auto"):
+        engines.choose(CUDA, TOKENS, Execution.INTEGER)
+
+
+def test_other_devices_have_no_integers():
+    meta = torch.device("meta")
+    assert engines.choose(meta, PAPER) is Execution.DEQUANTIZED
+    with pytest.raises(EnvironmentProblem, match="needs a CPU or CUDA, found meta"):
+        engines.choose(meta, PAPER, Execution.INTEGER)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
@@ -72,6 +88,6 @@ def layer_of(form):
 def test_what_computes_a_layer_with_integers(monkeypatch, form, kernels, onednn, expected):
     machine(monkeypatch, kernels=kernels, onednn=onednn)
     monkeypatch.setattr(engines.onednn, "integer", lambda layer: "onednn")
-    monkeypatch.setattr(engines.products, "Integer", lambda layer: "products")
+    monkeypatch.setattr(engines.kernels, "Integer", lambda layer: "products")
     monkeypatch.setattr(engines, "dequantized", lambda layer: "dequantized")
     assert engines.integer(layer_of(form)) == expected

@@ -9,7 +9,7 @@ from torch import nn
 from sdquant_cli.quant.format import NumberFormat
 from sdquant_cli.quant.grid import Grid
 from sdquant_cli.quant.tokens import TokenQuantizer
-from sdquant_cli.runtime import products, row_codes
+from sdquant_cli.runtime import kernels, products, row_codes
 from sdquant_cli.runtime.engines import reference
 from sdquant_cli.types import Bits
 from tests.runtime.packed_layers import largest_sum, outputs, packed_layer, saved_layer
@@ -37,7 +37,7 @@ def agree(layer, bits, form, x, seed=0):
     saved = saved_layer(layer, bits, 1, form, seed)
     twin = packed_layer(layer, saved, form)
     assert products.computes(twin)
-    ours, expected = outputs(twin, x, products.Integer, reference)
+    ours, expected = outputs(twin, x, kernels.Integer, reference)
     assert ours.dtype == x.dtype
     assert ours.shape == expected.shape
     error = (ours.double() - expected.double()).abs()
@@ -95,7 +95,7 @@ def twin_of(layer, form=TOKENS, bits=W4A8):
 
 
 def computed(twin, x):
-    return outputs(twin, x, products.Integer)[0]
+    return outputs(twin, x, kernels.Integer)[0]
 
 
 def input_of(layer, items=3):
@@ -132,7 +132,7 @@ def test_inputs_may_lie_anyhow_in_memory(layer):
 @pytest.mark.parametrize("dtype", list(HALF))
 def test_an_input_of_no_rows_has_no_outputs(layer, dtype):
     x = input_of(layer)[:0].to(dtype)
-    y, expected = outputs(twin_of(layer), x, products.Integer, reference)
+    y, expected = outputs(twin_of(layer), x, kernels.Integer, reference)
     assert y.shape == expected.shape
     assert y.dtype == dtype
 
@@ -166,7 +166,7 @@ def test_given_a_scale_what_is_no_number_stays_so(layer):
     saved = saved_layer(layer, Bits(8, 8), 1, STATIC, 0)
     twin = packed_layer(layer, saved, STATIC)
     x.view(-1)[7] = torch.nan
-    ours, expected = outputs(twin, x, products.Integer, reference)
+    ours, expected = outputs(twin, x, kernels.Integer, reference)
     assert torch.equal(ours.isnan(), expected.isnan())
     assert ours.isnan().any()
 

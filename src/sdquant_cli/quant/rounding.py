@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..native import fake_quantize as native
+from . import on_cuda
 from .drop import Draw
 from .grid import Grid
 
@@ -67,7 +68,10 @@ def round_values(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return what `plain_values` returns, without a graph."""
     if not _kernel_takes(x, quantizer):
         return plain_values(x, quantizer)
-    quantizer, y = _contiguous(quantizer), torch.empty_like(x)
+    quantizer = _contiguous(quantizer)
+    if on_cuda.takes(x):
+        return on_cuda.rounded(x, quantizer)
+    y = torch.empty_like(x)
     native.forward(x.data_ptr(), y.data_ptr(), _kernel_arguments(x, quantizer))
     return y
 
@@ -78,17 +82,27 @@ def round_gradients(
     """Return what `plain_gradients` returns, without a graph."""
     if not _kernel_takes(x, quantizer) or up.dtype != x.dtype:
         return plain_gradients(x, up, quantizer, to_scale=to_scale)
-    quantizer, to_x = _contiguous(quantizer), torch.empty_like(x)
+    quantizer = _contiguous(quantizer)
     if up.stride() != x.stride():
         up = torch.empty_like(x).copy_(up)
-    by_row = x.new_empty(len(x)) if to_scale else None
-    row_address = None if by_row is None else by_row.data_ptr()
-    arguments = _kernel_arguments(x, quantizer)
-    native.backward((x.data_ptr(), up.data_ptr()), (to_x.data_ptr(), row_address), arguments)
+    to_x, by_row = _gradients_of_rows(x, up, quantizer, to_scale)
     if by_row is None:
         return to_x, None
     by_scale = by_row if quantizer.scale.numel() > 1 else by_row.sum()
     return to_x, by_scale.view(quantizer.scale.shape)
+
+
+def _gradients_of_rows(
+    x: Tensor, up: Tensor, quantizer: Quantizer, to_scale: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return dL/dx and, if asked for, dL/ds of each row, by the kernel of x's device."""
+    if on_cuda.takes(x):
+        return on_cuda.gradients(x, up, quantizer, to_scale)
+    to_x, by_row = torch.empty_like(x), x.new_empty(len(x)) if to_scale else None
+    row_address = None if by_row is None else by_row.data_ptr()
+    arguments = _kernel_arguments(x, quantizer)
+    native.backward((x.data_ptr(), up.data_ptr()), (to_x.data_ptr(), row_address), arguments)
+    return to_x, by_row
 
 
 def zero_point_gradient(up: Tensor, to_x: Tensor, quantizer: Quantizer) -> Tensor:
@@ -106,7 +120,8 @@ def best_scales(x: Tensor, largest: Tensor, factors: Tensor, grid: Grid) -> Tens
 
     All are fp32, the grid is symmetric, and the error is squared; of equals the first is taken.
     """
-    if not (_kernel_takes(x, Quantizer.symmetric(largest[:, None], grid)) and x.is_contiguous()):
+    in_c = x.device.type == "cpu" and not on_cuda.takes(x)
+    if not (in_c and _kernel_takes(x, Quantizer.symmetric(largest[:, None], grid)) and x.is_contiguous()):
         return _best_scales(x, largest, factors, grid)
     largest, factors, best = largest.contiguous(), factors.contiguous(), torch.empty_like(largest)
     rows, inner = x.shape
@@ -163,17 +178,17 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _kernel_takes(x: Tensor, quantizer: Quantizer) -> bool:
-    """Return whether the native kernel takes these tensors."""
+    """Return whether a native kernel takes these tensors: that in C on a CPU, Triton's on CUDA."""
     scale, zero_point, _, draw = quantizer
+    on_cpu = x.device.type == scale.device.type == zero_point.device.type == "cpu"
     return (
-        x.device.type == scale.device.type == zero_point.device.type == "cpu"
-        and x.dtype == torch.float32
+        x.dtype == torch.float32
         and x.dim() > 0
         and x.numel() > 0
         and (_dense(x) if draw is None else x.is_contiguous())
         and _by_row(scale, x)
         and _by_row(zero_point, x)
-        and native.available()
+        and (on_cuda.takes(x, scale, zero_point) or (on_cpu and native.available()))
     )
 
 

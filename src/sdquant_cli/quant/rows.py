@@ -39,7 +39,14 @@ class Rows:
 
     def current(self, items: int) -> Tensor:
         """Return the rows (items) of the current batch, or (1) if it has one timestep, on its device."""
-        if self._current is None or len(self._current) not in (1, items):
+        rows = self.index()
+        if len(rows) not in (1, items):
+            raise RuntimeError(f"a batch of {items} items has {len(rows)} timesteps")
+        return rows
+
+    def index(self) -> Tensor:
+        """Return the rows of the current batch as they were set: (N), or (1) if it has one timestep."""
+        if self._current is None:
             raise RuntimeError("rows are not set: call the network that they follow")
         return self._current
 

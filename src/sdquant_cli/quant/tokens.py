@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..native import fake_quantize as native
+from . import on_cuda
 from .drop import Draw
 from .grid import Grid
 from .ranges import affine_parameters
@@ -34,6 +35,8 @@ class TokenQuantizer(NamedTuple):
         layout = _kernel_layout(x, self)
         if layout is None:
             return plain_values(x, self.parameters(x))
+        if on_cuda.takes(x):
+            return on_cuda.rounded_tokens(x, layout, self.grid.high, self.draw)
         y = torch.empty_like(x)
         native.forward_tokens(x.data_ptr(), y.data_ptr(), layout, self.grid.high, self.draw or (0, 0))
         return y
@@ -57,7 +60,8 @@ class _StraightThrough(torch.autograd.Function):
 
 def _kernel_layout(x: Tensor, quantizer: TokenQuantizer) -> tuple[int, int, int] | None:
     """Return x's shape as the native kernel sees it, (outer, channels, inner); None if it does not take x."""
-    takes = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and native.available()
+    takes = x.dtype == torch.float32 and x.numel() > 0
+    takes = takes and (on_cuda.takes(x) or (x.device.type == "cpu" and native.available()))
     axis = quantizer.axis % x.dim()
     channels = x.shape[axis]
     if takes and x.is_contiguous():

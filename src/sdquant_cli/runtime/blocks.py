@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ..models.attention import is_plain
 from .attention import PackedAttention, attended
+from .kernels import Integer, Product, codes_of, dtypes, group_norm, layer_norm
 from .layers import Packed, PackedConv2d, PackedLinear
-from .products import Integer, Product
-from .row_codes import DTYPES, GATED, PLAIN, Codes, Prologue, codes_of, group_norm, layer_norm
+from .row_codes import GATED, PLAIN, Codes, Prologue
 
 
 class ResnetBlock2D(resnet.ResnetBlock2D):
@@ -150,6 +150,8 @@ class _SharedCodes:
 
 
 def _round_alike(a: Packed, b: Packed) -> bool:
+    if a.rounding is not None:  # on CUDA, where a comparison of tensors would wait for the device
+        return a.rounding == b.rounding
     if a.quantizer() != b.quantizer():
         return False
     if a.smoothing is None or b.smoothing is None:
@@ -191,7 +193,7 @@ def _is_plain_attention(attn: Attention) -> bool:
 
 def _are_on_codes(x: Tensor, layers: tuple[nn.Module, ...], inner: tuple[nn.Module, ...]) -> bool:
     """Return whether our kernels compute all layers, and no hook is on them or on modules between them."""
-    if x.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
+    if x.dtype not in dtypes(x.device) or (torch.is_grad_enabled() and x.requires_grad):
         return False
     return all(map(_is_on_codes, layers)) and not any(map(_has_hooks, (*layers, *inner)))
 

@@ -1,21 +1,25 @@
 """The engines that compute packed layers, and the choice of one for a device.
 
 All compute what quant/modules.py specifies, up to the order of floating-point additions. `integer`
-multiplies codes and sums them in int32, on a CPU. `dequantized` converts a layer's packed weights to floating
-point at each call, on any device. `reference` sums in fp64.
+multiplies codes and sums them in int32, on a CPU or on CUDA. `dequantized` converts a layer's packed weights
+to floating point at each call, on any device. `reference` sums in fp64.
 """
+
+import logging
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import EnvironmentProblem
+from ..native import cuda
+from ..native.cuda import support
 from ..quant.format import NumberFormat
-from ..quant.tokens import TokenQuantizer
 from ..quant.weights import dequantized_weight
 from ..types import Execution
-from . import onednn, products
-from .layers import LayerKernel, Packed, PackedConv2d, RowQuantizer, Run
+from . import kernels, onednn, products
+from .layers import AnyQuantizer, LayerKernel, Packed, PackedConv2d, Run
 
 
 def reference(layer: Packed) -> Run:
@@ -23,7 +27,7 @@ def reference(layer: Packed) -> Run:
     weight = dequantized_weight(layer.codes(), layer.weight_step.double())
     bias = None if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+    def run(x: Tensor, quantizer: AnyQuantizer) -> Tensor:
         rounded = quantizer.values(layer.smoothed(x.float()))
         return _float_layer(layer, rounded.double(), weight, bias).to(x.dtype)
 
@@ -33,7 +37,7 @@ def reference(layer: Packed) -> Run:
 def dequantized(layer: Packed) -> Run:
     """Compute with floating-point weights that live for one call; inputs are rounded in fp32."""
 
-    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+    def run(x: Tensor, quantizer: AnyQuantizer) -> Tensor:
         weight = dequantized_weight(layer.codes(), layer.weight_step.float()).to(x.dtype)
         rounded = quantizer.values(layer.smoothed(x))
         return _float_layer(layer, rounded.to(x.dtype), weight, layer.bias)
@@ -49,9 +53,9 @@ def _float_layer(layer: Packed, x: Tensor, weight: Tensor, bias: Tensor | None) 
 
 def integer(layer: Packed) -> Run:
     """Compute with products of codes, by oneDNN or our own kernels; as `dequantized` where neither does."""
-    if onednn.computes(layer.form):
+    if not cuda.serves(layer.weight.device.type) and onednn.computes(layer.form):
         return onednn.integer(layer)
-    return products.Integer(layer) if products.computes(layer) else dequantized(layer)
+    return kernels.Integer(layer) if kernels.computes(layer) else dequantized(layer)
 
 
 ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.DEQUANTIZED: dequantized}
@@ -60,20 +64,38 @@ ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.D
 def choose(device: torch.device, form: NumberFormat, requested: Execution | None = None) -> Execution:
     """Return the requested engine, or the default one: integer where it is exact, else dequantized.
 
-    Raises EnvironmentProblem if the integer engine is requested where nothing computes it.
+    Raises EnvironmentProblem if the integer engine is requested where nothing computes it. Where a GPU
+    does not, and none was requested, that is logged once.
     """
-    if requested is Execution.DEQUANTIZED or device.type != "cpu":
-        if requested is Execution.INTEGER:
-            raise EnvironmentProblem(f"--engine integer: needs a CPU, found {device}; use --engine auto")
+    if requested is Execution.DEQUANTIZED:
         return Execution.DEQUANTIZED
-    if products.available() or onednn.computes(form):
+    reason = _missing_for_integers(device, form)
+    if reason is None:
         return Execution.INTEGER
     if requested is Execution.INTEGER:
-        raise EnvironmentProblem(
-            "--engine integer: needs a C compiler (CC, cc, gcc or clang), or calibrated activations and a "
-            "CPU with AVX512-VNNI, AVX-VNNI or AMX; use --engine auto"
-        )
+        raise EnvironmentProblem(f"--engine integer: {reason}; use --engine auto")
+    if device.type == "cuda":
+        _log_once(f"sdquant: {device} computes with dequantized weights, not with integers: {reason}")
     return Execution.DEQUANTIZED
+
+
+def _missing_for_integers(device: torch.device, form: NumberFormat) -> str | None:
+    """Return what keeps a device from computing with integers, None if nothing does."""
+    if device.type == "cuda":
+        return support.problem(device)
+    if device.type != "cpu":
+        return f"needs a CPU or CUDA, found {device}"
+    if products.available() or onednn.computes(form):
+        return None
+    return (
+        "needs a C compiler (CC, cc, gcc or clang), or calibrated activations and a CPU with AVX512-VNNI, "
+        "AVX-VNNI or AMX"
+    )
+
+
+@cache
+def _log_once(line: str) -> None:
+    logging.getLogger(__name__).warning(line)
 
 
 def engine_for(requested: Execution | None) -> LayerKernel:

@@ -4,16 +4,18 @@ They subclass the layers they replace, so that adapters and hooks still recognis
 quant/modules.py specifies; an engine, chosen at the first call, decides how.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..native import cuda as native_cuda
 from ..quant.branch import Branch
 from ..quant.format import NumberFormat
-from ..quant.grid import Grid
+from ..quant.grid import Grid, along_first_axis
 from ..quant.layer_function import channels_axis, convolution_of
 from ..quant.modules import empty_twin
 from ..quant.relaxing import RelaxedRows, bits_of_rows
@@ -41,6 +43,23 @@ class RowQuantizer(NamedTuple):
         return round_values(x.float(), Quantizer(step, zero, Grid(self.bits, signed=False)))
 
 
+class TableQuantizer(NamedTuple):
+    """The quantizer of a layer's input, whose scale is read from a table on the device."""
+
+    scale: Tensor  # (tables) fp32
+    zero: Tensor  # (tables) int32
+    row: Tensor  # (N) or (1) int64: that of each item of the batch, or of all
+    bits: int
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return x (N,...) rounded, fp32."""
+        scale, zero = (along_first_axis(table[self.row], x).float() for table in (self.scale, self.zero))
+        return round_values(x.float(), Quantizer(scale, zero, Grid(self.bits, signed=False)))
+
+
+AnyQuantizer = RowQuantizer | TableQuantizer | TokenQuantizer
+
+
 @dataclass(frozen=True)
 class PackedSpec:
     """Everything that decides the tensors of a packed layer, besides the layer's own shape."""
@@ -52,7 +71,7 @@ class PackedSpec:
     relaxed: RelaxedRows | None = None
 
 
-Run = Callable[[Tensor, RowQuantizer | TokenQuantizer], Tensor]
+Run = Callable[[Tensor, AnyQuantizer], Tensor]
 LayerKernel = Callable[["Packed"], Run]
 TABLES = ("weight_step", "activation_step", "activation_zero")  # casts leave their dtypes as they are
 BRANCH = ("branch_up", "branch_down")  # likewise, in layers that have a branch
@@ -79,14 +98,17 @@ class Packed(nn.Module):
     tables: tuple[str, ...]  # names of the tensors that casts leave as they are
     engine: LayerKernel
     _run: "Run | None"  # prepared by the engine
+    _unlaid: "Callable[[Tensor], Tensor] | None"  # the codes of a weight that is held as an engine reads it
     row_bits: list[int]  # activation bits of each row
-    _quantizers: list[RowQuantizer] | list[TokenQuantizer]  # of each row; one for all
+    _quantizers: Sequence[AnyQuantizer]  # of each row; one for all
+    _table: TableQuantizer | None  # on CUDA, where all rows have the same bits
+    rounding: bytes | None  # on CUDA: a digest of all that rounds inputs
     _text: Tensor | None  # the last prompt's embedding
     _output: Tensor | None  # for that prompt
 
     def install(self, spec: PackedSpec, rows: Rows) -> None:
         """Allocate tensors on the meta device."""
-        self.installed, self.rows, self.text_fed = True, rows, spec.text_fed
+        self.installed, self.rows, self.text_fed, self._unlaid = True, rows, spec.text_fed, None
         self.bits, self.form = spec.bits, spec.form
         self.row_bits = bits_of_rows(spec.bits.activations, spec.tables, spec.relaxed).tolist()
         self.weight_shape = self.weight.shape
@@ -123,6 +145,7 @@ class Packed(nn.Module):
 
     def fill(self, saved: SavedLayer) -> None:
         """Set codes, scales and zero-points from a quantizer state."""
+        self._unlaid = None
         self.weight = nn.Parameter(pack(saved.codes, self.bits.weights), requires_grad=False)
         self.weight_step = saved.weight_step.to(self.weight_step.dtype)
         self.activation_step = saved.activation_step
@@ -134,7 +157,17 @@ class Packed(nn.Module):
 
     def codes(self) -> Tensor:
         """Return the weight's int8 codes in its shape."""
+        if self._unlaid is not None:
+            return self._unlaid(self.weight.data)
         return unpack(self.weight.data, self.bits.weights, self.weight_shape)
+
+    def hold(self, laid_out: Tensor, unlaid: Callable[[Tensor], Tensor]) -> None:
+        """Hold the weight as an engine reads it, (C_out,bytes), until it is moved: it is in memory once.
+
+        `unlaid` returns the codes of what is held, in the weight's shape.
+        """
+        self.weight.data = laid_out.view(*laid_out.shape, *[1] * (len(self.weight_shape) - 2))
+        self._unlaid = unlaid
 
     def use(self, engine: LayerKernel) -> None:
         """Compute with another engine."""
@@ -172,11 +205,17 @@ class Packed(nn.Module):
         """Return the engine's computation of this layer, which the first call prepares."""
         if self._run is None:
             self._run = self.engine(self)
-            self._quantizers = self._input_quantizers()
+            if native_cuda.serves(self.weight.device.type):
+                self._prepare_tables()
+            else:
+                self._quantizers = self._input_quantizers()
         return self._run
 
-    def quantizer(self) -> RowQuantizer | TokenQuantizer | None:
+    def quantizer(self) -> AnyQuantizer | None:
         """Return the quantizer of the current batch, once prepared; None where its items have others."""
+        if self._table is not None:
+            is_one = len(self._table.scale) == 1
+            return self._table if is_one else self._table._replace(row=self.rows.index())
         row = 0 if len(self._quantizers) == 1 else self.rows.shared
         return None if row is None else self._quantizers[row]
 
@@ -187,6 +226,19 @@ class Packed(nn.Module):
         rows = self.rows.current(len(x)).tolist()
         return torch.cat([run(x[i : i + 1], self._quantizers[row]) for i, row in enumerate(rows)])
 
+    def _prepare_tables(self) -> None:
+        """Have scales read from tables on the device, and know once what would be compared in each call."""
+        tensors = (self.activation_step, self.activation_zero, self.smoothing)
+        held = [tensor.cpu().numpy().tobytes() for tensor in tensors if tensor is not None]
+        self.rounding = sha256(b"".join([*held, str((self.grids[1], self.row_bits)).encode()])).digest()
+        if self.form.per_token:
+            self._quantizers = self._input_quantizers()
+            return
+        tables = self.activation_step, self.activation_zero
+        rows = torch.arange(len(self.row_bits), device=self.weight.device).split(1)
+        each = [TableQuantizer(*tables, *numbers) for numbers in zip(rows, self.row_bits, strict=True)]
+        self._quantizers, self._table = each, each[0] if len(set(self.row_bits)) == 1 else None
+
     def _input_quantizers(self) -> list[RowQuantizer] | list[TokenQuantizer]:
         if self.form.per_token:
             return [TokenQuantizer(1 if isinstance(self, nn.Conv2d) else -1, self.grids[1])]
@@ -194,7 +246,9 @@ class Packed(nn.Module):
         return list(map(RowQuantizer, steps, zeros, self.row_bits))
 
     def _forget(self) -> None:
-        self._run = self._text = self._output = None
+        if self._unlaid is not None:
+            self.weight.data, self._unlaid = pack(self.codes(), self.bits.weights), None
+        self._run = self._text = self._output = self._table = self.rounding = None
         self._quantizers = []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Packed":
@@ -206,9 +260,17 @@ class Packed(nn.Module):
         self._forget()
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Save the weight as it is stored, however it is held."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.installed and self._unlaid is not None:
+            destination[f"{prefix}weight"] = pack(self.codes(), self.bits.weights)
+
     def __getstate__(self) -> dict[str, object]:
         """Return the state without the engine's preparation, which may not be copied."""
-        return self.__dict__ | {"_run": None, "_text": None, "_output": None}
+        if self.installed:
+            self._forget()
+        return self.__dict__ | {"_run": None, "_table": None, "_text": None, "_output": None}
 
 
 class PackedLinear(Packed, nn.Linear):

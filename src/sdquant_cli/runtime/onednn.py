@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ..quant.format import NumberFormat
-from ..quant.tokens import TokenQuantizer
 from .codes import quantize
-from .layers import Packed, PackedConv2d, RowQuantizer, Run
+from .layers import AnyQuantizer, Packed, PackedConv2d, RowQuantizer, Run
 
 Multiply = Callable[[Tensor, float, Tensor | None, torch.dtype], Tensor]
 _STRAIGHT: tuple[str, list[float], str] = ("none", [], "")  # oneDNN: no operation after the product
@@ -38,7 +37,7 @@ def integer(layer: Packed) -> Run:
     sums = codes.flatten(1).sum(1, dtype=torch.int64) * layer.weight_step.double()
     bias = torch.zeros_like(sums) if layer.bias is None else layer.bias.double()
 
-    def run(x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
+    def run(x: Tensor, quantizer: AnyQuantizer) -> Tensor:
         assert isinstance(quantizer, RowQuantizer)
         step, zero, bits = quantizer
         shifted = torch.add(bias, sums, alpha=-step * zero).float()

@@ -1,4 +1,4 @@
-"""Packed layers by kernels of our own: integer products with a scale for each row of the input."""
+"""Packed layers on a CPU, by kernels of our own: integer products with a scale for each row of the input."""
 
 from math import prod
 from typing import Any
@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from ..native import codes as code_kernel
 from ..native import products as kernels
 from ..quant.layer_function import convolution_of
-from ..quant.tokens import TokenQuantizer
 from .codes import NIBBLE
-from .layers import Packed, PackedConv2d, RowQuantizer
-from .row_codes import DTYPES, LINE, Codes, address, check_channels, codes_of
+from .layers import Packed
+from .row_codes import LINE, Codes, address, check_channels
 
 WIDE = kernels.WIDE
 
@@ -34,22 +33,6 @@ def computes(layer: Packed) -> bool:
     if convolution is not None:
         fits = fits and convolution.groups == 1 and prod(kernel) <= kernels.MOST_TAPS
     return fits and available()
-
-
-class Integer:
-    """A layer's computation on codes, summed in int32 where rows and outputs share their scales."""
-
-    def __init__(self, layer: Packed) -> None:
-        self.product = Product(layer)
-        self._layer, self._is_convolution = layer, isinstance(layer, PackedConv2d)
-
-    def __call__(self, x: Tensor, quantizer: RowQuantizer | TokenQuantizer) -> Tensor:
-        """Return the output for an input of the layer, in its dtype."""
-        dtype = x.dtype if x.dtype in DTYPES else torch.float32
-        rows = x.permute(0, 2, 3, 1) if self._is_convolution else x.reshape(-1, 1, 1, x.shape[-1])
-        codes = codes_of(rows.to(dtype).contiguous(), quantizer, self._layer.smoothing)
-        y = self.product(codes, dtype).to(x.dtype)
-        return y.permute(0, 3, 1, 2) if self._is_convolution else y.view(*x.shape[:-1], self.product.outputs)
 
 
 class Product:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..native import codes as kernels
 from ..native.products import Input
 from ..quant.tokens import TokenQuantizer
-from .layers import RowQuantizer
+from .layers import AnyQuantizer, RowQuantizer
 
 DTYPES = (torch.float32, torch.bfloat16)  # of inputs, and of outputs
 LINE = kernels.LINE
@@ -54,21 +54,23 @@ PLAIN = Prologue()
 class Codes:
     """The codes of an input (n,h,w,C), by rows; n sequences of tokens are (n,tokens,1,C)."""
 
-    low: Tensor  # (n h w,line) uint8
+    low: Tensor  # (n h w,line) uint8; on CUDA int8, codes less 128
     high: Tensor | None  # of codes above 8 bits: their high bytes
     scale: Tensor  # (n h w) fp32
     zero: Tensor  # as many, int32
     shape: tuple[int, int, int]  # n, h, w
     channels: int
+    line: int  # bytes of a row
+    shared: bool  # whether the rows of an item have one scale and zero-point
 
     def argument(self) -> Input:
         """Return the codes as the kernel is called with them."""
         addresses = map(address, (self.low, self.high, self.scale, self.zero))
-        return Input(*addresses, self.low.shape[1], self.shape)
+        return Input(*addresses, self.line, self.shape)
 
 
 def codes_of(
-    x: Tensor, quantizer: RowQuantizer | TokenQuantizer, smoothing: Tensor | None, prologue: Prologue = PLAIN
+    x: Tensor, quantizer: AnyQuantizer, smoothing: Tensor | None, prologue: Prologue = PLAIN
 ) -> Codes:
     """Return the codes of an input (n,h,w,C), contiguous, fp32 or bfloat16, smoothed before it is rounded.
 
@@ -76,9 +78,7 @@ def codes_of(
     """
     n, h, w, channels = x.shape
     channels //= 1 + prologue.gated
-    for numbers in (prologue.multiplier, smoothing):
-        if numbers is not None:
-            check_channels(channels, numbers.shape[-1])
+    check_prologue(prologue, smoothing, channels)
     count, line = n * h * w, -(-channels // LINE) * LINE
     bits = quantizer.grid.bits if isinstance(quantizer, TokenQuantizer) else quantizer.bits
     scale, zero = torch.empty(count), torch.empty(count, dtype=torch.int32)
@@ -89,11 +89,19 @@ def codes_of(
     shape = (x.dtype is torch.bfloat16, n, h * w, channels, line, each)
     rows = kernels.Rows(*map(address, tensors), *shape, prologue.gated, prologue.silu)
     rows.top, rows.epsilon = 2**bits - 1, prologue.epsilon
-    if isinstance(quantizer, TokenQuantizer):
-        kernels.codes(rows)
-    else:
+    shared = isinstance(quantizer, RowQuantizer)
+    if isinstance(quantizer, RowQuantizer):
         kernels.codes(rows, quantizer.step, quantizer.zero)
-    return Codes(low, high, scale, zero, (n, h, w), channels)
+    else:
+        kernels.codes(rows)
+    return Codes(low, high, scale, zero, (n, h, w), channels, line, shared)
+
+
+def check_prologue(prologue: Prologue, smoothing: Tensor | None, channels: int) -> None:
+    """Raise RuntimeError where the norm or the smoothing has other channels."""
+    for numbers in (prologue.multiplier, smoothing):
+        if numbers is not None:
+            check_channels(channels, numbers.shape[-1])
 
 
 def check_channels(found: int, expected: int) -> None:
