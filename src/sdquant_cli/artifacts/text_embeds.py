@@ -13,7 +13,7 @@ from ..models.conditioning import Conditioning, size_ids
 from ..models.load import Model
 from ..models.text import count_truncated, encode, unique_prompts
 from ..quant.finite import check_finite
-from ..store import ArraySpec, Artifact, Draft
+from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Kind
 from .prompts import Prompts
 from .workspace import Blueprint, Workspace
@@ -60,7 +60,10 @@ def store_embeddings(workspace: Workspace, model: Model, prompts: Prompts) -> Te
         truncated = _warn_of_truncation(workspace, model, distinct.texts)
         embeddings = partial(encode, model.text_pipeline(str(workspace.device)), device=workspace.device)
         with workspace.events.task("encoding prompts", count, "prompt") as task:
-            for unit, rows in draft.missing_rows("embedding").items():
+            missing = draft.missing_rows("embedding")
+            sizes = lengths(missing)
+            for unit in draft.turns(sizes, task):
+                rows = missing[unit]
                 texts = distinct.texts[rows.start : rows.stop]
                 arrays = _encoded(embeddings(texts), texts, task)
                 if unit == 0:

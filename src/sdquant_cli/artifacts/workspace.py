@@ -1,17 +1,19 @@
 """The workspace of a command: store, device, progress events and the models opened so far."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 
+from .. import ranks
 from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..events import SILENT, Events
 from ..manifests import Frozen, Ref, Setting, Spec
 from ..models.load import Model, ModelName, find_model
-from ..store import ArraySpec, Artifact, Draft, PinnedStore, ReadOnlyStore, Store
+from ..store import ArraySpec, Artifact, Draft, Facts, PinnedStore, ReadOnlyStore, Store, key_of
 
 LATEST = ("latest",)
 
@@ -121,7 +123,7 @@ class Workspace:
         self,
         kind: type[A],
         blueprint: "Blueprint",
-        fill: Callable[[Draft], Frozen],
+        fill: Callable[[Draft], Facts],
         tags: Sequence[str] = LATEST,
         *,
         quiet: bool = False,
@@ -130,20 +132,32 @@ class Workspace:
         """Return the artifact of a blueprint; where it is absent, `fill` writes its units, returns its facts.
 
         It gets the tags, unless it was there and `retag` is off. `quiet`: do not say that it was there.
+        Ranks share the units. An artifact of one unit is made by the first rank, and the others wait for it.
         """
-        refs = {role: artifact.ref for role, artifact in blueprint.inputs.items()}
-        draft = self.store.begin(blueprint.spec, refs, dict(blueprint.arrays), blueprint.units)
-        if isinstance(draft, Draft):
-            facts = fill(draft)
-            artifact = draft.publish(facts, self.store.provenance(torch.get_num_threads()))
+        if ranks.current().count > 1:
+            machine = {"device": self.device.type, "threads": torch.get_num_threads()}
+            ranks.agree(blueprint.identity | machine)
+        if blueprint.units == 1 and not ranks.current().is_first:
+            artifact: Artifact | Draft = self.store.wait_for(blueprint.spec.kind, blueprint.key)
         else:
-            artifact = draft
+            artifact = self._begin(blueprint)
+        if isinstance(artifact, Draft):
+            artifact = self._finish(artifact, fill, blueprint.units)
+        else:
             tags = tags if retag else ()
             if not quiet:
                 self.events.note(f"{artifact.name} is up to date")
         for tag in tags:
             self.store.tag(artifact, tag)
         return kind.of(artifact)
+
+    def _begin(self, blueprint: "Blueprint") -> Artifact | Draft:
+        return self.store.begin(blueprint.spec, blueprint.refs, dict(blueprint.arrays), blueprint.units)
+
+    def _finish(self, draft: Draft, fill: Callable[[Draft], Facts], units: int) -> Artifact:
+        with ranks.alone() if units == 1 else nullcontext():
+            facts = fill(draft)
+            return draft.publish(facts, self.store.provenance(torch.get_num_threads()))
 
 
 @dataclass(frozen=True)
@@ -155,10 +169,30 @@ class Blueprint:
     arrays: Mapping[str, ArraySpec]
     units: int = 1
 
+    @property
+    def refs(self) -> dict[str, Ref]:
+        """The pointers to the inputs, by role."""
+        return {role: artifact.ref for role, artifact in self.inputs.items()}
+
+    @property
+    def key(self) -> str:
+        """The artifact's key."""
+        return key_of(self.spec, self.refs, dict(self.arrays))
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The values that ranks which make the artifact together must share, by name."""
+        fields = {name: value for name, value in self.spec if name != "setting"}
+        fields |= dict(getattr(self.spec, "setting", ()))
+        digests = {f"input {role}": ref.digest for role, ref in self.refs.items()}
+        return {"kind": self.spec.kind, **fields, **digests, "key": self.key}
+
 
 def use_device(name: str) -> torch.device:
     """Return the torch device of `--device`; raises EnvironmentProblem for one without float64."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if kind == "cuda" and ranks.current().count > 1:  # each rank of a machine has a GPU of its own
+        kind = f"cuda:{ranks.current().local % max(1, torch.cuda.device_count())}"
     try:
         device = torch.device(kind)
         torch.zeros(1, device=device, dtype=torch.float64).item()  # sums need it; Apple's GPUs have none

@@ -11,6 +11,7 @@ from . import bench, demo, doctor, export, quantize, report, run, stages, store
 from .command import Body, OptionsCommand, reflowed
 from .errors import Group
 from .execute import quiet_libraries
+from .parallel import hush
 
 COMMANDS: dict[str, Body] = {
     "sample": stages.sample,
@@ -79,6 +80,7 @@ def sdquant(
     Start with: sdquant demo
     """
     quiet_libraries()
+    hush()
 
 
 def main() -> None:

@@ -82,6 +82,11 @@ class CommandOptions:
     shared: tuple[Flag, ...]
 
     @property
+    def is_stage(self) -> bool:
+        """Whether the command makes artifacts, which ranks share."""
+        return DRY_RUN in self.shared
+
+    @property
     def request_flags(self) -> list[Flag]:
         """The flags of the request's fields."""
         return flags_of(self.request.model_fields, self.request.without_flag)

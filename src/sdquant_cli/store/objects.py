@@ -142,30 +142,40 @@ class Objects:
 
     # ----------------------------------------------------------------------------- writing
 
-    def create(self, path: str, data: Bytes) -> bool:
-        """Store bytes durably at `path`; return False if an object is there already."""
+    def create(self, path: str, data: Bytes, *, durable: bool = True) -> bool:
+        """Store bytes at `path`, `durable`: synced to disk; return False if an object is there already."""
         with plain_errors(f"{self.url}/{path}"):
             if self.local is None:
                 return self._create_on_server(path, data)
-            return self._create_in_folder(self.local, path, data)
+            try:
+                created = self._create_by_rename(self.local, path, data, durable=durable)
+            except FileNotFoundError:  # a process that published took the staged file for a leftover
+                created = self._create_by_rename(self.local, path, data, durable=durable)
+            if created and durable:
+                self._sync_folders(self.local, path)
+            return created
 
-    def _create_in_folder(self, root: Path, path: str, data: Bytes) -> bool:
+    def _create_by_rename(self, root: Path, path: str, data: Bytes, *, durable: bool) -> bool:
         """Write and sync a staged file, then rename it, so that `path` never has partial contents."""
         staged = f"{path}.{secrets.token_hex(4)}.partial"
         obstore.put(self._backend, staged, data)
-        sync(root / staged)
+        if durable:
+            sync(root / staged)
         try:
             obstore.rename(self._backend, staged, path, overwrite=False)
         except AlreadyExistsError:
             obstore.delete(self._backend, staged)
             return False
+        return True
+
+    def _sync_folders(self, root: Path, path: str) -> None:
+        """Sync the folders that lead to a new file."""
         folder = (root / path).parent
         sync(folder)
         while folder not in self._durable and folder != root.parent:
             self._durable.add(folder)
             folder = folder.parent
             sync(folder)
-        return True
 
     def _create_on_server(self, path: str, data: Bytes) -> bool:
         """Create an object. S3 answers 409, reported as existing, while another request creates it."""
