@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -82,7 +83,7 @@ ranks.leave()
 """
 
 
-def started(code: str, count: int = 2) -> list[subprocess.Popen]:
+def started(code: str, count: int = 2, arguments: Sequence[str] = ()) -> list[subprocess.Popen]:
     """Processes with the variables that torchrun sets."""
     import socket
 
@@ -99,7 +100,7 @@ def started(code: str, count: int = 2) -> list[subprocess.Popen]:
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-c", code, *arguments],
                 env=os.environ | variables | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

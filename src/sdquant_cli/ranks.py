@@ -41,6 +41,11 @@ class Ranks:
         start = self.rank * len(units) // self.count
         return [*units[start:], *units[:start]]
 
+    def part(self, units: Sequence[T]) -> Sequence[T]:
+        """Return this rank's part of units, with which its order begins: all parts together are all units."""
+        start, stop = (rank * len(units) // self.count for rank in (self.rank, self.rank + 1))
+        return units[start:stop]
+
 
 _scopes: list[Ranks] = []  # of `alone`
 

@@ -95,7 +95,7 @@ def test_what_a_killed_process_held_is_taken_at_once_and_said(tmp_path, clock):
     next(lost.turns(range(3), set, lambda unit: None))
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "lost.lock").touch()  # and nobody locks it
-    assert turns(one, range(3), set()) == [1, 2, 0]
+    assert turns(one, range(3), set()) == [0, 1, 2]
     (line,) = one._events.warnings
     assert "unit 0 was left by rank 0 on " in line
     assert clock[0] == [0.0]
@@ -104,7 +104,7 @@ def test_what_a_killed_process_held_is_taken_at_once_and_said(tmp_path, clock):
 def test_what_this_process_left_itself_is_taken_in_silence(tmp_path):
     before, after = members(tmp_path, "one", "one")
     next(before.turns(range(3), set, lambda unit: None))
-    assert turns(after, range(3), set()) == [1, 2, 0]
+    assert turns(after, range(3), set()) == [0, 1, 2]
     assert after._events.warnings == []
 
 
@@ -141,9 +141,8 @@ def test_a_unit_of_another_machine_is_computed_twice_if_it_takes_much_longer_tha
         assert next(turn) == 1
         clock[0][0] += own
         stored.add(1)
-    began = clock[0][0]
     assert next(turn) == 0
-    assert after < clock[0][0] - began < after + 2 * leases.LONGEST_WAIT
+    assert after < clock[0][0] < 1.2 * after + 2 * leases.LONGEST_WAIT  # since its lease was first seen
     stored.add(0)
     assert list(turn) == []
 

@@ -16,6 +16,7 @@ from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Kind
 from .prompts import Prompts
+from .rows import rows_of
 from .workspace import Blueprint, Workspace
 
 EMBEDS_PER_UNIT = 256
@@ -29,8 +30,8 @@ class TextEmbeds(Artifact[TextEmbedsSpec, TextEmbedsFacts]):
 
     def texts(self, model: Model, setting: Setting) -> Conditioning:
         """Return the conditioning of all distinct prompts (P), unconditional first."""
-        pooled = torch.from_numpy(self.read("pooled")) if model.family.pooled else None
-        return with_sizes(Conditioning(torch.from_numpy(self.read("embedding")), pooled), model, setting)
+        pooled = rows_of(self, "pooled") if model.family.pooled else None
+        return with_sizes(Conditioning(rows_of(self, "embedding"), pooled), model, setting)
 
     def index(self) -> np.ndarray:
         """Return the index (N) of each prompt's text."""

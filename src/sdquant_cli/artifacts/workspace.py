@@ -128,22 +128,22 @@ class Workspace:
         *,
         quiet: bool = False,
         retag: bool = True,
+        assist: Callable[[], object] | None = None,
     ) -> A:
         """Return the artifact of a blueprint; where it is absent, `fill` writes its units, returns its facts.
 
         It gets the tags, unless it was there and `retag` is off. `quiet`: do not say that it was there.
-        Ranks share the units. An artifact of one unit is made by the first rank, and the others wait for it.
+        Ranks share the units. An artifact of one unit is made by the first rank, and the others wait for it;
+        meanwhile they run `assist`, whose exchanges with other ranks must be those of `fill`.
         """
         if ranks.current().count > 1:
             machine = {"device": self.device.type, "threads": torch.get_num_threads()}
             ranks.agree(blueprint.identity | machine)
         if blueprint.units == 1 and not ranks.current().is_first:
-            artifact: Artifact | Draft = self.store.wait_for(blueprint.spec.kind, blueprint.key)
+            artifact, is_new = self._await(blueprint, assist)
         else:
-            artifact = self._begin(blueprint)
-        if isinstance(artifact, Draft):
-            artifact = self._finish(artifact, fill, blueprint.units)
-        else:
+            artifact, is_new = self._make(blueprint, fill, assisted=assist is not None)
+        if not is_new:
             tags = tags if retag else ()
             if not quiet:
                 self.events.note(f"{artifact.name} is up to date")
@@ -151,13 +151,26 @@ class Workspace:
             self.store.tag(artifact, tag)
         return kind.of(artifact)
 
-    def _begin(self, blueprint: "Blueprint") -> Artifact | Draft:
-        return self.store.begin(blueprint.spec, blueprint.refs, dict(blueprint.arrays), blueprint.units)
-
-    def _finish(self, draft: Draft, fill: Callable[[Draft], Facts], units: int) -> Artifact:
-        with ranks.alone() if units == 1 else nullcontext():
+    def _make(
+        self, blueprint: "Blueprint", fill: Callable[[Draft], Facts], *, assisted: bool
+    ) -> tuple[Artifact, bool]:
+        """Return the artifact, and whether it was made now."""
+        draft = self.store.begin(blueprint.spec, blueprint.refs, dict(blueprint.arrays), blueprint.units)
+        is_new = isinstance(draft, Draft)
+        if assisted:
+            ranks.broadcast(is_new)
+        if not isinstance(draft, Draft):
+            return draft, False
+        with ranks.alone() if blueprint.units == 1 and not assisted else nullcontext():
             facts = fill(draft)
-            return draft.publish(facts, self.store.provenance(torch.get_num_threads()))
+            return draft.publish(facts, self.store.provenance(torch.get_num_threads())), True
+
+    def _await(self, blueprint: "Blueprint", assist: Callable[[], object] | None) -> tuple[Artifact, bool]:
+        """Return the artifact that the first rank makes, and whether it was made now, helped by this one."""
+        is_new = assist is not None and ranks.broadcast(True)
+        if is_new and assist is not None:
+            assist()
+        return self.store.wait_for(blueprint.spec.kind, blueprint.key), is_new
 
 
 @dataclass(frozen=True)

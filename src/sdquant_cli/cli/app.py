@@ -31,6 +31,7 @@ COMMANDS: dict[str, Body] = {
     "ls": store.ls,
     "show": store.show,
     "verify": store.verify,
+    "gc": store.gc,
     "rm": store.rm,
     "tag": store.tag,
 }

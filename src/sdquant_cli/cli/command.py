@@ -16,7 +16,7 @@ from ..errors import UsageProblem
 from ..ranks import leave
 from ..types import Preset
 from .errors import PlainCommand, request_of
-from .parallel import takes_part
+from .parallel import takes_part, together
 
 if TYPE_CHECKING:
     from typer._click.core import Context, Parameter  # Typer's own copy of click
@@ -69,7 +69,7 @@ class OptionsCommand(PlainCommand):
         call = Invocation(**shared)
         try:
             if takes_part(self.options, request, call):
-                with _naming_the_preset(preset, filled):
+                with _naming_the_preset(preset, filled), together(self.options, call):
                     self.body(request, call)
         finally:
             leave()

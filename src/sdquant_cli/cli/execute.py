@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ..ranks import current
+from ..ranks import alone, current
 from ..types import Kind
 from .command import Invocation
 
@@ -51,10 +51,11 @@ def execute_alone(stage: ModuleType, request: object, call: Invocation) -> None:
 
     if not current().is_first:
         return
-    if call.dry_run:
-        _show_plan(stage.plan(request), as_json=call.json)
-    else:
-        _finish(stage, stage.run(request, Terminal()), request, call)
+    with alone():
+        if call.dry_run:
+            _show_plan(stage.plan(request), as_json=call.json)
+        else:
+            _finish(stage, stage.run(request, Terminal()), request, call)
 
 
 def _finish(stage: ModuleType, artifact: "Artifact", request: object, call: Invocation) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,22 @@ def hush() -> None:
         sys.stderr = file.open("a", buffering=1)
 
 
+def together(options: "CommandOptions", call: "Invocation") -> AbstractContextManager[None]:
+    """Return the context in which a command runs: with the other ranks, or as if there were none."""
+    return nullcontext() if _is_shared(options, call) else ranks.alone()
+
+
+def _is_shared(options: "CommandOptions", call: "Invocation") -> bool:
+    return options.is_stage and not call.dry_run
+
+
 def takes_part(options: "CommandOptions", request: "Fields", call: "Invocation") -> bool:
     """Tell if this rank runs a command: each runs a stage, the first alone anything else.
 
     Raises UsageProblem, on all ranks, that names a flag whose value differs between them.
     """
     rank = ranks.current()
-    if rank.count == 1 or not options.is_stage or call.dry_run:
+    if rank.count == 1 or not _is_shared(options, call):
         return rank.is_first
     values = {flag.spelling: getattr(request, flag.name, None) for flag in options.request_flags}
     ranks.agree({"sdquant": __version__, **values, "--store": call.store})

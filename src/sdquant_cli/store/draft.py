@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import DamagedArtifact, EnvironmentProblem, SdquantError
 from ..events import Events, Task
-from ..manifests import MANIFESTS, Frozen, Provenance, Receipt, Ref, Spec, StoredObject
+from ..manifests import MANIFESTS, Frozen, Manifest, Provenance, Receipt, Ref, Spec, StoredObject
 from ..meter import Meter
 from ..ranks import current
 from ..sealed import seal
 from .artifact import ArraySpec, Artifact, content_digest, folder, key_of, object_of, receipt_path
-from .documents import read_manifest, read_value, write_manifest
+from .documents import CONDEMNED, read_manifest, read_value, write_manifest
 from .leases import Leases
 from .objects import Objects
 from .scratch import Member, claim, clear, discard, scratch_of
@@ -101,27 +101,32 @@ class Draft:
                 paths[int(name[1])] = path
         return paths
 
-    def receipts(self) -> dict[int, Receipt]:
-        """Return the receipts of stored units, by unit.
+    def receipts(self, *, hashed: bool = False) -> dict[int, Receipt]:
+        """Return the receipts of stored units; a damaged one is removed, so that its unit is missing.
 
-        Bytes that this process has not written are hashed once. A receipt that does not match them is
-        removed, so that its unit is missing.
+        `hashed`: so is one that does not match the bytes stored; those of this process are known to.
         """
         receipts = {}
         for unit, path in self._stored_units().items():
-            receipt = self._checked.get(path) or self._check(path, unit)
+            receipt = self._checked.get(path) or self._check(path, unit, hashed=hashed)
             if receipt is not None:
                 self._checked[path] = receipt
                 receipts[unit] = receipt
         return receipts
 
-    def _check(self, path: str, unit: int) -> Receipt | None:
-        """Return a receipt if its objects match it; otherwise remove it and its damaged objects."""
+    def _check(self, path: str, unit: int, *, hashed: bool) -> Receipt | None:
+        """Return a receipt if it can be read and, if `hashed`, its objects match it.
+
+        Otherwise remove it and its damaged objects.
+        """
         expected = set(self._shards(unit).values())
         try:
             receipt = read_value(Receipt, self._objects.read(path) or b"", f"{self._objects.url}/{path}")
             if receipt.unit == unit and {item.path for item in receipt.objects} == expected:
-                damaged = [item.path for item in receipt.objects if self._stored(item.path) != item]
+                damaged = []
+                for item in receipt.objects:
+                    if hashed and self._stored(item.path) != item:
+                        damaged.append(item.path)
                 if not damaged:
                     return receipt
                 self._objects.delete([f"{self.path}/{path}" for path in damaged])
@@ -137,7 +142,7 @@ class Draft:
 
     def missing(self) -> list[int]:
         """Return the units that are still to be written."""
-        stored = self.receipts() if current().is_first else self._stored_units()
+        stored = self.receipts(hashed=True) if current().is_first else self._stored_units()
         return sorted(set(range(self.units)) - set(stored))
 
     def turns(self, sizes: Mapping[int, int], task: Task) -> Iterator[int]:
@@ -268,11 +273,19 @@ class Draft:
             for _ in self._leases.turns([publication], published, lambda _: None):
                 if not published():
                     self._publish(path, facts, provenance)
-        stored = read_manifest(
-            self._spec.kind, self._key, self._objects.read(path) or b"", f"{self._objects.url}/{path}"
-        )
+        stored = self._read_published(path)
         self._end()
         return Artifact(self._objects, stored)
+
+    def _read_published(self, path: str) -> Manifest:
+        """Return the manifest; raises EnvironmentProblem if `sdquant gc` has removed the draft meanwhile."""
+        data = self._objects.read(path)
+        if data is None or data == CONDEMNED:
+            raise EnvironmentProblem(
+                f"{self.name}: `sdquant gc` has removed it, since nothing was written for so long; run the "
+                f"same command again, after `sdquant rm {self._spec.kind}/{self._key}` if this comes again"
+            )
+        return read_manifest(self._spec.kind, self._key, data, f"{self._objects.url}/{path}")
 
     def _publication(self, path: str, unit: int) -> list[int]:
         """Return the unit if the manifest is there."""
@@ -308,7 +321,14 @@ class Draft:
                 "facts": facts() if callable(facts) else facts,
             }
         )
-        self._objects.create(path, write_manifest(manifest))
+        if self._objects.create(path, write_manifest(manifest)):
+            self._check_still_there(path, manifest)
+
+    def _check_still_there(self, path: str, manifest: Manifest) -> None:
+        """Remove the manifest again if `sdquant gc` has removed units since they were found present."""
+        present = self._objects.sizes(f"{self.path}/units")
+        if len(present) < len(manifest.units):
+            self._objects.delete([path])
 
     def _check_present(self, receipts: dict[int, Receipt]) -> None:
         """Raise DamagedArtifact unless every unit is stored, all its objects with their sizes."""

@@ -7,6 +7,7 @@ process does. No clocks are compared. Leases are removed on publishing.
 """
 
 import re
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -17,6 +18,7 @@ from .objects import Objects
 from .scratch import Member
 
 _LEASE = re.compile(r".*/leases/(\d{6,})\.(\d+)", re.ASCII)
+Stored = Callable[[], Collection[int]]  # returns the units that are stored
 UNKNOWN, FEWEST, TIMES = 600.0, 60.0, 3.0  # seconds before a unit is taken again: see `_patience`
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between looks at what other processes have stored
 
@@ -26,13 +28,26 @@ def is_lease(path: str) -> bool:
     return _LEASE.fullmatch(path) is not None
 
 
-def pauses() -> Iterator[None]:
-    """Yield without end, at first soon, then after longer pauses."""
+def pauses(longest: float = LONGEST_WAIT) -> Iterator[None]:
+    """Yield without end, at first soon, then after longer pauses, of at most so many seconds."""
     wait = FIRST_WAIT
     while True:
         yield
         time.sleep(wait)
-        wait = min(2 * wait, LONGEST_WAIT)
+        wait = min(2 * wait, longest)
+
+
+def _still_missing(
+    units: Sequence[int], stored: Collection[int], pass_over: Callable[[int], None]
+) -> list[int]:
+    """Return the units that are not stored; pass over those that are."""
+    missing = []
+    for unit in units:
+        if unit in stored:
+            pass_over(unit)
+        else:
+            missing.append(unit)
+    return missing
 
 
 class Leases:
@@ -46,46 +61,40 @@ class Leases:
             tuple[int, int], tuple[float, dict[str, object]]
         ] = {}  # when first seen, and by whom
 
-    def turns(
-        self, units: Sequence[int], stored: Callable[[], Collection[int]], pass_over: Callable[[int], None]
-    ) -> Iterator[int]:
+    def turns(self, units: Sequence[int], stored: Stored, pass_over: Callable[[int], None]) -> Iterator[int]:
         """Yield the units that this process is to write, until all are stored.
 
         `stored` returns units that are; each that another process has stored goes to `pass_over`.
         """
         left: list[int] = []
-        free = current().rotated(units)
+        yield from self._first_turns(current().rotated(units), left, stored, pass_over)
+        while left:
+            for _ in pauses(max(LONGEST_WAIT, self._longest / 4)):  # a look lists all units
+                still = _still_missing(left, stored(), pass_over)
+                retaken = self._take_again(still) if still else None
+                if retaken is not None or not still:
+                    break
+            left = [unit for unit in still if unit != retaken]
+            if retaken is not None:
+                yield from self._timed(retaken)
+
+    def _first_turns(
+        self, free: list[int], left: list[int], stored: Stored, pass_over: Callable[[int], None]
+    ) -> Iterator[int]:
+        """Yield units that nobody has taken; others that are not stored yet go to `left`."""
         while free:
             unit = free.pop(0)
-            if not self._take(unit, 0):
-                left.append(unit)
+            is_mine = self._take(unit, 0) or self._take_again([unit]) is not None
+            if not is_mine:  # then others are likely to have taken more
+                taken = {unit, *self._attempts()}
+                left.extend(sorted(taken.intersection([unit, *free])))
+                free = [unit for unit in free if unit not in taken]
                 continue
             yield from self._timed(unit)
             if current().count > 1 and current().is_first:  # whose progress is that of all
-                left = self._still_missing(left, done := stored(), pass_over)
-                free = self._still_missing(free, done, pass_over)
-        while left:
-            for _ in pauses():
-                left = self._still_missing(left, stored(), pass_over)
-                retaken = self._take_again(left) if left else None
-                if retaken is not None or not left:
-                    break
-            if retaken is not None:
-                left.remove(retaken)
-                yield from self._timed(retaken)
-
-    @staticmethod
-    def _still_missing(
-        units: Sequence[int], stored: Collection[int], pass_over: Callable[[int], None]
-    ) -> list[int]:
-        """Return the units that are not stored; pass over those that are."""
-        missing = []
-        for unit in units:
-            if unit in stored:
-                pass_over(unit)
-            else:
-                missing.append(unit)
-        return missing
+                done = stored()
+                left[:] = _still_missing(left, done, pass_over)
+                free = _still_missing(free, done, pass_over)
 
     def clear(self) -> None:
         """Remove all leases."""
@@ -97,19 +106,17 @@ class Leases:
         self._longest = max(self._longest, time.monotonic() - began)
 
     def _take(self, unit: int, attempt: int) -> bool:
-        document = {"member": self._member.name, "host": self._member.host, "rank": current().rank}
+        """Create a lease; a request that is repeated since its answer was lost finds its own lease."""
+        token = secrets.token_hex(8)
+        lease = {"member": self._member.name, "host": self._member.host, "rank": current().rank}
         path = f"{self._folder}/{unit:06d}.{attempt}"
-        return self._objects.create(path, seal(document), durable=False)
+        is_new = self._objects.create(path, seal(lease | {"token": token}), durable=False)
+        return is_new or self._read(unit, attempt).get("token") == token
 
     def _take_again(self, units: Collection[int]) -> int | None:
         """Return the first unit whose process is lost, taken now; None if there is none."""
-        attempts: dict[int, int] = {}
-        for path in self._objects.sizes(self._folder):
-            name = _LEASE.fullmatch(path)
-            if name and int(name[1]) in units:
-                attempts[int(name[1])] = max(attempts.get(int(name[1]), 0), int(name[2]))
-        for unit, attempt in sorted(attempts.items()):
-            if self._is_lost(unit, attempt) and self._take(unit, attempt + 1):
+        for unit, attempt in sorted(self._attempts().items()):
+            if unit in units and self._is_lost(unit, attempt) and self._take(unit, attempt + 1):
                 _, lease = self._seen[unit, attempt]
                 if lease.get("member") != self._member.name:
                     self._events.warn(
@@ -118,6 +125,15 @@ class Leases:
                     )
                 return unit
         return None
+
+    def _attempts(self) -> dict[int, int]:
+        """Return the last attempt at each unit that was taken; costs one listing."""
+        attempts: dict[int, int] = {}
+        for path in self._objects.sizes(self._folder):
+            if name := _LEASE.fullmatch(path):
+                unit, attempt = map(int, name.groups())
+                attempts[unit] = max(attempts.get(unit, 0), attempt)
+        return attempts
 
     def _is_lost(self, unit: int, attempt: int) -> bool:
         if (unit, attempt) not in self._seen:

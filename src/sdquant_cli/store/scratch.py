@@ -7,6 +7,8 @@ one lock a file each, by which others see that they are at work.
 import platform
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,10 +26,14 @@ class Busy(EnvironmentProblem):
     """A process is computing an artifact."""
 
 
+def scratch_root(objects: Objects) -> Path:
+    """Return the folder above all scratch: the store or, for a bucket, one in the current folder."""
+    return objects.local or Path(".sdquant-scratch").absolute()
+
+
 def scratch_of(objects: Objects, kind: Kind, key: str) -> Path:
-    """Return the scratch folder of an artifact; for a bucket it is in the current folder."""
-    root = objects.local or Path(".sdquant-scratch").absolute()
-    return root / "scratch" / kind / key
+    """Return the scratch folder of an artifact."""
+    return scratch_root(objects) / "scratch" / kind / key
 
 
 def claim(scratch: Path, name: str, file: str = _ALL) -> FileLock:
@@ -82,15 +88,20 @@ def _is_held(file: Path) -> bool:
     return False
 
 
+@contextmanager
+def claims(scratch: Path, name: str) -> Iterator[None]:
+    """Hold all locks of a scratch folder; raises Busy while a process holds one of them."""
+    with ExitStack() as locks:
+        for file in sorted({_ALL, *(path.name for path in scratch.glob(f"*.{_ALL}"))}):
+            locks.callback(claim(scratch, name, file).release, force=True)
+        yield
+
+
 def clear(scratch: Path, name: str) -> None:
     """Remove an artifact's scratch folder; raises Busy while a process uses it."""
     if scratch.is_dir():
-        locks = []
-        for file in sorted({_ALL, *(path.name for path in scratch.glob(f"*.{_ALL}"))}):
-            locks.append(claim(scratch, name, file))
-        discard(scratch)
-        for lock in locks:
-            lock.release(force=True)
+        with claims(scratch, name):
+            discard(scratch)
 
 
 def discard(scratch: Path) -> None:

@@ -23,7 +23,7 @@ from ..ranks import current
 from ..types import Kind
 from ..version import __version__
 from .artifact import ArraySpec, Artifact, folder, key_of
-from .documents import read_document, read_manifest
+from .documents import CONDEMNED, read_document, read_manifest
 from .draft import Draft
 from .leases import pauses
 from .objects import Objects
@@ -103,7 +103,7 @@ class Store:
             where = f"{url}/{HEADER}"
             if "format" not in read_document(header, where, FORMAT):
                 raise DamagedArtifact(f'{where} is damaged: expected {{"format": {FORMAT}}}')
-        elif self._keys():
+        elif self.names():
             raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
 
     # ------------------------------------------------------------------------------ making
@@ -176,7 +176,7 @@ class Store:
         """Return the artifact published under a key, or None; raises DamagedArtifact or NewerFormat."""
         path = f"{folder(kind, key)}/manifest.json"
         data = self.objects.read(path) if KEY.fullmatch(key) else None
-        if data is None:
+        if data is None or data == CONDEMNED:
             return None
         return Artifact(self.objects, read_manifest(kind, key, data, f"{self.url}/{path}"))
 
@@ -221,14 +221,18 @@ class Store:
             matches = [(kind, key)] if key and key in self.objects.folders(f"artifacts/{kind}") else []
             what = f"{kind} artifact"
         else:
-            matches = [(kind, key) for kind, key in self._keys() if text and key.startswith(text)]
+            matches = [(kind, key) for kind, key in self.names() if text and key.startswith(text)]
             what = "artifact"
         if len(matches) == 1:
             return self._entry(matches[0])
         number = f"{len(matches)} {what}s" if matches else f"no {what}"
         raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` lists artifacts")
 
-    def _keys(self) -> list[tuple[Kind, str]]:
+    def is_unfinished(self, kind: Kind, key: str) -> bool:
+        """Tell if an artifact has no manifest, not even a damaged one."""
+        return self.objects.read(f"{folder(kind, key)}/manifest.json") in (None, CONDEMNED)
+
+    def names(self) -> list[tuple[Kind, str]]:
         """Return kind and key of every artifact's folder."""
         return [
             (kind, key)
@@ -246,7 +250,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return the entries of all artifacts, published ones first, oldest first."""
-        entries = self.objects.each(self._entry, self._keys())
+        entries = self.objects.each(self._entry, self.names())
         return sorted(entries, key=_age)
 
     def artifacts(self) -> list[Artifact]:
