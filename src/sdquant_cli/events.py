@@ -28,19 +28,22 @@ class Events(Protocol):
         """Report a possible problem."""
 
 
-class _Silence:
+class Silence:
+    """A receiver that drops everything."""
+
     def advance(self, steps: int = 1) -> None:
-        pass
+        """Drop progress."""
 
     @contextmanager
     def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:  # noqa: ARG002
+        """Open a task that drops progress."""
         yield self
 
     def note(self, message: str) -> None:
-        pass
+        """Drop information."""
 
     def warn(self, message: str) -> None:
-        pass
+        """Drop a warning."""
 
 
-SILENT: Events = _Silence()
+SILENT: Events = Silence()

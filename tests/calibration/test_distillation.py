@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from sdquant_cli.calibration.distillation import LossTargets
-from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from sdquant_cli.calibration.losses import (
+    collecting_outputs,
+    energies,
+    feature_loss,
+    guided_loss,
+    output_loss,
+)
+from sdquant_cli.calibration.shares import Share, shares
 from sdquant_cli.calibration.sources import MixedLatents
 from sdquant_cli.errors import SdquantError
 from sdquant_cli.manifests import LossSpec
@@ -15,13 +22,18 @@ from sdquant_cli.types import Bits, Train
 from tests.calibration.toy import items, training
 
 
+def whole(picks) -> Share:
+    """All of a batch, as one process has it."""
+    return next(shares(items().batch(picks, torch.device("cpu")), 1))
+
+
 @pytest.mark.parametrize("what", list(Train))
 def test_training_brings_the_student_closer_to_the_teacher(what):
     run = training(
         Bits(3, 8), batch=6, iterations=60, what=what, rank=8, weight_rate=1e-3, step_rate=5e-3, averaging=0.9
     )
     original = [p.clone() for p in run.teacher.network.parameters()]
-    everything = items().batch(range(12), torch.device("cpu"))
+    everything = whole(range(12))
     before = float(run.loss(everything)[0].detach())
     for _ in range(60):
         run.step()
@@ -45,16 +57,16 @@ def test_every_loss_counts_with_its_weight():
         target, found = run.teacher.network(*inputs).sample, run.student(*inputs).sample
     expected = output_loss(found, target) + 0.5 * guided_loss(found, target, 3.0)
     for name, weight in (("conv", 2), ("out", 3)):
-        expected = expected + weight * feature_loss(b, a, [name])
-    torch.testing.assert_close(run.loss(batch)[0], expected)
+        expected = expected + weight * feature_loss(b, a, [name], energies(a))
+    torch.testing.assert_close(run.loss(whole([0, 3]))[0], expected)
 
 
 def test_accumulation_changes_memory_and_not_the_update():
-    whole, parts = training(), training(accumulate=2)
-    for run in (whole, parts):
+    at_once, parts = training(), training(accumulate=2)
+    for run in (at_once, parts):
         run.step()
-    assert parts.losses == pytest.approx(whole.losses)
-    for a, b in zip(whole.weights, parts.weights, strict=True):
+    assert parts.losses == pytest.approx(at_once.losses)
+    for a, b in zip(at_once.weights, parts.weights, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
 
@@ -94,7 +106,7 @@ def test_zero_points_move_within_their_grids_and_bring_the_student_closer():
         moved = [not torch.equal(a, b) for a, b in zip(before, zeros, strict=True)]
         assert any(moved) == bool(zero_points)
         assert all(bool(((zero >= 0) & (zero <= 15)).all()) for zero in zeros)
-        losses.append(float(run.loss(items().batch(range(12), torch.device("cpu")))[0].detach()))
+        losses.append(float(run.loss(whole(range(12)))[0].detach()))
     assert losses[1] < losses[0]
 
 

@@ -31,7 +31,7 @@ def test_items_are_halved_without_guidance_and_parts_keep_a_latents_items_togeth
     assert len(batch.x) == 3 * batch.halves
     assert torch.equal(batch.x[-3:], ours.x[[4, 1, 7]].float())
     assert torch.equal(batch.conditioning.tokens[-3:], ours.texts.tokens[ours.text[[4, 1, 7]]].float())
-    parts = batch.parts(2)
+    parts = [batch[index] for index in batch.parts(2)]
     latents = [(part.item % len(ours)).view(batch.halves, -1) for part in parts]
     assert torch.equal(torch.cat(latents, dim=1), torch.tensor([[4, 1, 7]]).expand(batch.halves, 3))
     assert all(torch.equal(ours.some(part.item, torch.device("cpu")).x, part.x) for part in parts)

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from sdquant_cli.calibration.losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from sdquant_cli.calibration.losses import (
+    collecting_outputs,
+    energies,
+    feature_loss,
+    guided_loss,
+    output_loss,
+)
 from tests.calibration.toy import items, quantized
 
 
@@ -13,7 +19,9 @@ def test_losses_are_equations_11_and_12():
     assert output_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
     teacher = {"x": torch.full((2,), 2.0), "y": torch.full((2,), 10.0)}
     student = {"x": torch.full((2,), 3.0), "y": torch.full((2,), 10.0)}
-    assert feature_loss(student, teacher, ["x", "y"]).item() == pytest.approx((1 / 4 + 0) / 2)
+    assert feature_loss(student, teacher, ["x", "y"], energies(teacher)).item() == pytest.approx(
+        (1 / 4 + 0) / 2
+    )
 
 
 def test_hooks_leave_nothing_behind():

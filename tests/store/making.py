@@ -54,16 +54,17 @@ def flip(path: Path, at: int | None = None) -> None:
 
 
 class Heard:
-    """Events that remember warnings."""
+    """Events that remember warnings and notes."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
 
     def note(self, message: str) -> None:
-        pass
+        self.notes.append(message)
 
 
 def warnings_of(result) -> list[str]:

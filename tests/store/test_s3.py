@@ -1,5 +1,7 @@
 """The store in a bucket: the same artifacts, two writers at once, and a server that refuses."""
 
+import random
+from collections import Counter
 from datetime import timedelta
 
 import numpy as np
@@ -10,7 +12,7 @@ from sdquant_cli.store import Draft, Store, objects
 from sdquant_cli.types import Kind
 from tests.conftest import Sdquant
 from tests.store.making import ARRAYS, DATA, FACTS, SPEC, UNITS, Heard, begun, fill, make
-from tests.store.s3 import BUCKET, serving
+from tests.store.s3 import BUCKET, nothing, serving
 
 URL = f"s3://{BUCKET}/some/prefix"
 
@@ -74,14 +76,14 @@ def test_two_writers_of_other_bytes_publish_one_artifact(server, monkeypatch, tm
     waiting = [True]
     create = draft._objects.create
 
-    def meanwhile(path, data):
+    def meanwhile(path, data, **options):
         if path.endswith(ends[moment]) and waiting:
             waiting.clear()
             for unit in began.missing():
                 start, stop = began.rows(unit, "x")
                 began.write(unit, {"x": DATA["x"][start:stop] + 1, "row": DATA["row"][start:stop]}, {"n": 1})
             began.publish(FACTS, second.provenance(1)).verify()
-        return create(path, data)
+        return create(path, data, **options)
 
     monkeypatch.setattr(draft._objects, "create", meanwhile)
     fill(draft)
@@ -164,6 +166,64 @@ def test_what_the_server_refuses_is_one_line_and_5(server, method, status):
     else:
         with pytest.raises(EnvironmentProblem, match=URL):
             opened.begin(SPEC.model_copy(update={"seed": 1}), {}, ARRAYS, UNITS)
+
+
+def test_a_server_that_throttles_cuts_and_loses_answers(server, monkeypatch):
+    """10% of requests 503, 5% cut off, 5% done with a lost answer: the same bytes."""
+    monkeypatch.setattr(objects, "RETRIES", {**objects.RETRIES, "max_retries": 20})
+    chance = random.Random(0)
+    counts = Counter()
+
+    def before(method, key):
+        drawn = chance.random()
+        status = 503 if drawn < 0.1 else 0 if drawn < 0.15 else None
+        counts["before", status] += 1
+        return status
+
+    def after(method, key):
+        lost = chance.random() < 0.05
+        counts["lost"] += lost
+        return 0 if lost else None
+
+    server.before, server.after = before, after
+    artifacts = []
+    for seed in range(4):
+        artifacts.append(make(Store(URL), SPEC.model_copy(update={"seed": seed})))
+    assert counts["before", 503] > 10
+    assert counts["before", 0] > 5
+    assert counts["lost"] > 5
+    server.before = server.after = nothing
+    for artifact in artifacts:
+        artifact.verify()
+    assert len({artifact.ref.digest for artifact in artifacts}) == 1
+    assert not [name for name in server.objects if "/leases/" in name]
+
+
+def test_a_server_that_overwrites_is_refused(server):
+    """As S3-compatible servers of before conditional writes do."""
+    server.overwrites = True
+    with pytest.raises(EnvironmentProblem, match="the server overwrites objects that it is asked to create"):
+        begun(Store(URL))
+    assert not [name for name in server.objects if "artifacts" in name]
+
+
+def test_credentials_that_expire_end_a_run_that_resumes(server):
+    draft = begun(Store(URL))
+    fill(draft, [0, 1])
+    server.before = lambda method, key: 403
+    with pytest.raises(EnvironmentProblem, match=URL):
+        fill(draft, [2])
+    server.before = nothing
+    resumed = begun(Store(URL))
+    assert resumed.missing() == [2]
+
+
+def test_uploads_have_a_checksum(server):
+    seen = []
+    server.heard = lambda method, headers: seen.append(headers.get("x-amz-checksum-sha256"))
+    make(Store(URL))
+    assert seen
+    assert all(seen)
 
 
 def test_an_outage_of_some_requests_is_waited_for(server):

@@ -13,7 +13,7 @@ from sdquant_cli.manifests import PromptsFacts, PromptsSpec, artifact_key
 from sdquant_cli.sealed import seal, write_json
 from sdquant_cli.store import Absent, ArraySpec, Artifact, Draft, PinnedStore, ReadOnlyStore, Store
 from sdquant_cli.types import Kind
-from tests.store.making import ARRAYS, DATA, FACTS, SETTING, SPEC, fill, make
+from tests.store.making import ARRAYS, DATA, FACTS, SETTING, SPEC, Heard, fill, make
 
 
 @pytest.fixture
@@ -175,21 +175,36 @@ def test_what_it_took_goes_on_from_the_last_checkpoint(store):
     assert took.peak_memory in (9_000_000_000_000, None)
 
 
-def test_one_process_at_a_time_makes_an_artifact(store):
+def test_one_process_at_a_time_makes_an_artifact_of_one_unit(store, monkeypatch):
     script = (
         "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
         "print(flush=True); sys.stdin.read()"
     )
-    folder = store.begin(SPEC, {}, ARRAYS, 3).scratch  # nobody holds this draft any more
-    lock = str(folder / "lock")
-    with subprocess.Popen([sys.executable, "-c", script, lock], stdin=-1, stdout=-1) as other:
-        other.stdout.readline()
-        with pytest.raises(
-            EnvironmentProblem, match=f"latents/{folder.name}: another process is computing it"
-        ):
-            store.begin(SPEC, {}, ARRAYS, 3)
-        other.stdin.close()
-    assert make(store).ref.key == folder.name
+    store = Store(store.url, Heard())
+    draft = store.begin(SPEC, {}, ARRAYS, 1)
+    folder, name = draft.scratch, draft.name
+    del draft  # nobody holds it any more
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / "lock")], stdin=-1, stdout=-1, start_new_session=True
+    ) as other:
+        try:
+            other.stdout.readline()
+            looks = []
+
+            def pause(seconds):
+                looks.append(seconds)
+                if len(looks) == 8:
+                    other.stdin.close()
+                    other.wait()
+
+            monkeypatch.setattr("time.sleep", pause)
+            draft = store.begin(SPEC, {}, ARRAYS, 1)
+        finally:
+            other.kill()
+    assert draft.name == name
+    assert len(looks) == 8
+    assert looks == sorted(looks)
+    assert store.events.notes == [f"waiting for another process, which computes latents/{folder.name}"]
 
 
 def test_what_a_pinned_store_tags_stays_whatever_another_process_tags(store):

@@ -9,7 +9,7 @@ from ..manifests import FeaturesFacts, FeaturesSpec
 from ..metrics.catalog import NETWORK_FILES, NETWORK_WIDTHS
 from ..metrics.measures import Networks
 from ..metrics.weights import WEIGHT_FILES
-from ..store import ArraySpec, Artifact, Draft
+from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Kind
 from .images import Images
 from .workspace import Blueprint, Workspace
@@ -45,8 +45,8 @@ class KeptFeatures:
 
     def _extract(self, images: Images, network: str, draft: Draft) -> FeaturesFacts:
         missing = draft.missing_rows("feature")
-        total = sum(map(len, missing.values()))
-        with self.workspace.events.task(f"features ({network})", total, "image") as task:
-            for unit, rows in missing.items():
-                draft.write(unit, {"feature": self.networks.features(network, images, rows, task)})
+        sizes = lengths(missing)
+        with self.workspace.events.task(f"features ({network})", sum(sizes.values()), "image") as task:
+            for unit in draft.turns(sizes, task):
+                draft.write(unit, {"feature": self.networks.features(network, images, missing[unit], task)})
         return FeaturesFacts(images=images.count, width=NETWORK_WIDTHS[network])

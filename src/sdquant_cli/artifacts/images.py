@@ -17,7 +17,7 @@ from ..models.load import Model
 from ..models.noise import initial_noise, step_generators
 from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
-from ..store import ArraySpec, Artifact, Draft
+from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Dtype, Kind
 from .prompts import Prompts
 from .quant_state import QuantState, quantized_denoiser
@@ -95,11 +95,11 @@ def draw(workspace: Workspace, drawing: Drawing, tags: Sequence[str] = LATEST) -
 def _draw_units(workspace: Workspace, drawing: Drawing, draft: Draft) -> ImagesFacts:
     painter = _Painter.of(workspace, drawing)
     missing = draft.missing_rows("image")
-    total = sum(map(len, missing.values()))
+    sizes = lengths(missing)
     size = drawing.spec.micro_batch
-    with workspace.events.task(f"drawing ({drawing.spec.engine})", total, "image") as task:
-        for unit, rows in missing.items():
-            parts = []
+    with workspace.events.task(f"drawing ({drawing.spec.engine})", sum(sizes.values()), "image") as task:
+        for unit in draft.turns(sizes, task):
+            rows, parts = missing[unit], []
             for first in range(0, len(rows), size):
                 batch = rows[first : first + size]
                 parts.append(painter.draw(batch))

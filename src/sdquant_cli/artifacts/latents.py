@@ -12,6 +12,7 @@ from ..manifests import LatentsFacts, LatentsSpec
 from ..models.schedule import Schedule, schedule_of
 from ..store import ArraySpec, Artifact
 from ..types import Kind
+from .rows import rows_of
 from .text_embeds import TextEmbeds
 from .time_table import TimeTable
 from .workspace import Workspace
@@ -58,7 +59,7 @@ def load_items(workspace: Workspace, latents: Latents, table: TimeTable, count: 
     _check_schedule(latents, schedule_of(model.sampler(setting)), row, latents.read("call", 0, count))
     embeds = workspace.input(TextEmbeds, latents, "text-embeds")
     return Items(
-        x=torch.from_numpy(latents.read("x", 0, count)),
+        x=rows_of(latents, "x", count),
         row=torch.from_numpy(row),
         text=torch.from_numpy(embeds.index()[latents.read("prompt_index", 0, count)]),
         texts=embeds.texts(model, setting),

@@ -13,9 +13,10 @@ from ..models.conditioning import Conditioning, size_ids
 from ..models.load import Model
 from ..models.text import count_truncated, encode, unique_prompts
 from ..quant.finite import check_finite
-from ..store import ArraySpec, Artifact, Draft
+from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Kind
 from .prompts import Prompts
+from .rows import rows_of
 from .workspace import Blueprint, Workspace
 
 EMBEDS_PER_UNIT = 256
@@ -29,8 +30,8 @@ class TextEmbeds(Artifact[TextEmbedsSpec, TextEmbedsFacts]):
 
     def texts(self, model: Model, setting: Setting) -> Conditioning:
         """Return the conditioning of all distinct prompts (P), unconditional first."""
-        pooled = torch.from_numpy(self.read("pooled")) if model.family.pooled else None
-        return with_sizes(Conditioning(torch.from_numpy(self.read("embedding")), pooled), model, setting)
+        pooled = rows_of(self, "pooled") if model.family.pooled else None
+        return with_sizes(Conditioning(rows_of(self, "embedding"), pooled), model, setting)
 
     def index(self) -> np.ndarray:
         """Return the index (N) of each prompt's text."""
@@ -60,7 +61,10 @@ def store_embeddings(workspace: Workspace, model: Model, prompts: Prompts) -> Te
         truncated = _warn_of_truncation(workspace, model, distinct.texts)
         embeddings = partial(encode, model.text_pipeline(str(workspace.device)), device=workspace.device)
         with workspace.events.task("encoding prompts", count, "prompt") as task:
-            for unit, rows in draft.missing_rows("embedding").items():
+            missing = draft.missing_rows("embedding")
+            sizes = lengths(missing)
+            for unit in draft.turns(sizes, task):
+                rows = missing[unit]
                 texts = distinct.texts[rows.start : rows.stop]
                 arrays = _encoded(embeddings(texts), texts, task)
                 if unit == 0:

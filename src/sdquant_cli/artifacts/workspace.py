@@ -1,17 +1,19 @@
 """The workspace of a command: store, device, progress events and the models opened so far."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 
+from .. import ranks
 from ..errors import EnvironmentProblem, UsageProblem, first_line
 from ..events import SILENT, Events
 from ..manifests import Frozen, Ref, Setting, Spec
 from ..models.load import Model, ModelName, find_model
-from ..store import ArraySpec, Artifact, Draft, PinnedStore, ReadOnlyStore, Store
+from ..store import ArraySpec, Artifact, Draft, Facts, PinnedStore, ReadOnlyStore, Store, key_of
 
 LATEST = ("latest",)
 
@@ -121,29 +123,54 @@ class Workspace:
         self,
         kind: type[A],
         blueprint: "Blueprint",
-        fill: Callable[[Draft], Frozen],
+        fill: Callable[[Draft], Facts],
         tags: Sequence[str] = LATEST,
         *,
         quiet: bool = False,
         retag: bool = True,
+        assist: Callable[[], object] | None = None,
     ) -> A:
         """Return the artifact of a blueprint; where it is absent, `fill` writes its units, returns its facts.
 
         It gets the tags, unless it was there and `retag` is off. `quiet`: do not say that it was there.
+        Ranks share the units. An artifact of one unit is made by the first rank, and the others wait for it;
+        meanwhile they run `assist`, whose exchanges with other ranks must be those of `fill`.
         """
-        refs = {role: artifact.ref for role, artifact in blueprint.inputs.items()}
-        draft = self.store.begin(blueprint.spec, refs, dict(blueprint.arrays), blueprint.units)
-        if isinstance(draft, Draft):
-            facts = fill(draft)
-            artifact = draft.publish(facts, self.store.provenance(torch.get_num_threads()))
+        if ranks.current().count > 1:
+            machine = {"device": self.device.type, "threads": torch.get_num_threads()}
+            ranks.agree(blueprint.identity | machine)
+        if blueprint.units == 1 and not ranks.current().is_first:
+            artifact, is_new = self._await(blueprint, assist)
         else:
-            artifact = draft
+            artifact, is_new = self._make(blueprint, fill, assisted=assist is not None)
+        if not is_new:
             tags = tags if retag else ()
             if not quiet:
                 self.events.note(f"{artifact.name} is up to date")
         for tag in tags:
             self.store.tag(artifact, tag)
         return kind.of(artifact)
+
+    def _make(
+        self, blueprint: "Blueprint", fill: Callable[[Draft], Facts], *, assisted: bool
+    ) -> tuple[Artifact, bool]:
+        """Return the artifact, and whether it was made now."""
+        draft = self.store.begin(blueprint.spec, blueprint.refs, dict(blueprint.arrays), blueprint.units)
+        is_new = isinstance(draft, Draft)
+        if assisted:
+            ranks.broadcast(is_new)
+        if not isinstance(draft, Draft):
+            return draft, False
+        with ranks.alone() if blueprint.units == 1 and not assisted else nullcontext():
+            facts = fill(draft)
+            return draft.publish(facts, self.store.provenance(torch.get_num_threads())), True
+
+    def _await(self, blueprint: "Blueprint", assist: Callable[[], object] | None) -> tuple[Artifact, bool]:
+        """Return the artifact that the first rank makes, and whether it was made now, helped by this one."""
+        is_new = assist is not None and ranks.broadcast(True)
+        if is_new and assist is not None:
+            assist()
+        return self.store.wait_for(blueprint.spec.kind, blueprint.key), is_new
 
 
 @dataclass(frozen=True)
@@ -155,10 +182,30 @@ class Blueprint:
     arrays: Mapping[str, ArraySpec]
     units: int = 1
 
+    @property
+    def refs(self) -> dict[str, Ref]:
+        """The pointers to the inputs, by role."""
+        return {role: artifact.ref for role, artifact in self.inputs.items()}
+
+    @property
+    def key(self) -> str:
+        """The artifact's key."""
+        return key_of(self.spec, self.refs, dict(self.arrays))
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The values that ranks which make the artifact together must share, by name."""
+        fields = {name: value for name, value in self.spec if name != "setting"}
+        fields |= dict(getattr(self.spec, "setting", ()))
+        digests = {f"input {role}": ref.digest for role, ref in self.refs.items()}
+        return {"kind": self.spec.kind, **fields, **digests, "key": self.key}
+
 
 def use_device(name: str) -> torch.device:
     """Return the torch device of `--device`; raises EnvironmentProblem for one without float64."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if kind == "cuda" and ranks.current().count > 1:  # each rank of a machine has a GPU of its own
+        kind = f"cuda:{ranks.current().local % max(1, torch.cuda.device_count())}"
     try:
         device = torch.device(kind)
         torch.zeros(1, device=device, dtype=torch.float64).item()  # sums need it; Apple's GPUs have none

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import EnvironmentProblem
 from ..events import Events
+from ..ranks import broadcast, current
 from ..sealed import is_intact, remove_file, write_file
 
 EVERY = 50  # iterations between checkpoints, unless they take long to write
@@ -92,7 +93,8 @@ def run_from_last(training: Trainable, scratch: Scratch) -> None:
             training.step()
             task.advance()
             is_last = training.iteration == training.iterations
-            if training.iteration % EVERY == 0 and not is_last and time.monotonic() >= due:
+            is_due = current().is_first and time.monotonic() >= due
+            if training.iteration % EVERY == 0 and not is_last and is_due:
                 due = _checkpoint(training, scratch)
     training.finish()
 
@@ -108,13 +110,19 @@ def _checkpoint(training: Trainable, scratch: Scratch) -> float:
 
 
 def _resume(training: Trainable, scratch: Scratch) -> None:
-    """Load the newest checkpoint that can be read, if there is any."""
+    """Load the newest checkpoint of the first rank that can be read, if there is any."""
+    state = broadcast(_newest(scratch) if current().is_first else None)
+    if state is not None:
+        training.load_state_dict(state)
+        scratch.events.note(f"resuming at iteration {training.iteration}")
+
+
+def _newest(scratch: Scratch) -> State | None:
     for path in _checkpoints(scratch):
         state = scratch.load(path.name)
         if state is not None:
-            training.load_state_dict(state)
-            scratch.events.note(f"resuming at iteration {training.iteration}")
-            return
+            return state
+    return None
 
 
 def _checkpoints(scratch: Scratch) -> list[Path]:
@@ -126,7 +134,8 @@ def read(path: Path, events: Events) -> State | None:
     """Return the state in a checkpoint; None, with a warning, if its bytes have changed since."""
     if is_intact(path):
         with suppress(OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            state: State = torch.load(path, weights_only=True)
+            device = "cpu" if current().count > 1 else None  # other ranks have devices of their own
+            state: State = torch.load(path, weights_only=True, map_location=device)
             return state
     events.warn(f"{path} is damaged and is ignored")
     return None

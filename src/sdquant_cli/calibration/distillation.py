@@ -22,7 +22,8 @@ from ..quant.oscillation import Oscillation
 from ..types import Train
 from .checkpoints import State
 from .items import Batch, prediction
-from .losses import collecting_outputs, feature_loss, guided_loss, output_loss
+from .losses import collecting_outputs, energies, feature_loss, guided_loss, output_loss
+from .shares import Share, join, shares, sum_over_ranks
 from .sources import Source
 from .teacher import Teacher
 from .zero_points import TrainedZeroPoints
@@ -138,9 +139,11 @@ class Training:
             return []
         return [Oscillation(m.weight, m.weight_step, m.weight_grid) for m in self.layers.values()]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss on one batch, and the floating-point prediction."""
+    def loss(self, share: Share) -> tuple[Tensor, Tensor]:
+        """Return the loss on a rank's share of a batch, and the floating-point prediction."""
+        batch = share.batch
         targets, answer = self.targets, self.teacher.answer(batch)
+        energy = share.averages(energies(answer.features))
         target = answer.prediction
         amp = torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bool(self.spec.amp))
         with collecting_outputs(self.student, targets.watched) as outputs, amp:
@@ -149,30 +152,31 @@ class Training:
         if targets.output_weight:
             loss = targets.output_weight * output_loss(predicted, target)
         for names, weight in targets.features:
-            loss = loss + weight * feature_loss(outputs, answer.features, names)
+            loss = loss + weight * feature_loss(outputs, answer.features, names, energy)
         if targets.weights.guided:
             loss = loss + targets.weights.guided * guided_loss(predicted, target, targets.guidance_scale)
         return loss, target
 
     def step(self) -> None:
-        """Make one update; its batch comes in as many parts as `accumulate` says."""
+        """Make one update; its batch comes in as many parts as `accumulate` says, shared by all ranks."""
         batch = self.source.batch(self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
         for scale in self.scales:
             scale.grad = None
         if self.zero_points:
             self.zero_points.forget_gradients()
-        value, predictions = 0.0, []
-        for part in batch.parts(self.spec.accumulate):
-            loss, predicted = self.loss(part)
-            share = len(part.x) / len(batch.x)
-            (loss * share).backward()
-            value += share * float(loss.detach())
+        value, predictions, taken = 0.0, [], []
+        for share in shares(batch, self.spec.accumulate):
+            loss, predicted = self.loss(share)
+            (loss * share.of_batch).backward()
+            value += share.of_batch * float(loss.detach())
             predictions.append(predicted)
+            taken.append(share)
+        value = sum_over_ranks(value, self._gradients)
         if not (math.isfinite(value) and self._gradients_are_finite()):
             raise SdquantError(self._diagnosis(batch, value))
         self._update()
-        self.source.learn(_joined(predictions, batch.halves))
+        self.source.learn(join(predictions, taken, len(batch.x)))
         self.losses.append(value)
         self.iteration += 1
 
@@ -207,10 +211,14 @@ class Training:
             parameter.copy_(average)
         self._write_quantizers()
 
-    def _gradients_are_finite(self) -> bool:
+    @property
+    def _gradients(self) -> list[Tensor]:
+        """The gradients of the trained tensors that have one."""
         gradients = [p.grad for p in (*self.weights, *self.scales) if p.grad is not None]
-        if self.zero_points:
-            gradients += self.zero_points.gradients
+        return gradients + (self.zero_points.gradients if self.zero_points else [])
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = self._gradients
         return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
     @torch.no_grad()
@@ -270,9 +278,3 @@ def _trained_scales(network: nn.Module) -> list[nn.Parameter]:
         scales += (layer.weight_step, layer.activation_step)
     scales += [m.activation_step for m in network.modules() if isinstance(m, QuantInput)]
     return [scale for scale in scales if len(scale)]
-
-
-def _joined(predictions: Sequence[Tensor], halves: int) -> Tensor:
-    """Return the predictions (M,C,h,w) of a batch from those of its parts, each with its items in halves."""
-    by_part = [predicted.chunk(halves) for predicted in predictions]
-    return torch.cat([torch.cat(half) for half in zip(*by_part, strict=True)])

@@ -26,6 +26,8 @@ class Batch:
     halves: int = 2  # items of each latent
 
     def __getitem__(self, index: Tensor) -> "Batch":
+        if len(index) == len(self.x) and bool((index[1:] > index[:-1]).all()):
+            return self
         item = None if self.item is None else self.item[index.cpu()]
         return Batch(
             self.x[index],
@@ -36,13 +38,10 @@ class Batch:
             self.halves,
         )
 
-    def parts(self, count: int) -> "list[Batch]":
-        """Split the batch into `count` batches of about equal size; the items of a latent stay together."""
-        if count == 1:
-            return [self]
-        latents = len(self.x) // self.halves
-        by_half = torch.arange(len(self.x), device=self.x.device).view(self.halves, latents)
-        return [self[part.flatten()] for part in by_half.chunk(count, dim=1)]
+    def parts(self, count: int) -> list[Tensor]:
+        """Return the items of `count` parts of about equal size; those of a latent stay together."""
+        by_half = torch.arange(len(self.x), device=self.x.device).view(self.halves, -1)
+        return [part.flatten() for part in by_half.chunk(count, dim=1)]
 
 
 def prediction(network: nn.Module, batch: Batch) -> Tensor:

@@ -32,8 +32,16 @@ def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean()
 
 
+def energies(teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean square of each module's output, in fp32."""
+    return {name: target.float().square().mean() for name, target in teacher.items()}
+
+
 def feature_loss(
-    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    names: Sequence[str],
+    energy: Mapping[str, Tensor],
 ) -> Tensor:
     """Return the squared error of the named modules' outputs over their energy, mean over modules, in fp32.
 
@@ -43,7 +51,7 @@ def feature_loss(
     terms = []
     for name in names:
         target = teacher[name].float()
-        terms.append((student[name].float() - target).square().mean() / target.square().mean())
+        terms.append((student[name].float() - target).square().mean() / energy[name])
     return torch.stack(terms).mean()
 
 

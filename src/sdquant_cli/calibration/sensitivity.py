@@ -5,14 +5,14 @@ gradient at the floating-point weights. Chosen here: the mean squared error of e
 against the floating-point one, its gradient taken at weights rounded to the target bits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..events import Events
+from ..events import Events, Task
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..metrics.ratios import decibels, energy, noise_to_signal
 from ..models.layers import quantizable_layers
@@ -34,6 +34,7 @@ from .tabulated import TabulatedDenoiser
 NOT_FINITE = "the network computes NaN or infinity on the latents, or once the layer is rounded"
 
 Picks = Sequence[range]  # latents of each pass, in order
+Turns = Callable[[Task], Iterable[int]]  # the units that this process computes, of all that a task counts
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,22 @@ class Measurement:
 # ------------------------------------------------------------------------------ by gradients
 
 
-def gradient_terms(measurement: Measurement, units: Mapping[int, Picks]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the terms d_m (latents, halves, layers) fp64 of each unit's latents, with the unit's number.
+def gradient_terms(
+    measurement: Measurement, units: Mapping[int, Picks], turns: Turns
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the terms d_m (latents, halves, layers) fp64 of the latents of units as their turns come.
 
-    The network is rounded in place, after its floating-point predictions on all units: one network in
-    memory. Raises SdquantError for a term that is not finite.
+    Each comes with the unit's number. The network is rounded in place, after its floating-point predictions
+    on all units: one network in memory. Raises SdquantError for a term that is not finite.
     """
     network, items, events = measurement.denoiser.network, measurement.items, measurement.events
     names = list(quantizable_layers(network))
     targets = _targets(measurement, [picks for unit in units.values() for picks in unit])
     round_weights(network, measurement.bits)
     with events.task("sensitivity", len(targets), "batch") as task:
-        for unit, passes in units.items():
+        for unit in turns(task):
             parts = []
-            for picks in passes:
+            for picks in units[unit]:
                 terms = item_terms(network, measurement.batch(picks), targets[picks])
                 check_finite(terms.T, [f"the sensitivity of layer {name}" for name in names], NOT_FINITE)
                 parts.append(terms.view(items.halves, len(picks), -1).transpose(0, 1).cpu().numpy())
@@ -179,9 +182,9 @@ class OneLayerAtATime:
 
 
 def layer_noises(
-    measurement: Measurement, units: Mapping[int, slice]
+    measurement: Measurement, units: Mapping[int, slice], turns: Turns
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield the arrays of each unit of layers, with the unit's number.
+    """Yield the arrays of units of layers as their turns come, each with the unit's number.
 
     `noise` and `weight_noise` (layers, items), `rounding_error` (layers, widths), and `signal` (items) with
     unit 0. A layer's quantizers are those of `calibrate` without training and without smoothing. Raises
@@ -195,9 +198,9 @@ def layer_noises(
     names = {unit: list(layers)[part] for unit, part in units.items()}
     weight_grids = [Grid(bits, signed=True, narrow=not spec.full_range) for bits in WIDTHS]
     with events.task("sensitivity", sum(map(len, names.values())), "layer") as task:
-        for unit, unit_names in names.items():
+        for unit in turns(task):
             noise, weight_noise, errors = [], [], []
-            for name in unit_names:
+            for name in names[unit]:
                 moved = single.noise(name, states[name])
                 check_finite(moved[None], [f"the noise of layer {name}"], NOT_FINITE)
                 noise.append(moved.cpu().numpy())

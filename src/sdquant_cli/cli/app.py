@@ -11,6 +11,7 @@ from . import bench, demo, doctor, export, quantize, report, run, stages, store
 from .command import Body, OptionsCommand, reflowed
 from .errors import Group
 from .execute import quiet_libraries
+from .parallel import hush
 
 COMMANDS: dict[str, Body] = {
     "sample": stages.sample,
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Body] = {
     "ls": store.ls,
     "show": store.show,
     "verify": store.verify,
+    "gc": store.gc,
     "rm": store.rm,
     "tag": store.tag,
 }
@@ -79,6 +81,7 @@ def sdquant(
     Start with: sdquant demo
     """
     quiet_libraries()
+    hush()
 
 
 def main() -> None:

@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import UsageProblem
+from ..ranks import leave
 from ..types import Preset
 from .errors import PlainCommand, request_of
+from .parallel import takes_part, together
 
 if TYPE_CHECKING:
     from typer._click.core import Context, Parameter  # Typer's own copy of click
@@ -64,8 +66,13 @@ class OptionsCommand(PlainCommand):
         values = {flag.name: flag.value(ctx.params[flag.name]) for flag in self.options.request_flags}
         filled = _preset_values(ctx, preset) if preset else {}
         request: Fields = request_of(self.options.request, **(values | filled))
-        with _naming_the_preset(preset, filled):
-            self.body(request, Invocation(**shared))
+        call = Invocation(**shared)
+        try:
+            if takes_part(self.options, request, call):
+                with _naming_the_preset(preset, filled), together(self.options, call):
+                    self.body(request, call)
+        finally:
+            leave()
 
 
 def reflowed(text: str) -> str:

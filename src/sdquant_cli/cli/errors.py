@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..errors import EnvironmentProblem, SdquantError, UsageProblem, first_line
 from ..interrupt import last_words
 from ..paths import plain
+from ..ranks import current
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -129,7 +130,15 @@ def _drop_output() -> None:
 
 def _complain(message: str) -> None:
     line = _LONG_WORD.sub(r"\1...\2", " ".join(message.split()))
-    print(f"sdquant: {line}", file=sys.stderr)  # noqa: T201
+    print(f"sdquant: {_who()}{line}", file=sys.stderr)  # noqa: T201
+
+
+def _who() -> str:
+    """Return the beginning of what ranks tell that are not the first."""
+    with contextlib.suppress(UsageProblem):
+        rank = current()
+        return "" if rank.is_first else f"rank {rank.rank}: "
+    return ""
 
 
 def request_of(cls: "type[Request]", **fields: object) -> "Request":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ..ranks import alone, current
 from ..types import Kind
 from .command import Invocation
 
@@ -29,9 +30,9 @@ def open_workspace(url: str) -> "Workspace":
     """Return a workspace over the store at a folder or URL, whose events go to the terminal."""
     from ..artifacts.workspace import Workspace
     from ..store import Store
-    from .render import Terminal
+    from .render import terminal
 
-    events = Terminal()
+    events = terminal()
     return Workspace(Store(url, events), events)
 
 
@@ -45,18 +46,26 @@ def execute(stage: ModuleType, request: object, call: Invocation) -> None:
 
 
 def execute_alone(stage: ModuleType, request: object, call: Invocation) -> None:
-    """Run a stage that needs no store and show what it found, or what it would do."""
+    """Run a stage that needs no store and show what it found, or what it would do; the first rank does."""
     from .render import Terminal
 
-    if call.dry_run:
-        _show_plan(stage.plan(request), as_json=call.json)
-    else:
-        _finish(stage, stage.run(request, Terminal()), request, call)
+    if not current().is_first:
+        return
+    with alone():
+        if call.dry_run:
+            _show_plan(stage.plan(request), as_json=call.json)
+        else:
+            _finish(stage, stage.run(request, Terminal()), request, call)
 
 
 def _finish(stage: ModuleType, artifact: "Artifact", request: object, call: Invocation) -> None:
     show_result(stage, artifact, as_json=call.json)
-    if hasattr(stage, "conclude"):
+    conclude(stage, artifact, request)
+
+
+def conclude(stage: ModuleType, artifact: "Artifact", request: object) -> None:
+    """Have the first rank do what a stage ends with, such as checking gates."""
+    if hasattr(stage, "conclude") and current().is_first:
         stage.conclude(artifact, request)
 
 

@@ -1,6 +1,7 @@
 """Terminal output, the only door to rich: data on stdout, everything else on stderr."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from rich.progress import (
 from rich.progress import Task as BarState
 from rich.text import Text
 
-from ..events import Task
+from ..events import Events, Silence, Task
+from ..ranks import LOGS, current
 
 if TYPE_CHECKING:
     from ..manifests import MetricsFacts
@@ -108,6 +110,23 @@ class Terminal:
     def warn(self, message: str) -> None:
         """Print a warning."""
         _stderr.print(f"warning: {message}", style="yellow", markup=False)
+
+
+class OtherRank(Silence):
+    """Events of a rank that is not the first and has no log: warnings alone."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def warn(self, message: str) -> None:
+        """Print a warning, with the rank."""
+        Terminal().warn(f"rank {self._rank}: {message}")
+
+
+def terminal() -> Events:
+    """Return the events of this rank: the first one's bars are of all ranks, the others' go to their logs."""
+    rank = current()
+    return Terminal() if rank.is_first or LOGS in os.environ else OtherRank(rank.rank)
 
 
 def print_json(document: object) -> None:

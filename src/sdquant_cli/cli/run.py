@@ -20,7 +20,7 @@ def run(request: "RunRequest", call: Invocation) -> None:
     from ..errors import GateFailed
     from ..options.config_file import read_configs
     from ..stages import evaluate, pipeline
-    from .execute import open_workspace, show_plans, show_result
+    from .execute import conclude, open_workspace, show_plans, show_result
 
     configs, workspace = read_configs(request.config), open_workspace(call.store)
     if call.dry_run:
@@ -32,7 +32,7 @@ def run(request: "RunRequest", call: Invocation) -> None:
         metrics = pipeline.run(config, workspace)
         show_result(evaluate, metrics, as_json=call.json)
         try:
-            evaluate.conclude(metrics, config.evaluate)
+            conclude(evaluate, metrics, config.evaluate)
         except GateFailed as error:  # the other chains run all the same
             failed.append(str(error))
     if failed:

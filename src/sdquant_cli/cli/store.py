@@ -9,7 +9,14 @@ from ..errors import DamagedArtifact
 from .command import Invocation
 
 if TYPE_CHECKING:
-    from ..options.commands import ListRequest, RemoveRequest, ShowRequest, TagRequest, VerifyRequest
+    from ..options.commands import (
+        CollectRequest,
+        ListRequest,
+        RemoveRequest,
+        ShowRequest,
+        TagRequest,
+        VerifyRequest,
+    )
     from ..store import Entry, Store
 
 
@@ -127,6 +134,26 @@ def _damage(entry: "Entry") -> list[Exception]:
     if entry.artifact and not problems:
         typer.echo(f"{entry.name} is intact")
     return problems
+
+
+def gc(request: "CollectRequest", call: Invocation) -> None:
+    """Remove what killed and forgotten runs left.
+
+    That is unfinished artifacts, scratch folders and files that were only staged. Published artifacts are
+    kept; `sdquant rm` removes those.
+
+    Example: sdquant gc --older-than 14d --dry-run
+    """
+    from ..options.values import age
+    from ..store.garbage import garbage, remove
+
+    store = _open_store(call.store)
+    verb, files, size = "would remove" if call.dry_run else "removed", 0, 0
+    for item in list(garbage(store, age(request.older_than))):
+        if call.dry_run or remove(store, item):
+            files, size = files + item.files, size + item.bytes
+            typer.echo(f"{verb} {item.what} {item.path}, {item.days:.0f} days old")
+    typer.echo(f"{verb} {files} files, {size} bytes")
 
 
 def rm(request: "RemoveRequest", call: Invocation) -> None:

@@ -117,6 +117,7 @@ class Provenance(Frozen):
     created_at: str  # UTC, ISO 8601
     seconds: float = 0.0  # of the run that published it, with the time up to the checkpoint it resumed from
     peak_memory: int | None = None  # bytes, the largest resident set of the process during the run
+    ranks: int = 1  # processes that torchrun started
 
 
 class Manifest(Frozen):

@@ -15,6 +15,7 @@ import torch
 
 from ..events import Events, Task
 from ..manifests import MetricsFacts, MetricSummary
+from ..ranks import add, current
 from . import pairs
 from .catalog import CATALOG, NETWORK_WIDTHS, Form, Metric
 from .choice import Chosen
@@ -141,13 +142,15 @@ class Measures(Generic[P]):
         n = images.count
         if images.key == reference.key:
             return {name: np.full(n, pairs.OF_ITSELF[name]) for name in self._pairwise}
-        values = {name: np.empty(n) for name in self._pairwise}
+        values = {name: np.zeros(n) for name in self._pairwise}
         with self._events.task(f"comparing ({', '.join(values)})", n, "image") as task:
-            for start, stop in batches(images, 0, n):
-                ours, theirs = images.pictures(start, stop), reference.pictures(start, stop)
-                for name, metric in self._pairwise.items():
-                    values[name][start:stop] = metric(ours, theirs)
+            for number, (start, stop) in enumerate(batches(images, 0, n)):
+                if number % current().count == current().rank:  # the others are other ranks'
+                    ours, theirs = images.pictures(start, stop), reference.pictures(start, stop)
+                    for name, metric in self._pairwise.items():
+                        values[name][start:stop] = metric(ours, theirs)
                 task.advance(stop - start)
+        add(list(map(torch.from_numpy, values.values())))
         return values
 
     def _text_features(self, network: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from ..types import Preset
 from . import requests
 from .base import Fields
 from .option import Flag, Option, Panel, by_panel, flags_of
-from .values import Switch
+from .values import AgeText, Switch
 
 STORE = Flag(
     "store",
@@ -40,6 +40,14 @@ class RunRequest(Fields):
 
 class ListRequest(Fields):
     """Options of `ls`: none."""
+
+
+class CollectRequest(Fields):
+    """Options of `gc`."""
+
+    older_than: Annotated[
+        AgeText, Option("Leave what something was written to since: 14d, 12h or 30m.", metavar="AGE")
+    ] = "14d"
 
 
 NAME = "kind, kind/key, kind/tag, or the beginning of a key."
@@ -82,6 +90,11 @@ class CommandOptions:
     shared: tuple[Flag, ...]
 
     @property
+    def is_stage(self) -> bool:
+        """Whether the command makes artifacts, which ranks share."""
+        return set(STAGE) <= set(self.shared)
+
+    @property
     def request_flags(self) -> list[Flag]:
         """The flags of the request's fields."""
         return flags_of(self.request.model_fields, self.request.without_flag)
@@ -110,6 +123,7 @@ COMMANDS = {
     "ls": CommandOptions(ListRequest, (STORE, JSON)),
     "show": CommandOptions(ShowRequest, (STORE, JSON)),
     "verify": CommandOptions(VerifyRequest, (STORE,)),
+    "gc": CommandOptions(CollectRequest, (STORE, DRY_RUN)),
     "rm": CommandOptions(RemoveRequest, (STORE,)),
     "tag": CommandOptions(TagRequest, (STORE,)),
 }

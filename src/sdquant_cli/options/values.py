@@ -3,6 +3,8 @@
 Numbers are finite and bounded: what lies beyond is a slip, and would overflow later on.
 """
 
+import re
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
@@ -36,6 +38,24 @@ Quantile = Annotated[float, Field(gt=0, le=1), BeforeValidator(_no_switch)]
 Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_switch)]
 Switch = Annotated[bool, Strict()]
 
+_AGE = re.compile(r"(\d{1,6})([dhm])", re.ASCII)
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def _age_text(text: str) -> str:
+    age(text)
+    return text
+
+
+def age(text: str) -> timedelta:
+    """Return the time of a text as in 14d, 12h or 30m; raises ValueError."""
+    words = _AGE.fullmatch(text)
+    if words is None:
+        raise ValueError("expected a whole number of days, hours or minutes, as in 14d, 12h or 30m")
+    return timedelta(**{_UNITS[words[2]]: int(words[1])})
+
+
+AgeText = Annotated[str, AfterValidator(_age_text)]  # as in 14d
 NONE = "none"  # how a value says that there is none
 FLOAT = "float"  # how it says that layers stay in floating point
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8

@@ -1,6 +1,8 @@
 """`calibrate`: find quantizers with which the UNet's output stays that of the floating-point one."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -109,9 +111,9 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
         images = drawn_pictures(workspace, work.latents, request.seed)
         parents["pictures"] = images
 
-    def fill(draft: Draft) -> QuantStateFacts:
+    def prepare() -> tuple[Choice, CalibrationInputs]:
         choice = _choose_bits(work, workspace)
-        inputs = CalibrationInputs(
+        return choice, CalibrationInputs(
             model=model,
             setting=setting,
             recipe=work.recipe,
@@ -126,13 +128,21 @@ def run(request: CalibrateRequest, workspace: Workspace) -> QuantState:
             cache_bytes=int(request.cache_memory * 1e9),
             checkpointing=request.checkpointing,
         )
+
+    def fill(draft: Draft) -> QuantStateFacts:
+        choice, inputs = prepare()
         results = calibrate(inputs, Scratch(draft.scratch, draft.meter.save, workspace.events))
         for unit in draft.missing():
             draft.write(unit, results.arrays)
         return facts_of(inputs, choice, results)
 
+    def assist() -> None:
+        _, inputs = prepare()
+        with TemporaryDirectory() as folder:
+            calibrate(inputs, Scratch(Path(folder), lambda: None, workspace.events))
+
     blueprint = Blueprint(spec, parents, layout(model, table.facts.rows, spec))
-    return workspace.produce(QuantState, blueprint, fill)
+    return workspace.produce(QuantState, blueprint, fill, assist=assist if spec.train else None)
 
 
 def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:

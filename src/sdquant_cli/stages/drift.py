@@ -29,7 +29,7 @@ from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
-from ..store import Draft
+from ..store import Draft, Facts
 from ..types import Dtype
 
 NOT_FINITE = "the model computes NaN or infinity for it"
@@ -98,7 +98,7 @@ def measure_drift(workspace: Workspace, images: Images, count: int) -> Drift:
     return workspace.produce(Drift, blueprint, partial(_compare_units, workspace, images))
 
 
-def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> DriftFacts:
+def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> Facts:
     setting, seed, device = images.spec.setting, images.spec.seed, workspace.device
     model = workspace.model(setting)
     embeds = workspace.input(TextEmbeds, images, "text-embeds")
@@ -108,12 +108,18 @@ def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> DriftF
     scale = setting.guidance_scale
     calls = schedule_of(model.sampler(setting)).calls
     missing = draft.missing_rows(COLUMNS[0])
-    with workspace.events.task("drift", 4 * len(calls) * len(missing), "UNet call") as task:
-        for unit, prompts in missing.items():
+    sizes = dict.fromkeys(missing, 4 * len(calls))
+    with workspace.events.task("drift", sum(sizes.values()), "UNet call") as task:
+        for unit in draft.turns(sizes, task):
+            prompts = missing[unit]
             path = partial(_path, model, setting, seed, prompts, device)
             conditioning = batch_conditioning(texts, index[prompts.start : prompts.stop], scale).to(device)
             batch = _Batch(prompts, path, conditioning, scale, task)
             draft.write(unit, batch.compare(teacher, student))
+    return partial(_facts, calls, draft)
+
+
+def _facts(calls: tuple[float, ...], draft: Draft) -> DriftFacts:
     means = {name: _means(draft.peek(name)) for name in COLUMNS}
     return DriftFacts(timesteps=calls, **means)
 

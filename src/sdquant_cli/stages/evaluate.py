@@ -22,7 +22,7 @@ from ..artifacts.workspace import Blueprint, Plan, Workspace
 from ..errors import EnvironmentProblem, GateFailed, MissingArtifact, UsageProblem
 from ..manifests import MetricsFacts, MetricSummary
 from ..metrics.choice import Chosen, choose, required_metrics
-from ..metrics.measures import Measures, Networks
+from ..metrics.measures import Measured, Measures, Networks
 from ..metrics.weights import WEIGHT_FILES, Weights
 from ..models.load import EMBEDDED_FOLDER
 from ..options.requests import EvaluateRequest
@@ -89,17 +89,22 @@ def run(request: EvaluateRequest, workspace: Workspace) -> Metrics:
         measure_drift(workspace, images, request.drift_prompts)
     arrays = layout(chosen.of_single_pictures, images.count)
     blueprint = Blueprint(chosen.spec, sides.by_role, arrays)
-    return workspace.produce(Metrics, blueprint, partial(_measure, workspace, chosen, sides))
+    measure = partial(_measure, workspace, chosen, sides)
+
+    def fill(draft: Draft) -> MetricsFacts:
+        measured = measure()
+        for unit in draft.missing():
+            draft.write(unit, measured.columns)
+        return measured.facts
+
+    return workspace.produce(Metrics, blueprint, fill, assist=measure)
 
 
-def _measure(workspace: Workspace, chosen: Chosen, sides: _Sides, draft: Draft) -> MetricsFacts:
+def _measure(workspace: Workspace, chosen: Chosen, sides: _Sides) -> Measured:
     prompts = workspace.input(Prompts, sides.images, "prompts").texts()
     networks = Networks(chosen.weights, workspace.device, EMBEDDED_CLIP)
     measures = Measures(chosen, networks, KeptFeatures(workspace, networks), prompts, workspace.events)
-    measured = measures.measure(sides.images, sides.reference, sides.floor)
-    for unit in draft.missing():
-        draft.write(unit, measured.columns)
-    return measured.facts
+    return measures.measure(sides.images, sides.reference, sides.floor)
 
 
 def check_files(request: EvaluateRequest, workspace: Workspace) -> None:

@@ -23,6 +23,7 @@ from ..options.requests import GenerateRequest
 from ..paths import atomic_write, check_output_folder
 from ..prompts import PromptFile, read_prompts
 from ..quant.rows import TOLERANCE, Rows
+from ..ranks import current
 from ..resources import predicted
 from ..types import Engine, Execution
 
@@ -94,7 +95,7 @@ def run(request: GenerateRequest, workspace: Workspace) -> Images:
     spec = _spec(request, source, execution)
     drawing = Drawing(spec, prompts, store_embeddings(workspace, model, prompts), source.state)
     images = draw(workspace, drawing, source.tags)
-    if request.output:
+    if request.output and current().is_first:
         write_png(images, request.output, workspace.events)
     return images
 

@@ -24,7 +24,7 @@ from ..options.requests import SampleRequest
 from ..prompts import PromptFile, read_prompts
 from ..quant.finite import check_finite
 from ..resources import predicted
-from ..store import ArraySpec, Artifact, Draft
+from ..store import ArraySpec, Artifact, Draft, Facts
 from ..types import Dtype, Select
 
 LATENTS_PER_UNIT = 256
@@ -182,13 +182,17 @@ def run(request: SampleRequest, workspace: Workspace) -> Latents:
     return workspace.produce(Latents, blueprint, partial(_sample, workspace, work, embeds))
 
 
-def _sample(workspace: Workspace, work: _Work, embeds: TextEmbeds, draft: Draft) -> LatentsFacts:
+def _sample(workspace: Workspace, work: _Work, embeds: TextEmbeds, draft: Draft) -> Facts:
     paths = _trajectories(workspace, work, embeds)
     if work.pilot:
         assert work.spec.select is not None
         chosen = pilot.choose(paths, len(work.chosen), work.spec.select, draft.scratch, workspace.events)
         work = replace(work, chosen=chosen)
     _sample_units(work, draft, paths, workspace.events)
+    return partial(_facts, work, draft)
+
+
+def _facts(work: _Work, draft: Draft) -> LatentsFacts:
     calls = sum(receipt.counts["unet_calls"] for receipt in draft.receipts().values())
     return LatentsFacts(
         latents=len(work.chosen) * work.spec.per_prompt,
@@ -212,8 +216,9 @@ def _layout(work: _Work) -> dict[str, ArraySpec]:
 
 def _sample_units(work: _Work, draft: Draft, paths: Trajectories, events: Events) -> None:
     missing = draft.missing()
-    with events.task("sampling", sum(map(work.calls_of_unit, missing)), "UNet call") as task:
-        for unit in missing:
+    sizes = dict(zip(missing, map(work.calls_of_unit, missing), strict=True))
+    with events.task("sampling", sum(sizes.values()), "UNet call") as task:
+        for unit in draft.turns(sizes, task):
             kept: dict[tuple[int, int], Tensor] = {}
             for batch in work.batches(unit):
                 kept |= _sample_batch(work, paths, batch, task)

@@ -1,6 +1,7 @@
 """`sensitivity`: rank layers by how much each matters to the quantized network's output, or as listed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,13 +20,14 @@ from ..calibration.sensitivity import (
 )
 from ..calibration.tabulated import tabulated_denoiser
 from ..errors import UsageProblem
-from ..events import Events
+from ..events import SILENT, Events
 from ..manifests import SensitivityFacts, SensitivitySpec
 from ..methods.resolve import spec_without_training
 from ..models.guidance import halves
 from ..options.requests import SensitivityRequest
 from ..quant.allocate import extremes
-from ..store import Draft
+from ..ranks import current
+from ..store import Draft, Facts, lengths
 from ..types import Dtype, Measure
 
 SQNR_LATENTS = 16  # by default: every layer takes two forward passes of all of them
@@ -62,10 +64,10 @@ def run(request: SensitivityRequest, workspace: Workspace) -> Sensitivity:
     table = make_time_table(workspace, model, setting)
     arrays, units = layout(spec, len(model.layer_shapes), halves(setting.guidance_scale))
 
-    def fill(draft: Draft) -> SensitivityFacts:
-        measurement = _measurement(workspace, latents, table, spec)
+    def fill(draft: Draft) -> Facts:
+        start = partial(_measurement, workspace, latents, table, spec)
         measure = _measure_directly if spec.measure is Measure.SQNR else _measure_by_gradients
-        return measure(measurement, list(model.layer_shapes), draft)
+        return measure(start, list(model.layer_shapes), draft)
 
     blueprint = Blueprint(spec, {"latents": latents, "time-table": table}, arrays, units)
     return workspace.produce(Sensitivity, blueprint, fill)
@@ -150,12 +152,32 @@ def _measurement(
     return Measurement(denoiser, items, spec, device, workspace.events)
 
 
-def _measure_by_gradients(measurement: Measurement, names: list[str], draft: Draft) -> SensitivityFacts:
-    units = {}
-    for unit in draft.missing():
-        units[unit] = measurement.picks(*draft.rows(unit, "first_order"))
-    for unit, terms in gradient_terms(measurement, units):
+def _measure_by_gradients(start: Callable[[], Measurement], names: list[str], draft: Draft) -> Facts:
+    """Measure this rank's part of the units, then one by one those that other ranks have left."""
+    measurement, missing = start(), draft.missing()
+    mine = current().part(missing)
+    _write_terms(measurement, draft, mine)
+    others = dict.fromkeys(sorted(set(missing) - set(mine)), 1)
+    with SILENT.task("", 0, "") as task:
+        for unit in draft.turns(others, task):
+            _write_terms(start(), draft, [unit], taken=True)
+    return partial(_gradient_facts, measurement, names, draft)
+
+
+def _write_terms(
+    measurement: Measurement, draft: Draft, units: Sequence[int], *, taken: bool = False
+) -> None:
+    """Write units, each as its turn comes, or `taken` already."""
+    picks = {}
+    for unit in units:
+        picks[unit] = measurement.picks(*draft.rows(unit, "first_order"))
+    sizes = dict(zip(units, map(len, picks.values()), strict=True))
+    turns = partial(draft.turns, sizes)
+    for unit, terms in gradient_terms(measurement, picks, (lambda _: units) if taken else turns):
         draft.write(unit, {"first_order": terms})
+
+
+def _gradient_facts(measurement: Measurement, names: list[str], draft: Draft) -> SensitivityFacts:
     facts = gradient_facts(measurement.spec, names, draft.peek("first_order"))
     _warn_of_large_terms(facts, measurement.spec, measurement.events)
     return facts
@@ -169,9 +191,14 @@ def _warn_of_large_terms(facts: SensitivityFacts, spec: SensitivitySpec, events:
         )
 
 
-def _measure_directly(measurement: Measurement, names: list[str], draft: Draft) -> SensitivityFacts:
-    units = {unit: slice(*draft.rows(unit, "noise")) for unit in draft.missing()}
-    for unit, arrays in layer_noises(measurement, units):
+def _measure_directly(start: Callable[[], Measurement], names: list[str], draft: Draft) -> Facts:
+    measurement, missing = start(), draft.missing_rows("noise")
+    units = {unit: slice(rows.start, rows.stop) for unit, rows in missing.items()}
+    for unit, arrays in layer_noises(measurement, units, partial(draft.turns, lengths(missing))):
         draft.write(unit, arrays)
+    return partial(_direct_facts, measurement, names, draft)
+
+
+def _direct_facts(measurement: Measurement, names: list[str], draft: Draft) -> SensitivityFacts:
     stored = {name: draft.peek(name) for name in ("signal", "noise", "weight_noise")}
     return direct_facts(measurement.spec, names, stored)

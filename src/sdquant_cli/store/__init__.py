@@ -1,7 +1,7 @@
 """Versioned artifacts over an object store: the only door to zarr, obstore and artifact files."""
 
-from .artifact import ArraySpec, Artifact
-from .draft import Draft
+from .artifact import ArraySpec, Artifact, key_of
+from .draft import Draft, Facts, lengths
 from .planned import PlannedStore
 from .store import Absent, Entry, PinnedStore, ReadOnlyStore, Store
 
@@ -11,8 +11,11 @@ __all__ = [
     "Artifact",
     "Draft",
     "Entry",
+    "Facts",
     "PinnedStore",
     "PlannedStore",
     "ReadOnlyStore",
     "Store",
+    "key_of",
+    "lengths",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import DamagedArtifact, SdquantError
 from .artifact import folder, receipt_path
+from .leases import is_lease
 from .store import HEADER, Entry, Store
 from .tags import is_entry
 
@@ -39,12 +40,17 @@ def remarks(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
         elif entry.artifact and entry.artifact.manifest.checksum is None:
             yield f"{entry.name}: its manifest, written by an early version, has no checksum"
     yield from store.tag_entries.gaps()
+    yield from _unknown_files(store, entries)
+
+
+def _unknown_files(store: Store, entries: Sequence[Entry]) -> Iterator[str]:
     known = {HEADER}
     for entry in entries:
         known |= _files_of(entry)
     unread = tuple(f"{folder(e.kind, e.key)}/" for e in entries if e.artifact is None)
     for path in sorted(store.objects.sizes("")):
-        if path not in known and not path.startswith((*unread, "scratch/")) and not is_entry(path):
+        is_known = path in known or is_entry(path) or is_lease(path)
+        if not is_known and not path.startswith((*unread, "scratch/")):
             yield f"{path!r} in {store.url} is not an sdquant file and is ignored"
 
 

@@ -11,6 +11,7 @@ from ..types import Kind
 from ..version import __version__
 
 T = TypeVar("T", bound=Frozen)
+CONDEMNED = seal({"state": "condemned"})  # in place of a manifest, while `sdquant gc` removes a draft
 UPGRADE = "upgrade with `pip install -U sdquant`"
 
 

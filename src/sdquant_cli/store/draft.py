@@ -4,35 +4,43 @@ A unit is complete when its receipt exists; the artifact is complete when its ma
 is created once and never overwritten, and a receipt has the digests of the bytes that are stored, read
 back. So a kill at any moment loses at most the current unit, two writers of one artifact cannot publish
 bytes that its receipts do not name, and a reader never sees half an artifact.
+
+Processes that make the same artifact share its units (leases.py), and one of them publishes. An artifact of
+one unit is computed by one process, and others wait for it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedArtifact, EnvironmentProblem, SdquantError
-from ..events import Events
-from ..manifests import MANIFESTS, Frozen, Provenance, Receipt, Ref, Spec, StoredObject
+from ..events import Events, Task
+from ..manifests import MANIFESTS, Frozen, Manifest, Provenance, Receipt, Ref, Spec, StoredObject
 from ..meter import Meter
+from ..ranks import current
 from ..sealed import seal
 from .artifact import ArraySpec, Artifact, content_digest, folder, key_of, object_of, receipt_path
-from .documents import read_manifest, read_value, write_manifest
+from .documents import CONDEMNED, read_manifest, read_value, write_manifest
+from .leases import Leases
 from .objects import Objects
-from .scratch import claim, clear, scratch_of
+from .scratch import Member, claim, clear, discard, scratch_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+Facts = Frozen | Callable[[], Frozen]  # a function, where all units must be stored before
 _RECEIPT = re.compile(r".*/units/(\d{6})\.json")
 
 
 class Draft:
     """An artifact being written: write each missing unit, then publish.
 
-    Raises EnvironmentProblem while another process of this machine has the same draft open. Units of an
-    earlier run are checked: one whose bytes do not match its receipt counts as missing.
+    Raises Busy while another process of this machine has the same draft of one unit open. Units of an
+    earlier run are checked, by the first rank: one whose bytes do not match its receipt counts as missing.
     """
 
     def __init__(
@@ -56,9 +64,12 @@ class Draft:
         self.path = folder(spec.kind, self._key)
         self.name = f"{objects.url}/{self.path}"
         self.scratch = scratch_of(objects, spec.kind, self._key)  # for checkpoints; removed on publishing
-        self._lock = claim(self.scratch, self.name)
-        for leftover in self.scratch.glob("*.partial"):  # of a killed run
-            leftover.unlink()
+        member = Member(self.scratch)
+        self._lock = member.join() if units > 1 else claim(self.scratch, self.name)
+        self._leases = Leases(objects, self.path, member, events) if units > 1 else None
+        if units == 1:
+            for leftover in self.scratch.glob("*.partial"):  # of a killed run
+                leftover.unlink()
         cost = self.scratch / "cost.json"
         self.meter = Meter(cost)
         if cost.exists() and not self.meter.resumed:
@@ -81,29 +92,41 @@ class Draft:
 
     # ---------------------------------------------------------------------------- receipts
 
-    def receipts(self) -> dict[int, Receipt]:
-        """Return the receipts of stored units, by unit.
-
-        Bytes that this process has not written are hashed once. A receipt that does not match them is
-        removed, so that its unit is missing.
-        """
-        receipts = {}
+    def _stored_units(self) -> dict[int, str]:
+        """Return the paths of the receipts there are, by unit; costs one listing."""
+        paths = {}
         for path in sorted(self._objects.sizes(f"{self.path}/units")):
             name = _RECEIPT.fullmatch(path)
             if name and int(name[1]) < self.units:
-                receipt = self._checked.get(path) or self._check(path, int(name[1]))
-                if receipt is not None:
-                    self._checked[path] = receipt
-                    receipts[receipt.unit] = receipt
+                paths[int(name[1])] = path
+        return paths
+
+    def receipts(self, *, hashed: bool = False) -> dict[int, Receipt]:
+        """Return the receipts of stored units; a damaged one is removed, so that its unit is missing.
+
+        `hashed`: so is one that does not match the bytes stored; those of this process are known to.
+        """
+        receipts = {}
+        for unit, path in self._stored_units().items():
+            receipt = self._checked.get(path) or self._check(path, unit, hashed=hashed)
+            if receipt is not None:
+                self._checked[path] = receipt
+                receipts[unit] = receipt
         return receipts
 
-    def _check(self, path: str, unit: int) -> Receipt | None:
-        """Return a receipt if its objects match it; otherwise remove it and its damaged objects."""
+    def _check(self, path: str, unit: int, *, hashed: bool) -> Receipt | None:
+        """Return a receipt if it can be read and, if `hashed`, its objects match it.
+
+        Otherwise remove it and its damaged objects.
+        """
         expected = set(self._shards(unit).values())
         try:
             receipt = read_value(Receipt, self._objects.read(path) or b"", f"{self._objects.url}/{path}")
             if receipt.unit == unit and {item.path for item in receipt.objects} == expected:
-                damaged = [item.path for item in receipt.objects if self._stored(item.path) != item]
+                damaged = []
+                for item in receipt.objects:
+                    if hashed and self._stored(item.path) != item:
+                        damaged.append(item.path)
                 if not damaged:
                     return receipt
                 self._objects.delete([f"{self.path}/{path}" for path in damaged])
@@ -119,7 +142,21 @@ class Draft:
 
     def missing(self) -> list[int]:
         """Return the units that are still to be written."""
-        return sorted(set(range(self.units)) - set(self.receipts()))
+        stored = self.receipts(hashed=True) if current().is_first else self._stored_units()
+        return sorted(set(range(self.units)) - set(stored))
+
+    def turns(self, sizes: Mapping[int, int], task: Task) -> Iterator[int]:
+        """Yield the units, of those with sizes, that this process is to write, until all are stored.
+
+        `task` advances by the size of each unit that another process has stored. Units that this process
+        does not get to, since it is interrupted or fails, are taken by others, or by the same command.
+        """
+        if self._leases is None:
+            yield from sizes
+        else:
+            yield from self._leases.turns(
+                list(sizes), self._stored_units, lambda unit: task.advance(sizes[unit])
+            )
 
     def missing_rows(self, array: str) -> dict[int, range]:
         """Return the rows of `array` in each unit that is still to be written."""
@@ -221,11 +258,50 @@ class Draft:
 
     # -------------------------------------------------------------------------- publishing
 
-    def publish(self, facts: Frozen, provenance: Provenance) -> Artifact:
+    def publish(self, facts: Facts, provenance: Provenance) -> Artifact:
         """Write the manifest, which makes the artifact exist, and return the artifact.
 
+        Of processes that share the units one publishes: it computes the facts that are given as a function.
         If another writer published first, the artifact is the one that it published.
         """
+        path = f"{self.path}/manifest.json"
+        if self._leases is None:
+            self._publish(path, facts, provenance)
+        else:
+            publication = self.units  # counts as a further unit
+            published = partial(self._publication, path, publication)
+            for _ in self._leases.turns([publication], published, lambda _: None):
+                if not published():
+                    self._publish(path, facts, provenance)
+        stored = self._read_published(path)
+        self._end()
+        return Artifact(self._objects, stored)
+
+    def _read_published(self, path: str) -> Manifest:
+        """Return the manifest; raises EnvironmentProblem if `sdquant gc` has removed the draft meanwhile."""
+        data = self._objects.read(path)
+        if data is None or data == CONDEMNED:
+            raise EnvironmentProblem(
+                f"{self.name}: `sdquant gc` has removed it, since nothing was written for so long; run the "
+                f"same command again, after `sdquant rm {self._spec.kind}/{self._key}` if this comes again"
+            )
+        return read_manifest(self._spec.kind, self._key, data, f"{self._objects.url}/{path}")
+
+    def _publication(self, path: str, unit: int) -> list[int]:
+        """Return the unit if the manifest is there."""
+        return [] if self._objects.read(path) is None else [unit]
+
+    def _end(self) -> None:
+        """Remove what served the work on the draft."""
+        if self._leases is not None:
+            self._leases.clear()
+            self._lock.release(force=True)
+            discard(self.scratch)
+        else:
+            clear(self.scratch, self.name)
+
+    def _publish(self, path: str, facts: Facts, provenance: Provenance) -> None:
+        """Write the manifest, unless another writer has."""
         receipts = self.receipts()
         self._check_present(receipts)
         metadata = [self._stored_now(path) for path in self._zarr.descriptions(self._layout)]
@@ -242,16 +318,17 @@ class Draft:
                 "units": units,
                 "provenance": provenance.model_copy(update=cost),
                 "spec": self._spec,
-                "facts": facts,
+                "facts": facts() if callable(facts) else facts,
             }
         )
-        path = f"{self.path}/manifest.json"
-        data = write_manifest(manifest)
-        if not self._objects.create(path, data):
-            data = self._objects.read(path) or b""
-        stored = read_manifest(self._spec.kind, self._key, data, f"{self._objects.url}/{path}")
-        clear(self.scratch, self.name)
-        return Artifact(self._objects, stored)
+        if self._objects.create(path, write_manifest(manifest)):
+            self._check_still_there(path, manifest)
+
+    def _check_still_there(self, path: str, manifest: Manifest) -> None:
+        """Remove the manifest again if `sdquant gc` has removed units since they were found present."""
+        present = self._objects.sizes(f"{self.path}/units")
+        if len(present) < len(manifest.units):
+            self._objects.delete([path])
 
     def _check_present(self, receipts: dict[int, Receipt]) -> None:
         """Raise DamagedArtifact unless every unit is stored, all its objects with their sizes."""
@@ -267,6 +344,11 @@ class Draft:
                     f"{self.name}: unit {unit} was changed while the artifact was written; run the same "
                     f"command again to compute what is missing"
                 )
+
+
+def lengths(rows: Mapping[int, range]) -> dict[int, int]:
+    """Return the number of rows of each unit."""
+    return {unit: len(part) for unit, part in rows.items()}
 
 
 def _same_json(one: bytes, other: bytes) -> bool:

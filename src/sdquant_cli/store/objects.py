@@ -9,8 +9,9 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +36,7 @@ RETRIES: RetryConfig = {  # about three minutes of outage; obstore's default ten
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+CHECKSUMS = {"aws_checksum_algorithm": "SHA256"}  # of uploads, which the server checks
 CONFLICT_WAITS = (0.2, 1.0, 3.0, 10.0)  # seconds after each 409 that left no object
 PARALLEL_REQUESTS = 16  # to a server
 _MEANINGS = (
@@ -83,6 +85,22 @@ def _folder(url: str) -> Path | None:
     return folder
 
 
+@dataclass(frozen=True)
+class Found:
+    """An object that a listing found."""
+
+    path: str
+    size: int  # bytes
+    modified: datetime  # by the clock of the server, or of the disk
+
+    @classmethod
+    def of(cls, root: Path, file: Path) -> Found:
+        """Return a file below a root; raises OSError."""
+        status = file.stat()
+        modified = datetime.fromtimestamp(status.st_mtime, UTC)
+        return cls(file.relative_to(root).as_posix(), status.st_size, modified)
+
+
 class Objects:
     """The objects under a root, each path written at most once."""
 
@@ -100,7 +118,8 @@ class Objects:
     def below(self, prefix: str) -> ObjectStore:
         """Return an obstore store rooted at a prefix."""
         if self.local is None:
-            return from_url(f"{self.url}/{prefix}".rstrip("/"), retry_config=RETRIES)
+            url, s3 = f"{self.url}/{prefix}".rstrip("/"), self.url.lower().startswith("s3")
+            return from_url(url, config=CHECKSUMS if s3 else None, retry_config=RETRIES)
         return LocalStore(prefix=self.local / prefix, mkdir=True)
 
     # ----------------------------------------------------------------------------- reading
@@ -118,11 +137,15 @@ class Objects:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Return path and size of every object below `prefix`; links to folders are not followed."""
+        return {item.path: item.size for item in self.found(prefix)}
+
+    def found(self, prefix: str) -> list[Found]:
+        """Return every object below `prefix`; links to folders are not followed."""
         with plain_errors(f"{self.url}/{prefix}"):
             if self.local is not None:
-                return dict(_files(self.local, prefix))
+                return list(_files(self.local, prefix))
             listed = [item for page in obstore.list(self._backend, prefix=prefix) for item in page]
-        return {item["path"]: item["size"] for item in listed}
+        return [Found(item["path"], item["size"], item["last_modified"]) for item in listed]
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders right below `prefix`, in order."""
@@ -142,30 +165,40 @@ class Objects:
 
     # ----------------------------------------------------------------------------- writing
 
-    def create(self, path: str, data: Bytes) -> bool:
-        """Store bytes durably at `path`; return False if an object is there already."""
+    def create(self, path: str, data: Bytes, *, durable: bool = True) -> bool:
+        """Store bytes at `path`, `durable`: synced to disk; return False if an object is there already."""
         with plain_errors(f"{self.url}/{path}"):
             if self.local is None:
                 return self._create_on_server(path, data)
-            return self._create_in_folder(self.local, path, data)
+            try:
+                created = self._create_by_rename(self.local, path, data, durable=durable)
+            except FileNotFoundError:  # a process that published took the staged file for a leftover
+                created = self._create_by_rename(self.local, path, data, durable=durable)
+            if created and durable:
+                self._sync_folders(self.local, path)
+            return created
 
-    def _create_in_folder(self, root: Path, path: str, data: Bytes) -> bool:
+    def _create_by_rename(self, root: Path, path: str, data: Bytes, *, durable: bool) -> bool:
         """Write and sync a staged file, then rename it, so that `path` never has partial contents."""
         staged = f"{path}.{secrets.token_hex(4)}.partial"
         obstore.put(self._backend, staged, data)
-        sync(root / staged)
+        if durable:
+            sync(root / staged)
         try:
             obstore.rename(self._backend, staged, path, overwrite=False)
         except AlreadyExistsError:
             obstore.delete(self._backend, staged)
             return False
+        return True
+
+    def _sync_folders(self, root: Path, path: str) -> None:
+        """Sync the folders that lead to a new file."""
         folder = (root / path).parent
         sync(folder)
         while folder not in self._durable and folder != root.parent:
             self._durable.add(folder)
             folder = folder.parent
             sync(folder)
-        return True
 
     def _create_on_server(self, path: str, data: Bytes) -> bool:
         """Create an object. S3 answers 409, reported as existing, while another request creates it."""
@@ -226,14 +259,11 @@ def _is_link_in(path: Path, root: Path) -> bool:
     return path.is_relative_to(root) and path.is_symlink()
 
 
-def _files(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    """Yield path and size of the regular files below a prefix."""
+def _files(root: Path, prefix: str) -> Iterator[Found]:
+    """Yield the regular files below a prefix."""
     for folder, _, names in os.walk(root / prefix):
         for name in names:
-            path = Path(folder, name)
-            try:
-                status = path.stat()
-            except OSError:  # a dangling link, or a file removed meanwhile
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path.relative_to(root).as_posix(), status.st_size
+            with suppress(OSError):  # a dangling link, or a file removed meanwhile
+                path = Path(folder, name)
+                if stat.S_ISREG(path.stat().st_mode):
+                    yield Found.of(root, path)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,17 +19,20 @@ from ..errors import (
 )
 from ..events import SILENT, Events
 from ..manifests import Manifest, Provenance, Ref, Spec
+from ..ranks import current
 from ..types import Kind
 from ..version import __version__
 from .artifact import ArraySpec, Artifact, folder, key_of
-from .documents import read_document, read_manifest
+from .documents import CONDEMNED, read_document, read_manifest
 from .draft import Draft
+from .leases import pauses
 from .objects import Objects
-from .scratch import clear, scratch_of
+from .scratch import Busy, clear, scratch_of
 from .tags import KEY, Tags
 
 HEADER = "sdquant-store.json"
 FORMAT = 1  # of the store: its paths
+LOOKS_IN_SILENCE = 5  # at what another process computes: about two seconds
 MADE_BY = {
     Kind.PROMPTS: "sdquant sample --prompts FILE",
     Kind.TEXT_EMBEDS: "sdquant sample --prompts FILE",
@@ -99,7 +103,7 @@ class Store:
             where = f"{url}/{HEADER}"
             if "format" not in read_document(header, where, FORMAT):
                 raise DamagedArtifact(f'{where} is damaged: expected {{"format": {FORMAT}}}')
-        elif self._keys():
+        elif self.names():
             raise DamagedArtifact(f"{url}: artifacts without {HEADER}; restore that file from a backup")
 
     # ------------------------------------------------------------------------------ making
@@ -107,19 +111,48 @@ class Store:
     def begin(
         self, spec: Spec, inputs: dict[str, Ref], arrays: dict[str, ArraySpec], units: int = 1
     ) -> Artifact | Draft:
-        """Return the published artifact of this spec and these inputs, or a draft to fill."""
+        """Return the published artifact of this spec and these inputs, or a draft to fill.
+
+        Waits while another process of this machine computes an artifact of one unit.
+        """
         key = key_of(spec, inputs, arrays)
-        published = self.find(spec.kind, key)
-        if published is not None:
-            published.check_sizes()
-            self._clear_scratch(published)
-            return published
-        self._prepare(folder(spec.kind, key))
-        return Draft(self.objects, spec, inputs, arrays, units, self.events)
+        for _ in self._looks(f"{spec.kind}/{key}"):
+            published = self.find(spec.kind, key)
+            if published is not None:
+                published.check_sizes()
+                self._clear_scratch(published)
+                return published
+            self._prepare(folder(spec.kind, key))
+            with suppress(Busy):
+                return Draft(self.objects, spec, inputs, arrays, units, self.events)
+        raise AssertionError
+
+    def wait_for(self, kind: Kind, key: str) -> Artifact:
+        """Return the artifact of a key as soon as another process has published it."""
+        for _ in self._looks(f"{kind}/{key}"):
+            published = self.find(kind, key)
+            if published is not None:
+                return published
+        raise AssertionError
+
+    def _looks(self, name: str) -> Iterator[None]:
+        """Yield without end, after pauses, for looks at another process's work; say so if it takes long."""
+        for look, _ in enumerate(pauses()):
+            if look == LOOKS_IN_SILENCE:
+                self.events.note(f"waiting for another process, which computes {name}")
+            yield
 
     def _prepare(self, path: str) -> None:  # noqa: ARG002
-        """Write the store's header before an artifact is begun at `path`."""
-        self.objects.create(HEADER, json.dumps({"format": FORMAT}).encode())
+        """Write the store's header before an artifact is begun at `path`; raises EnvironmentProblem.
+
+        A server that creates the header a second time overwrites objects, and is refused.
+        """
+        header = json.dumps({"format": FORMAT}).encode()
+        if self.objects.create(HEADER, header) and self.objects.create(HEADER, header):
+            raise EnvironmentProblem(
+                f"{self.url}: the server overwrites objects that it is asked to create (If-None-Match), so "
+                f"that processes would damage each other's work; use a folder, or another server as --store"
+            )
 
     def _clear_scratch(self, published: Artifact) -> None:
         """Remove the scratch folder of a run that was killed after publishing."""
@@ -134,6 +167,7 @@ class Store:
             packages={name: _package_version(name) for name in PACKAGES},
             threads=threads,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ranks=current().count,
         )
 
     # ----------------------------------------------------------------------------- finding
@@ -142,7 +176,7 @@ class Store:
         """Return the artifact published under a key, or None; raises DamagedArtifact or NewerFormat."""
         path = f"{folder(kind, key)}/manifest.json"
         data = self.objects.read(path) if KEY.fullmatch(key) else None
-        if data is None:
+        if data is None or data == CONDEMNED:
             return None
         return Artifact(self.objects, read_manifest(kind, key, data, f"{self.url}/{path}"))
 
@@ -187,14 +221,18 @@ class Store:
             matches = [(kind, key)] if key and key in self.objects.folders(f"artifacts/{kind}") else []
             what = f"{kind} artifact"
         else:
-            matches = [(kind, key) for kind, key in self._keys() if text and key.startswith(text)]
+            matches = [(kind, key) for kind, key in self.names() if text and key.startswith(text)]
             what = "artifact"
         if len(matches) == 1:
             return self._entry(matches[0])
         number = f"{len(matches)} {what}s" if matches else f"no {what}"
         raise MissingArtifact(f"{self.url}: {number} named {text!r}; `sdquant ls` lists artifacts")
 
-    def _keys(self) -> list[tuple[Kind, str]]:
+    def is_unfinished(self, kind: Kind, key: str) -> bool:
+        """Tell if an artifact has no manifest, not even a damaged one."""
+        return self.objects.read(f"{folder(kind, key)}/manifest.json") in (None, CONDEMNED)
+
+    def names(self) -> list[tuple[Kind, str]]:
         """Return kind and key of every artifact's folder."""
         return [
             (kind, key)
@@ -212,7 +250,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return the entries of all artifacts, published ones first, oldest first."""
-        entries = self.objects.each(self._entry, self._keys())
+        entries = self.objects.each(self._entry, self.names())
         return sorted(entries, key=_age)
 
     def artifacts(self) -> list[Artifact]:
@@ -308,6 +346,13 @@ class ReadOnlyStore(PinnedStore):
 
     def _clear_scratch(self, published: Artifact) -> None:
         pass
+
+    def wait_for(self, kind: Kind, key: str) -> Artifact:
+        """Return the artifact of a key; raises Absent."""
+        artifact = self.find(kind, key)
+        if artifact is None:
+            raise Absent(folder(kind, key))
+        return artifact
 
     def tag(self, artifact: Artifact, name: str = "latest") -> None:
         """Move a tag to this artifact for this store object only."""

@@ -6,6 +6,7 @@ from ...manifests import QuantStateSpec
 from ..checkpoints import run_from_last
 from ..distillation import Training
 from ..job import Job
+from ..shares import follow_the_first
 from ..sources import BatchContext
 
 
@@ -23,6 +24,7 @@ class DistillNetwork:
         inputs, spec, student = job.inputs, job.spec, job.student.network
         assert spec.train is not None
         assert inputs.recipe.source is not None
+        follow_the_first([*student.parameters(), *student.buffers()])
         if inputs.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         targets = inputs.targets
