@@ -31,7 +31,11 @@ SMALLER = {  # folder -> options, by name
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
             "block_out_channels": (8, 16),
         },
-    }
+    },
+    "sdxl/other-width": {  # diffusers tells the text encoders of a single file apart by their widths
+        "unet": {"cross_attention_dim": 40},
+        "text_encoder_2": {"hidden_size": 24, "num_attention_heads": 2},
+    },
 }
 ROOT = Path(__file__).parent.parent
 PROMPTS = ROOT / "examples" / "prompts"

@@ -111,6 +111,8 @@ class ExportFormat(StrEnum):
 
     PACKED = "packed"  # integer codes: small, and computed with integers
     DEQUANT = "dequant"  # quantized values as fp16: loads without sdquant
+    SINGLE_FILE = "single-file"  # likewise, all networks in one file in the original code's names
+    COMFYUI_INT8 = "comfyui-int8"  # such a file whose linear layers ComfyUI computes in int8
 
 
 class Relax(StrEnum):

@@ -176,6 +176,7 @@ FLAGS = {
         "--output": ("folder", Path("folder"), None),
         **STATE,
         "--format": ("dequant", ExportFormat.DEQUANT, None),
+        "--lossy": (None, True, None),
     },
     "bench": {
         **STATE,

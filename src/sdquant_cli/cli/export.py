@@ -11,15 +11,19 @@ if TYPE_CHECKING:
 
 
 def export(request: "ExportRequest", call: Invocation) -> None:
-    """Write the quantized model as a folder that diffusers loads.
+    """Write the quantized model as a folder that diffusers loads, or as a file for other programs.
 
-    It loads after `import sdquant_cli`.
+    The folder loads after `import sdquant_cli`. What a format cannot hold is named, and refused without
+    --lossy.
 
     Example: sdquant export --output my-model-w4a8
+
+    Example: sdquant export --output my-model.safetensors --format single-file
     """
     from ..stages import export as stage
     from .execute import open_workspace
 
-    folder = stage.run(request, open_workspace(call.store))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    typer.echo(f"{folder} ({size / 1e6:.1f} MB)")
+    output = stage.run(request, open_workspace(call.store))
+    files = output.rglob("*") if output.is_dir() else [output]
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    typer.echo(f"{output} ({size / 1e6:.1f} MB)")

@@ -227,12 +227,16 @@ class ExportRequest(Request):
 
     without_flag = frozenset({"device"})
 
-    output: Annotated[Path, Option("Folder to write.")]
+    output: Annotated[Path, Option("Folder to write, or file with single-file and comfyui-int8.")]
     state: State = None
     format: Annotated[
         ExportFormat,
-        Option("Weights: packed integer codes, or dequant for fp16 weights that load without sdquant."),
+        Option(
+            "Folder of packed integer codes, or dequant for fp16 weights that load without sdquant; one "
+            "safetensors file in the original layout: single-file in fp16, comfyui-int8 with int8 weights."
+        ),
     ] = ExportFormat.PACKED
+    lossy: Annotated[Switch, Option("Write a format that cannot hold all of the state.")] = False
 
 
 class BenchRequest(Request):

@@ -1,4 +1,4 @@
-"""`export`: a quantizer state as a pipeline directory that diffusers loads; and `verify` of one."""
+"""`export`: a quantizer state as a pipeline directory that diffusers loads, or as a file; and `verify`."""
 
 import json
 from pathlib import Path
@@ -11,33 +11,67 @@ from ..artifacts.latents import Latents, load_items
 from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_packable
 from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
-from ..errors import DamagedArtifact, MissingArtifact
+from ..errors import DamagedArtifact, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
+from ..formats import single_file
+from ..formats.losses import left_out, lost
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
+from ..paths import check_output
+from ..quant.format import NumberFormat
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import directory, proof
-from ..runtime.description import config_of, portable
+from ..runtime.description import config_of, portable, recipe_of
 from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, packed_layers, use_engine
 from ..runtime.whole import check_new_folder, output_folder
-from ..types import Dtype, Execution, ExportFormat
+from ..types import Dtype, Execution, ExportFormat, Relax
 from ..version import __version__
 
+_FILES = (ExportFormat.SINGLE_FILE, ExportFormat.COMFYUI_INT8)
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
 
 
 def run(request: ExportRequest, workspace: Workspace) -> Path:
-    """Write the directory; it is there whole or not at all."""
-    check_new_folder(request.output, workspace.store.url)
+    """Write the directory or the file; it is there whole or not at all."""
+    is_file = request.format in _FILES
+    if is_file:
+        _check_new_file(request.output, workspace.store.url)
+    else:
+        check_new_folder(request.output, workspace.store.url)
     state = find_state(workspace, request.state)
     refuse_unless_packable(state, "export")
     workspace.announce({"state": state})
+    if is_file:
+        _write_file(request, state, workspace)
+        return request.output
     with output_folder(request.output) as folder:
         _write(folder, request.format, state, workspace)
     return request.output
+
+
+def _check_new_file(path: Path, store: str) -> None:
+    """Raise UsageProblem for an `--output` that is there, or that is no name of a safetensors file."""
+    check_output(path, "--output", store)
+    if path.suffix != ".safetensors":
+        raise UsageProblem(f"--output {path}: expected a name that ends in .safetensors")
+    if path.exists():
+        raise UsageProblem(f"--output {path}: exists; name a new file, or remove it first")
+
+
+def _write_file(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
+    model = workspace.model(state.facts.setting)
+    layers, form = state.state(model), NumberFormat.of(state.spec)
+    losses = lost(request.format, form, state.spec.relax or Relax.NONE, layers)
+    if losses and not request.lossy:
+        raise UsageProblem(f"--format {request.format}: {'; '.join(losses)}; add --lossy to write it so")
+    for line in [*losses, *left_out(request.format, layers)]:
+        workspace.events.note(line)
+    recipe = recipe_of(request.format, state.spec, state.facts)
+    int8 = request.format is ExportFormat.COMFYUI_INT8
+    single_file.write(request.output, model, layers, recipe, int8=int8)
 
 
 def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
