@@ -74,9 +74,11 @@ def test_corrected_outputs_are_right_on_average_and_pictures_differ(sampled, wor
 def test_what_cannot_apply_it_refuses_in_one_line(sampled, tmp_path):
     calibrated(sampled, *RTN, "--correction")
     prompts = sampled.store.parent / "prompts.txt"
-    for engine in ("auto", "dequantized"):
+    for engine in ("integer", "dequantized"):
         told = sampled("generate", "--prompts", prompts, "--engine", engine, code=2).stderr
         assert f"--engine {engine}: quant-state/" in told
+    drawn = json.loads(sampled("generate", "--prompts", prompts, "--json").stdout)
+    assert drawn["spec"]["engine"] == "simulated"  # what --engine auto does where no integers are computed
     assert "export: quant-state/" in sampled("export", "--output", tmp_path / "out", code=2).stderr
     assert "bench: quant-state/" in sampled("bench", code=2).stderr
     assert not (tmp_path / "out").exists()

@@ -35,7 +35,7 @@ FP32 = {"dtype": torch.float32}
 def test_diffusers_draws_what_generate_draws(exported, tmp_path):
     """Without a dtype: to the pixel from the same embeddings, which the store keeps in fp16."""
     run, folder = exported
-    run("generate", "--prompts", folder.parent / "prompts.txt", "--engine", "auto", "--output", tmp_path)
+    run("generate", "--prompts", folder.parent / "prompts.txt", "--output", tmp_path)
     ours = [np.array(Image.open(tmp_path / f"0000{i}.png")) for i in range(2)]
     images = run.opened().resolve("images/latest-quantized")
     embeds = run.workspace().input(TextEmbeds, images, "text-embeds")
@@ -53,7 +53,7 @@ def test_diffusers_draws_what_generate_draws(exported, tmp_path):
     assert np.abs(drawn * 255 - np.stack(ours)).max() <= 0.501
     for other in (pipeline, StableDiffusionPipeline.from_pretrained(folder), sdquant_cli.load(folder)):
         assert psnr(draw(other), ours[0]) > 30
-    run("generate", "--prompts", folder.parent / "prompts.txt")
+    run("generate", "--prompts", folder.parent / "prompts.txt", "--engine", "simulated")
     simulated = run.opened().resolve("images/latest-quantized")
     assert simulated.spec.engine is Execution.SIMULATED
     assert psnr(simulated.read("image")[0], ours[0]) > 30
@@ -259,10 +259,10 @@ def test_bad_flags(exported, tmp_path):
     )
     assert not (tmp_path / "x").exists()
     assert (
-        "--engine auto: not supported with --model fp"
-        in run("generate", "--model", "fp", "--engine", "auto", code=2).stderr
+        "--engine integer: not supported with --model fp"
+        in run("generate", "--model", "fp", "--engine", "integer", code=2).stderr
     )
-    words = ("generate", "--engine", "auto", "--scheduler", "ddim", "--step-match", "nearest")
+    words = ("generate", "--engine", "dequantized", "--scheduler", "ddim", "--step-match", "nearest")
     assert "leave --step-match out" in run(*words, code=2).stderr
 
 

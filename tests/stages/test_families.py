@@ -9,6 +9,7 @@ from sdquant_cli.artifacts.lineage import read_lineage
 from sdquant_cli.manifests.kinds import ImagesManifest, QuantStateManifest
 from sdquant_cli.methods.published import METHODS
 from sdquant_cli.report.reproduce import ReproductionTarget, prompt_file, script
+from sdquant_cli.types import Execution
 from tools.random_models.configurations import PIPELINES
 
 
@@ -63,6 +64,7 @@ def test_a_schedule_that_was_not_calibrated(sdquant, tiny, tmp_path):
     assert "was calibrated with ddim (10 timesteps, 901 ... 1)" in refused
     assert "--step-match nearest" in refused
     said = sdquant(*other, "--step-match", "nearest").stderr
+    assert sdquant.opened().resolve("images/latest-quantized").spec.engine is Execution.SIMULATED
     assert "of 6 timesteps were not calibrated" in said
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)
     assert measured["metrics"]["psnr"]["mean"] > 20

@@ -22,7 +22,7 @@ def test_without_any_artifact_the_floating_point_model_draws_with_its_defaults(s
 
 
 @pytest.mark.parametrize(
-    ("words", "flag"), [({"state": "quant-state"}, "--state"), ({"engine": "auto"}, "--engine auto")]
+    ("words", "flag"), [({"state": "quant-state"}, "--state"), ({"engine": "integer"}, "--engine integer")]
 )
 def test_flags_of_a_quantized_model_are_refused_with_the_floating_point_one(sdquant, words, flag):
     request = GenerateRequest(model="fp", prompts=HELDOUT, **words)

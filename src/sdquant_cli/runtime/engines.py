@@ -5,9 +5,6 @@ multiplies codes and sums them in int32, on a CPU or on CUDA. `dequantized` conv
 to floating point at each call, on any device. `reference` sums in fp64.
 """
 
-import logging
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,20 +59,18 @@ ENGINES: dict[Execution, LayerKernel] = {Execution.INTEGER: integer, Execution.D
 
 
 def choose(device: torch.device, form: NumberFormat, requested: Execution | None = None) -> Execution:
-    """Return the requested engine, or the default one: integer where it is exact, else dequantized.
+    """Return the requested engine, or the default one: on a CPU integer where it is exact, else dequantized.
 
-    Raises EnvironmentProblem if the integer engine is requested where nothing computes it. Where a GPU
-    does not, and none was requested, that is logged once.
+    The kernels for CUDA have run on no GPU yet, so there integers are computed where they are requested.
+    Raises EnvironmentProblem if the integer engine is requested where nothing computes it.
     """
-    if requested is Execution.DEQUANTIZED:
+    if requested is Execution.DEQUANTIZED or (requested is None and device.type == "cuda"):
         return Execution.DEQUANTIZED
     reason = _missing_for_integers(device, form)
     if reason is None:
         return Execution.INTEGER
     if requested is Execution.INTEGER:
         raise EnvironmentProblem(f"--engine integer: {reason}; use --engine auto")
-    if device.type == "cuda":
-        _log_once(f"sdquant: {device} computes with dequantized weights, not with integers: {reason}")
     return Execution.DEQUANTIZED
 
 
@@ -91,11 +86,6 @@ def _missing_for_integers(device: torch.device, form: NumberFormat) -> str | Non
         "needs a C compiler (CC, cc, gcc or clang), or calibrated activations and a CPU with AVX512-VNNI, "
         "AVX-VNNI or AMX"
     )
-
-
-@cache
-def _log_once(line: str) -> None:
-    logging.getLogger(__name__).warning(line)
 
 
 def engine_for(requested: Execution | None) -> LayerKernel:
