@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 import sdquant_cli
 from sdquant_cli.errors import EnvironmentProblem, UsageProblem
 from sdquant_cli.formats import graph
+from sdquant_cli.stages import export
 from sdquant_cli.types import ExportFormat
 from tests.runtime.exports import psnr, quiet
 
@@ -104,3 +105,11 @@ def test_inputs_of_a_call():
     arrays = graph.inputs(torch.zeros(2, 4, 8, 8), torch.tensor(7), conditioning)
     assert list(arrays) == ["sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"]
     assert np.array_equal(arrays["timestep"], [7])
+
+
+@pytest.mark.parametrize(("ratio", "lines"), [(36.2, 1), (19.6, 2), (float("nan"), 2)])
+def test_what_a_call_in_the_runtime_says(ratio, lines):
+    said = export._verdict(ExportFormat.OPENVINO, graph.Loaded(lambda _: None, 160, 258), ratio)
+    assert len(said) == lines
+    assert "160 of 258 products" in said[0]
+    assert "--bits w7a8" in said[-1] or lines == 1

@@ -118,11 +118,22 @@ def _write_graph(folder: Path, form: ExportFormat, state: QuantState, workspace:
         task.advance()
     written = graph.load(denoiser)
     answer = torch.from_numpy(written.run(graph.inputs(call.x, call.timestep, call.conditioning)))
-    ratio = float(snr(call.run(network)[None], answer[None]))
-    workspace.events.note(
+    for line in _verdict(form, written, float(snr(call.run(network)[None], answer[None]))):
+        workspace.events.note(line)
+
+
+def _verdict(form: ExportFormat, written: graph.Loaded, ratio: float) -> list[str]:
+    """Return what a graph's call in its runtime says, from its SNR in dB beside the network that it is of."""
+    lines = [
         f"{form} computes {written.integer} of {written.products} products with weights in integers on this "
         f"machine; signal to noise of a call beside the state's own arithmetic: {ratio:.1f} dB"
-    )
+    ]
+    if not ratio >= ENOUGH_DB:
+        lines.append(
+            f"below {ENOUGH_DB:g} dB: without VNNI, {form} overflows with 8-bit weights; run it on another "
+            f"CPU, or calibrate with 7-bit weights, as in --bits w7a8"
+        )
+    return lines
 
 
 def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
