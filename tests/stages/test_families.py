@@ -114,3 +114,15 @@ def test_a_fine_tune_with_v_prediction_and_a_terminal_snr_of_zero(sdquant, tiny,
     sdquant("export", "--format", "single-file", "--output", tmp_path / "x.safetensors")
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert {"v_pred", "ztsnr"} <= set(file.keys())
+
+
+def test_a_distilled_unet_without_attention_in_the_middle_drawn_without_guidance(sdquant, tiny, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    words = ("--prompts", prompts, "--model", tiny("sdxl/distilled"), "--guidance-scale", 0)
+    sdquant("sample", *words, "--steps", 2)
+    sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
+    sdquant("export", "--output", tmp_path / "x.safetensors", "--format", "single-file")
+    sdquant("export", "--output", tmp_path / "folder")
+    refused = sdquant("sample", *words, "--steps", 4, "--select", "density", code=2).stderr
+    assert "has no attention in its middle block" in refused
