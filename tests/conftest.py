@@ -32,6 +32,13 @@ SMALLER = {  # folder -> options, by name
             "block_out_channels": (8, 16),
         },
     },
+    "sdxl/distilled": {  # as SSD-1B: attention of other depths on the way up, none in the middle
+        "unet": {
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": (0, (1,), (2,)),
+            "reverse_transformer_layers_per_block": ((2, 1), (1, 1), 1),
+        },
+    },
     "sdxl/other-width": {  # diffusers tells the text encoders of a single file apart by their widths
         "unet": {"cross_attention_dim": 40},
         "text_encoder_2": {"hidden_size": 24, "num_attention_heads": 2},

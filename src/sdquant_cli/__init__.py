@@ -32,12 +32,18 @@ def __getattr__(name: str) -> object:
 def load(folder: str, **options: object) -> "DiffusionPipeline":
     """Load the pipeline of an exported folder; `options` are those of diffusers' `from_pretrained`.
 
-    Layers that are not quantized compute in fp32 unless `dtype` is given.
+    Layers that are not quantized compute in fp32 unless `dtype` is given. A denoiser that was exported as a
+    graph runs in ONNX Runtime or OpenVINO.
     """
+    from pathlib import Path
+
     import torch
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(folder, **{"dtype": torch.float32, **options})
+    from .formats.graph import graphs_in
+
+    defaults = {"dtype": torch.float32, **graphs_in(Path(folder))}
+    return DiffusionPipeline.from_pretrained(folder, **{**defaults, **options})
 
 
 def generator(seed: int = 0, picture: int = 0) -> "torch.Generator":

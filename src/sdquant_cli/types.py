@@ -113,6 +113,8 @@ class ExportFormat(StrEnum):
     DEQUANT = "dequant"  # quantized values as fp16: loads without sdquant
     SINGLE_FILE = "single-file"  # likewise, all networks in one file in the original code's names
     COMFYUI_INT8 = "comfyui-int8"  # such a file whose linear layers ComfyUI computes in int8
+    ONNX = "onnx"  # a graph for ONNX Runtime, with calibrated scales
+    OPENVINO = "openvino"  # likewise for OpenVINO
 
 
 class Relax(StrEnum):

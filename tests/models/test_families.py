@@ -49,7 +49,7 @@ def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
     folder = tiny(name)
     model = find_model(str(folder))
     drawn = setting(model)
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if name == "sd3-medium" else {}
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if name.startswith("sd3") else {}
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
     pipeline.set_progress_bar_config(disable=True)
     shape = model.latent_shape(drawn.height, drawn.width)
@@ -109,7 +109,13 @@ def skeleton(name):
 
 @pytest.mark.parametrize(
     ("name", "layers", "removed"),
-    [("sd-v1-4", 258, 27.9e6), ("sd-v2-1", 258, 27.9e6), ("sdxl", 773, 24.9e6), ("sd3-medium", 288, 683.5e6)],
+    [
+        ("sd-v1-4", 258, 27.9e6),
+        ("sd-v2-1", 258, 27.9e6),
+        ("sdxl", 773, 24.9e6),
+        ("sd3-medium", 288, 683.5e6),
+        ("sd3.5-medium", 340, 775.5e6),
+    ],
 )
 def test_counts_at_published_sizes(name, layers, removed):
     network = skeleton(name)

@@ -63,6 +63,9 @@ def test_a_card_says_how_the_weights_are_loaded():
     assert "import sdquant_cli  # pip install sdquant" in packed
     assert "4.25 bits of weights" in packed
     assert "num_inference_steps=20" in packed
+    graph = card(ExportFormat.ONNX, SPEC, facts("shapes"))
+    assert "sdquant_cli.load(FOLDER)" in graph
+    assert "verify" not in graph
     dense = card(ExportFormat.DEQUANT, SPEC, facts("shapes"))
     assert "sdquant_cli" not in dense
     assert "base_model" not in dense

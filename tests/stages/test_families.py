@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors import safe_open
 
 from sdquant_cli.artifacts.lineage import read_lineage
 from sdquant_cli.manifests.kinds import ImagesManifest, QuantStateManifest
@@ -91,3 +92,39 @@ def test_a_v_prediction_model_with_latents_of_an_epsilon_one(sdquant, tiny, tmp_
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
     for verb in ("precalc-time", "sensitivity", "calibrate"):
         assert "its files changed since the input artifact was made" in sdquant(verb, code=2).stderr
+
+
+def test_a_fine_tune_with_v_prediction_and_a_terminal_snr_of_zero(sdquant, tiny, tmp_path):
+    folder = shutil.copytree(tiny("sd-v1-4/two-blocks"), tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    fields = {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\n")
+    sdquant("sample", "--prompts", prompts, "--model", folder, "--scheduler", "ddim", "--steps", 3)
+    sdquant("calibrate", "--method", "rtn", "--bits", "w8a8", "--activations", "per-step")
+    sdquant("generate", "--prompts", prompts)
+    measured = json.loads(sdquant("evaluate", "--against", "fp", "--json").stdout)["metrics"]
+    assert measured["psnr"]["mean"] > 20
+    sdquant("export", "--output", tmp_path / "folder")
+    written = json.loads((tmp_path / "folder" / "scheduler" / "scheduler_config.json").read_text())
+    assert {name: written[name] for name in fields} == fields
+    sdquant("export", "--format", "single-file", "--output", tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert {"v_pred", "ztsnr"} <= set(file.keys())
+
+
+def test_a_distilled_unet_without_attention_in_the_middle_drawn_without_guidance(sdquant, tiny, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a big red circle\na small cyan star\n")
+    words = ("--prompts", prompts, "--model", tiny("sdxl/distilled"), "--guidance-scale", 0)
+    sdquant("sample", *words, "--steps", 2)
+    sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
+    sdquant("export", "--output", tmp_path / "x.safetensors", "--format", "single-file")
+    sdquant("export", "--output", tmp_path / "folder")
+    refused = sdquant("sample", *words, "--steps", 4, "--select", "density", code=2).stderr
+    assert "has no attention in its middle block" in refused

@@ -122,11 +122,24 @@ SD3_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3-medium-diffusers, withou
     "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
     "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
 }
+SD3_5_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3.5-medium, without T5
+    **SD3_MEDIUM,
+    "transformer": (
+        "SD3Transformer2DModel",
+        {
+            **SD3_MEDIUM["transformer"][1],
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        },
+    ),
+}
 PIPELINES = {
     "sd-v1-4": ("StableDiffusionPipeline", SD_V1_4),
     "sd-v2-1": ("StableDiffusionPipeline", SD_V2_1),
     "sdxl": ("StableDiffusionXLPipeline", SDXL),
     "sd3-medium": ("StableDiffusion3Pipeline", SD3_MEDIUM),
+    "sd3.5-medium": ("StableDiffusion3Pipeline", SD3_5_MEDIUM),
 }
 
 _TINY_CLIP = {
@@ -167,6 +180,10 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {  # overrides, by pipeline and fol
         "text_encoder": {"projection_dim": 16},
         "text_encoder_2": {"projection_dim": 16},
     },
+}
+TINY["sd3.5-medium"] = {
+    **TINY["sd3-medium"],
+    "transformer": {**TINY["sd3-medium"]["transformer"], "dual_attention_layers": (0, 1)},
 }
 for _pipeline in TINY.values():
     _pipeline["vae"] = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 2, "layers_per_block": 1}

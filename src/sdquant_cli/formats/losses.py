@@ -6,9 +6,13 @@ from ..quant.format import NumberFormat
 from ..quant.state import SavedLayer, State
 from ..types import ExportFormat, Relax
 
+_GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)
+
 
 def lost(form: ExportFormat, numbers: NumberFormat, relax: Relax, state: State) -> list[str]:
     """Return a clause for each part of a state that a format changes for the worse; none if it has all."""
+    if form in _GRAPHS:
+        return [] if relax is Relax.NONE else [_relaxed(relax)]
     losses = []
     if branches := _count(state, lambda layer: layer.branch is not None):
         losses.append(f"the branches of {branches} layers are merged into weights, which leave their grid")
@@ -17,12 +21,14 @@ def lost(form: ExportFormat, numbers: NumberFormat, relax: Relax, state: State) 
     if form is ExportFormat.COMFYUI_INT8 and not numbers.per_token:
         losses.append("calibrated activation scales give way to one for each row, found at run time")
         if relax is not Relax.NONE:
-            losses.append(f"the 10-bit activations of --relax {relax} are rounded to 8 bits")
+            losses.append(_relaxed(relax))
     return losses
 
 
 def left_out(form: ExportFormat, state: State) -> list[str]:
     """Return a line for each part of a state that a format computes more finely than the state asks for."""
+    if form in _GRAPHS:
+        return _floats(state)
     if form is ExportFormat.SINGLE_FILE:
         return ["a single file keeps the weights' grid; activations are not rounded"]
     linear, int8 = _count(state, _is_linear), _count(state, fits_int8)
@@ -34,6 +40,20 @@ def left_out(form: ExportFormat, state: State) -> list[str]:
             f"ComfyUI has one scale per output channel; {grouped} linear layers with groups stay fp16"
         )
     return lines
+
+
+def _floats(state: State) -> list[str]:
+    """Return a line for the layers that a graph computes in floating point, on the state's grids."""
+    lines = []
+    if wide := _count(state, lambda layer: layer.bits.activations > 8):
+        lines.append(f"{wide} layers with more than 8 bits of activations are multiplied in floating point")
+    if grouped := _count(state, _has_groups):
+        lines.append(f"{grouped} layers with groups of scales are multiplied in floating point")
+    return lines
+
+
+def _relaxed(relax: Relax) -> str:
+    return f"the 10-bit activations of --relax {relax} are rounded to 8 bits"
 
 
 def _count(state: State, holds: Callable[[SavedLayer], bool]) -> int:

@@ -233,7 +233,8 @@ class ExportRequest(Request):
         ExportFormat,
         Option(
             "Folder of packed integer codes, or dequant for fp16 weights that load without sdquant; one "
-            "safetensors file in the original layout: single-file in fp16, comfyui-int8 with int8 weights."
+            "safetensors file in the original layout: single-file in fp16, comfyui-int8 with int8 weights; a "
+            "graph for another runtime: onnx, openvino."
         ),
     ] = ExportFormat.PACKED
     lossy: Annotated[Switch, Option("Write a format that cannot hold all of the state.")] = False

@@ -8,6 +8,8 @@ from ..version import __version__
 from .network import Layout
 from .plugin import SdquantConfig, bits_in_groups
 
+GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)  # what another runtime computes
+
 
 def config_of(layout: Layout) -> SdquantConfig:
     """Return the quantization config of a layout."""
@@ -63,28 +65,39 @@ def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> st
     ]
     if form is ExportFormat.PACKED and spec.activations is Activations.TOKEN:
         lines.append("Activations have a scale for each token and pixel: any scheduler and size draws.")
-    elif form is ExportFormat.PACKED:
+    elif form in (ExportFormat.PACKED, *GRAPHS):
         lines.append(
             f"Calibrated for {setting.scheduler} with {setting.steps} steps; other timesteps are refused."
         )
     else:
         lines.append(f"Quantized weights as fp16, activations not quantized; for {setting.scheduler}.")
     lines += ["", "```python"]
-    if form is ExportFormat.PACKED:
-        lines.append("import sdquant_cli  # pip install sdquant")
+    if form in GRAPHS:
+        lines += [f"import sdquant_cli  # pip install 'sdquant[{form}]'", ""]
+        lines.append("pipeline = sdquant_cli.load(FOLDER)")
+    else:
+        if form is ExportFormat.PACKED:
+            lines.append("import sdquant_cli  # pip install sdquant")
+        lines += ["from diffusers import DiffusionPipeline", ""]
+        lines.append("pipeline = DiffusionPipeline.from_pretrained(FOLDER)")
     lines += [
-        "from diffusers import DiffusionPipeline",
-        "",
-        "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
         f"pipeline(PROMPT, num_inference_steps={setting.steps}, "
         f"guidance_scale={setting.guidance_scale:g}, height={setting.height}, width={setting.width})",
         "```",
         "",
-        "recipe.json has each layer's bits, provenance.json what it was made from;",
-        "`sdquant verify FOLDER` checks every file and replays a stored call.",
+        *_checks(form),
         "",
     ]
     return "\n".join(lines)
+
+
+def _checks(form: ExportFormat) -> list[str]:
+    if form in GRAPHS:
+        return ["recipe.json has each layer's bits."]
+    return [
+        "recipe.json has each layer's bits, provenance.json what it was made from;",
+        "`sdquant verify FOLDER` checks every file and replays a stored call.",
+    ]
 
 
 def _header(setting: Setting, spec: QuantStateSpec) -> list[str]:

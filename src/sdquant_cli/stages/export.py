@@ -13,13 +13,18 @@ from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
-from ..formats import single_file
+from ..formats import graph, single_file
 from ..formats.losses import left_out, lost
+from ..formats.lowered import lowered
+from ..metrics.ratios import snr
+from ..models.example_call import ExampleCall
+from ..models.layers import projections
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
 from ..paths import check_output
 from ..quant.format import NumberFormat
+from ..quant.relaxing import relaxed_rows
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import directory, proof
@@ -31,6 +36,7 @@ from ..types import Dtype, Execution, ExportFormat, Relax
 from ..version import __version__
 
 _FILES = (ExportFormat.SINGLE_FILE, ExportFormat.COMFYUI_INT8)
+_GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)
 ENOUGH_DB = 30.0  # between machines codes differ where a value lies between two: 40 dB and more
 
 
@@ -41,14 +47,21 @@ def run(request: ExportRequest, workspace: Workspace) -> Path:
         _check_new_file(request.output, workspace.store.url)
     else:
         check_new_folder(request.output, workspace.store.url)
+    if request.format in _GRAPHS:
+        graph.need(request.format)
     state = find_state(workspace, request.state)
     refuse_unless_packable(state, "export")
     workspace.announce({"state": state})
+    if request.format not in (ExportFormat.PACKED, ExportFormat.DEQUANT):
+        _check_losses(request, state, workspace)
     if is_file:
         _write_file(request, state, workspace)
         return request.output
     with output_folder(request.output) as folder:
-        _write(folder, request.format, state, workspace)
+        if request.format in _GRAPHS:
+            _write_graph(folder, request.format, state, workspace)
+        else:
+            _write(folder, request.format, state, workspace)
     return request.output
 
 
@@ -61,17 +74,66 @@ def _check_new_file(path: Path, store: str) -> None:
         raise UsageProblem(f"--output {path}: exists; name a new file, or remove it first")
 
 
-def _write_file(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
-    model = workspace.model(state.facts.setting)
-    layers, form = state.state(model), NumberFormat.of(state.spec)
+def _check_losses(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
+    """Note what the format does not hold; raise UsageProblem for a loss without `--lossy`."""
+    layers, form = state.state(workspace.model(state.facts.setting)), NumberFormat.of(state.spec)
+    if request.format in _GRAPHS and form.per_token:
+        raise UsageProblem(
+            f"--format {request.format}: quant-state/{state.key} has a scale for each token, found at run "
+            f"time; a graph has calibrated ones: run `sdquant calibrate --activations per-step`"
+        )
     losses = lost(request.format, form, state.spec.relax or Relax.NONE, layers)
     if losses and not request.lossy:
         raise UsageProblem(f"--format {request.format}: {'; '.join(losses)}; add --lossy to write it so")
     for line in [*losses, *left_out(request.format, layers)]:
         workspace.events.note(line)
+
+
+def _write_file(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
+    model = workspace.model(state.facts.setting)
     recipe = recipe_of(request.format, state.spec, state.facts)
     int8 = request.format is ExportFormat.COMFYUI_INT8
-    single_file.write(request.output, model, layers, recipe, int8=int8)
+    single_file.write(request.output, model, state.state(model), recipe, int8=int8)
+
+
+def _write_graph(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
+    """Write a pipeline folder whose denoiser is a graph, and compare the graph with the network it is of."""
+    setting = state.facts.setting
+    model = workspace.model(setting)
+    features = workspace.input(TimeTable, state, "time-table").features()
+    network, table = model.denoiser(), None
+    if not model.family.pooled:
+        parts = features.values.split(model.time_widths, dim=1)
+        table = dict(zip(projections(network), parts, strict=True))
+    relaxed = relaxed_rows(state.spec.relax, len(features.timesteps))
+    lowered(network, state.state(model), features.timesteps, table, relaxed)
+    call = ExampleCall.of(model, setting, 2, features.timesteps[0])
+    denoiser = folder / model.family.folder
+    with workspace.events.task("exporting", 2, "part") as task:
+        graph.write(form, network, call, features.timesteps, denoiser)
+        (denoiser / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n")
+        task.advance()
+        directory.write_others(model, model.sampler(setting), folder)
+        directory.write_description(folder, form, state.spec, state.facts)
+        task.advance()
+    written = graph.load(denoiser)
+    answer = torch.from_numpy(written.run(graph.inputs(call.x, call.timestep, call.conditioning)))
+    for line in _verdict(form, written, float(snr(call.run(network)[None], answer[None]))):
+        workspace.events.note(line)
+
+
+def _verdict(form: ExportFormat, written: graph.Loaded, ratio: float) -> list[str]:
+    """Return what a graph's call in its runtime says, from its SNR in dB beside the network that it is of."""
+    lines = [
+        f"{form} computes {written.integer} of {written.products} products with weights in integers on this "
+        f"machine; signal to noise of a call beside the state's own arithmetic: {ratio:.1f} dB"
+    ]
+    if not ratio >= ENOUGH_DB:
+        lines.append(
+            f"below {ENOUGH_DB:g} dB: without VNNI, {form} overflows with 8-bit weights; run it on another "
+            f"CPU, or calibrate with 7-bit weights, as in --bits w7a8"
+        )
+    return lines
 
 
 def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
