@@ -6,9 +6,11 @@ ignores constant factors of a gradient, so LSQ's gradient scale has no place her
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,14 +164,19 @@ class Training:
             scale.grad = None
         if self.zero_points:
             self.zero_points.forget_gradients()
-        value, predictions = 0.0, []
-        for part in batch.parts(self.spec.accumulate):
-            loss, predicted = self.loss(part)
-            share = len(part.x) / len(batch.x)
-            (loss * share).backward()
-            value += share * float(loss.detach())
-            predictions.append(predicted)
-        if not (math.isfinite(value) and self._gradients_are_finite()):
+        losses, predictions = [], []
+        with tensor_float(bool(self.spec.tf32)):
+            for part in batch.parts(self.spec.accumulate):
+                loss, predicted = self.loss(part)
+                share = len(part.x) / len(batch.x)
+                (loss * share).backward()
+                losses.append(loss.detach().double() * share)
+                predictions.append(predicted)
+        *values, finite = torch.stack(
+            [*losses, self._gradients_are_finite()]
+        ).tolist()  # the device is waited for
+        value = sum(values)
+        if not (math.isfinite(value) and finite):
             raise SdquantError(self._diagnosis(batch, value))
         self._update()
         self.source.learn(_joined(predictions, batch.halves))
@@ -207,11 +214,14 @@ class Training:
             parameter.copy_(average)
         self._write_quantizers()
 
-    def _gradients_are_finite(self) -> bool:
+    def _gradients_are_finite(self) -> Tensor:
+        """Return 1.0 or 0.0, on the device."""
         gradients = [p.grad for p in (*self.weights, *self.scales) if p.grad is not None]
         if self.zero_points:
             gradients += self.zero_points.gradients
-        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        if not gradients:
+            return torch.ones((), dtype=torch.float64, device=self.parameters[0].device)
+        return torch.stack(torch._foreach_norm(gradients)).isfinite().all().double()
 
     @torch.no_grad()
     def _diagnosis(self, batch: Batch, value: float) -> str:
@@ -254,6 +264,20 @@ class Training:
             oscillation.restore(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.losses = int(state["iteration"]), list(state["losses"])
+
+
+@contextmanager
+def tensor_float(allowed: bool) -> Iterator[None]:
+    """Let a GPU multiply fp32 with 10 bits of mantissa (TF32), or keep it from that, within the context."""
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, was_allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = was_allowed
 
 
 def _layers_with_weights(network: nn.Module) -> dict[str, QuantLinear | QuantConv2d]:
