@@ -61,6 +61,28 @@ def test_every_loss_counts_with_its_weight():
     torch.testing.assert_close(run.loss(whole([0, 3]))[0], expected)
 
 
+@pytest.mark.parametrize("tf32", [None, True])
+def test_products_of_an_iteration_are_in_tf32_where_the_spec_says_so(tf32, monkeypatch):
+    run, seen = training(tf32=tf32), []
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    loss = run.loss
+    monkeypatch.setattr(run, "loss", lambda part: seen.extend(b.allow_tf32 for b in backends) or loss(part))
+    run.step()
+    assert seen == [bool(tf32)] * 2
+    assert [backend.allow_tf32 for backend in backends] == before
+
+
+def test_an_iteration_reads_the_device_once(monkeypatch):
+    run, reads = training(accumulate=2), []
+    read = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(len(tensor)) or read(tensor))
+    monkeypatch.setattr(torch.Tensor, "__float__", None)
+    monkeypatch.setattr(torch.Tensor, "item", None)
+    run.step()
+    assert reads[-1] == 3  # the loss of each part, and whether gradients are numbers
+
+
 def test_accumulation_changes_memory_and_not_the_update():
     at_once, parts = training(), training(accumulate=2)
     for run in (at_once, parts):

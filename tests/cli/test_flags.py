@@ -132,6 +132,7 @@ FLAGS = {
         "--freezing": ("0.02", 0.02, "TrainSpec.freezing"),
         "--teacher-dtype": ("bf16", Dtype.BF16, "TrainSpec.teacher"),
         "--amp": (None, True, "TrainSpec.amp"),
+        "--tf32": (None, True, "TrainSpec.tf32"),
         "--checkpointing": (None, True, None),
         "--no-checkpointing": (None, False, None),
         "--images": ("folder", Path("folder"), None),

@@ -6,9 +6,11 @@ ignores constant factors of a gradient, so LSQ's gradient scale has no place her
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +21,12 @@ from ..quant.grid import fineness
 from ..quant.low_rank import LowRankUpdate
 from ..quant.modules import QuantConv2d, QuantInput, QuantLinear
 from ..quant.oscillation import Oscillation
+from ..ranks import add
 from ..types import Train
 from .checkpoints import State
 from .items import Batch, prediction
 from .losses import collecting_outputs, energies, feature_loss, guided_loss, output_loss
-from .shares import Share, join, shares, sum_over_ranks
+from .shares import Share, join, shares
 from .sources import Source
 from .teacher import Teacher
 from .zero_points import TrainedZeroPoints
@@ -165,15 +168,18 @@ class Training:
             scale.grad = None
         if self.zero_points:
             self.zero_points.forget_gradients()
-        value, predictions, taken = 0.0, [], []
-        for share in shares(batch, self.spec.accumulate):
-            loss, predicted = self.loss(share)
-            (loss * share.of_batch).backward()
-            value += share.of_batch * float(loss.detach())
-            predictions.append(predicted)
-            taken.append(share)
-        value = sum_over_ranks(value, self._gradients)
-        if not (math.isfinite(value) and self._gradients_are_finite()):
+        losses, predictions, taken = [], [], []
+        with tensor_float(bool(self.spec.tf32)):
+            for share in shares(batch, self.spec.accumulate):
+                loss, predicted = self.loss(share)
+                (loss * share.of_batch).backward()
+                losses.append(loss.detach().double() * share.of_batch)
+                predictions.append(predicted)
+                taken.append(share)
+        total = sum(losses, torch.zeros_like(losses[0]))
+        add([*self._gradients, total])
+        value, finite = torch.stack([total, self._gradients_are_finite()]).tolist()  # waits for the device
+        if not (math.isfinite(value) and finite):
             raise SdquantError(self._diagnosis(batch, value))
         self._update()
         self.source.learn(join(predictions, taken, len(batch.x)))
@@ -217,9 +223,12 @@ class Training:
         gradients = [p.grad for p in (*self.weights, *self.scales) if p.grad is not None]
         return gradients + (self.zero_points.gradients if self.zero_points else [])
 
-    def _gradients_are_finite(self) -> bool:
+    def _gradients_are_finite(self) -> Tensor:
+        """Return 1.0 or 0.0, on the device."""
         gradients = self._gradients
-        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        if not gradients:
+            return torch.ones((), dtype=torch.float64, device=self.parameters[0].device)
+        return torch.stack(torch._foreach_norm(gradients)).isfinite().all().double()
 
     @torch.no_grad()
     def _diagnosis(self, batch: Batch, value: float) -> str:
@@ -262,6 +271,20 @@ class Training:
             oscillation.restore(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.losses = int(state["iteration"]), list(state["losses"])
+
+
+@contextmanager
+def tensor_float(allowed: bool) -> Iterator[None]:
+    """Let a GPU multiply fp32 with 10 bits of mantissa (TF32), or keep it from that, within the context."""
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, was_allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = was_allowed
 
 
 def _layers_with_weights(network: nn.Module) -> dict[str, QuantLinear | QuantConv2d]:

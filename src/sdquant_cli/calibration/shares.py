@@ -47,13 +47,6 @@ def shares(batch: Batch, accumulate: int) -> Iterator[Share]:
         yield Share(batch[index], index, of_part, of_part * len(part) / len(batch.x))
 
 
-def sum_over_ranks(value: float, gradients: Sequence[Tensor]) -> float:
-    """Sum gradients over ranks, in place, and return the sum of their values."""
-    total = torch.tensor([value], dtype=torch.float64)
-    add([*gradients, total])
-    return float(total)
-
-
 def join(predictions: Sequence[Tensor], found: Sequence[Share], count: int) -> Tensor:
     """Return the predictions (count,C,h,w) of a batch from those of the shares of all ranks."""
     whole = predictions[0].new_zeros(count, *predictions[0].shape[1:])

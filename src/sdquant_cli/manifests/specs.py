@@ -106,6 +106,7 @@ class TrainSpec(Frozen):
     freezing: float  # oscillation frequency from which a weight is frozen; 0: never
     teacher: Dtype
     amp: bool | None = None  # whether the student's matrix products are in bf16
+    tf32: bool | None = None  # whether a GPU's products in fp32 are of 10 bits of mantissa
     zero_points: bool | None = None  # whether those of activation tables are trained too
 
 

@@ -112,5 +112,6 @@ def training_of(request: CalibrateRequest, recipe: Recipe) -> TrainSpec:
         freezing=request.freezing or 0.0,
         teacher=request.teacher_dtype or Dtype.FP32,
         amp=request.amp or None,
+        tf32=request.tf32 or None,
         zero_points=_zero_points(request, recipe),
     )

@@ -344,6 +344,15 @@ class CalibrateRequest(SettingRequest, NumberOptions):
             Needs.DISTILLATION,
         ),
     ] = False
+    tf32: Annotated[
+        Switch,
+        Option(
+            "TF32: products in fp32 with 10 bits of mantissa, on NVIDIA GPUs since Ampere.",
+            Panel.RESOURCES,
+            "TrainSpec.tf32",
+            Needs.DISTILLATION,
+        ),
+    ] = False
     checkpointing: Annotated[
         Switch,
         Option(

@@ -184,7 +184,7 @@ class Packed(nn.Module):
 
     def _cached(self, text: Tensor) -> Tensor:
         """Return the output for a text embedding, which is the same tensor at every step of an image."""
-        if text.is_inference():  # has no version that counts writes to it
+        if torch.compiler.is_compiling() or text.is_inference():  # no version then counts writes to it
             return self._compute(text)
         if self._output is None or self._text is not text or self._version != text._version:
             self._text, self._version, self._output = text, text._version, self._compute(text)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .support import active
+
 
 class Values(NamedTuple):
     """Rows of activations and what is done to them; tensors are None where nothing is."""
@@ -142,7 +144,8 @@ def codes(values: Values, tables: Tables, written: Written, plan: Plan) -> objec
     """Write the codes of all rows, and each row's scale and zero-point; returns what Triton does."""
     grid = (-(-values.rows // plan.rows),)
     warps = 8 if plan.rows * plan.channels > 4096 else 4
-    return _codes[grid](values, tables, written, plan, num_warps=warps, **OPTIONS)
+    with active(written.low):
+        return _codes[grid](values, tables, written, plan, num_warps=warps, **OPTIONS)
 
 
 class Image(NamedTuple):
@@ -216,6 +219,7 @@ def group_norm(image: Image, norm: GroupNorm, items: int, groups: int) -> None:
     """Write the multipliers and shifts that a group norm multiplies and shifts x with."""
     size = image.channels // groups
     grid = (items, image.blocks, -(-image.channels // CHANNELS))
-    _group_sums[grid](image, ROWS, CHANNELS, **OPTIONS)
     blocks = triton.next_power_of_2(image.blocks)
-    _group_numbers[(items, groups)](image, norm, size, blocks, triton.next_power_of_2(size), **OPTIONS)
+    with active(image.sums):
+        _group_sums[grid](image, ROWS, CHANNELS, **OPTIONS)
+        _group_numbers[(items, groups)](image, norm, size, blocks, triton.next_power_of_2(size), **OPTIONS)

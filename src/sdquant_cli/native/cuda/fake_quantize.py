@@ -11,6 +11,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .support import active
+
 BLOCK = 1024  # values of a program
 POSITIONS, CHANNELS = 32, 64  # of a program that finds scales, at once
 OPTIONS = {"enable_fp_fusion": False}  # multiplications and additions are rounded as they are written
@@ -148,12 +150,14 @@ def _tokens(values: Positions, draw: Draw, drops: tl.constexpr, at_once: tl.cons
 
 def forward(rows: Rows, y: object, count: int, draw: Draw) -> None:
     """Write so many rows, rounded, to y."""
-    _forward[(count, blocks_of(rows.inner))](rows, y, draw, draw.bound > 0, BLOCK, **OPTIONS)
+    with active(y):
+        _forward[(count, blocks_of(rows.inner))](rows, y, draw, draw.bound > 0, BLOCK, **OPTIONS)
 
 
 def backward(rows: Rows, gradients: Gradients, count: int, draw: Draw) -> None:
     """Write the gradients of so many rows."""
-    _backward[(count, blocks_of(rows.inner))](rows, gradients, draw, draw.bound > 0, BLOCK, **OPTIONS)
+    with active(gradients.up):
+        _backward[(count, blocks_of(rows.inner))](rows, gradients, draw, draw.bound > 0, BLOCK, **OPTIONS)
 
 
 def blocks_of(inner: int) -> int:
@@ -164,4 +168,5 @@ def blocks_of(inner: int) -> int:
 def forward_tokens(values: Positions, draw: Draw) -> None:
     """Write values, rounded with a scale for each position, to y."""
     grid = (-(-values.count // POSITIONS),)
-    _tokens[grid](values, draw, draw.bound > 0, POSITIONS, CHANNELS, **OPTIONS)
+    with active(values.y):
+        _tokens[grid](values, draw, draw.bound > 0, POSITIONS, CHANNELS, **OPTIONS)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .support import active
+
 
 class Weight(NamedTuple):
     """A layer's weight, laid out, and what is done with its products."""
@@ -210,4 +212,5 @@ def product(weight: Weight, codes: Input, out: Output, moves: Moves, plan: Plan)
     """Compute a layer; returns what Triton does."""
     grid = (-(-out.rows // plan.rows), -(-weight.outputs // plan.outputs))
     warps = 8 if plan.rows * plan.outputs > 128 * 64 else 4
-    return _product[grid](weight, codes, out, moves, plan, num_warps=warps, num_stages=4, **OPTIONS)
+    with active(out.to):
+        return _product[grid](weight, codes, out, moves, plan, num_warps=warps, num_stages=4, **OPTIONS)

@@ -3,6 +3,7 @@
 Of this room's modules, this one alone asks torch.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -15,6 +16,11 @@ OLDEST = (8, 0)  # compute capability whose tensor cores multiply int8 as the ke
 def serves(device: torch.device) -> bool:
     """Return whether the kernels of this folder compute on a device; or, interpreted, on a CPU."""
     return cuda.interpreted or (device.type == "cuda" and problem(device) is None)
+
+
+def active(tensor: torch.Tensor) -> AbstractContextManager[None]:
+    """Have a tensor's GPU be the one that kernels are launched on, within the context: Triton asks for it."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
 
 
 @cache
@@ -42,7 +48,7 @@ def _probe(device: torch.device) -> None:
 
     source = torch.ones(1, device=device)
     target = torch.zeros_like(source)
-    with torch.cuda.device(device):
+    with active(source):
         probe.copy(source, target)
     if float(target) != 1:
         raise RuntimeError("it computes wrong numbers")

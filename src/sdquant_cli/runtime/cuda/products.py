@@ -1,5 +1,7 @@
 """Packed layers on CUDA, as products of int8 codes; the twin of runtime/products.py."""
 
+from collections.abc import Sequence
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -44,10 +46,9 @@ class Product:
             layer.hold(laid_out, lambda held: unlaid(held, *form))
         scales = layer.weight_step.float().view(self.outputs, self.groups).t().contiguous()
         bias = None if layer.bias is None else layer.bias.detach().float()
-        self.weight = kernels.Weight(
+        self.weight: Any = kernels.Weight(
             laid_out, sums(codes), scales, bias, self.outputs, laid_out.shape[1], size
         )
-        self.is_plain = self.moves == ((1, 1), *_STILL[:3])
 
     def __call__(
         self, codes: Codes, dtype: torch.dtype, residual: Tensor | None = None, addend: Tensor | None = None
@@ -57,24 +58,62 @@ class Product:
         Raises RuntimeError for codes of other channels, and for an image that is smaller than the kernel.
         """
         check_channels(codes.channels, self.inputs)
-        n, *size = codes.shape
-        out_size = _output_size(size[0], self.moves, 0), _output_size(size[1], self.moves, 1)
-        out = codes.scale.new_empty(n, *out_size, self.outputs, dtype=dtype)
-        if out.numel():
-            given = kernels.Input(codes.low, codes.high, codes.scale, codes.zero, codes.line)
-            rows = n * prod(out_size)
-            moves = kernels.Moves((size[0], size[1]), out_size, *self.moves)
-            target = kernels.Output(out, residual, addend, rows)
-            kernels.product(self.weight, given, target, moves, self._plan(codes, rows))
+        n, h, w = codes.shape
+        size = n, _output_size(h, self.moves, 0), _output_size(w, self.moves, 1), self.outputs
+        tensors = [codes.low, codes.high, codes.scale, codes.zero, *self.weight[:4], residual, addend]
+        shared = codes.shared and self.groups == 1
+        form = [codes.line, self.inputs // self.groups, self.bits, self.depth, int(shared)]
+        moves = [h, w, *chain.from_iterable(self.moves)]
+        multiply = torch.ops.sdquant.product if torch.compiler.is_compiling() else _multiplied
+        out: Tensor = multiply(tensors, size, form, moves, dtype)
         return out
 
-    def _plan(self, codes: Codes, rows: int) -> kernels.Plan:
-        planes, taps = 1 + (codes.high is not None), prod(self.kernel)
-        steps = -(-self.weight.size // self.depth)
-        shared = codes.shared and self.groups == 1
-        tile = tile_of(rows, self.outputs, planes)
-        form = (self.bits, planes, taps, self.groups, steps, self.depth)
-        return kernels.Plan(*form, shared, self.is_plain, *tile)
+
+def _multiplied(
+    tensors: Sequence[Tensor | None],
+    size: Sequence[int],
+    form: Sequence[int],
+    moves: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return a layer's output; the lists have what the fields of the kernel's arguments are."""
+    out = _empty(tensors, size, form, moves, dtype)
+    low, high, scale, zero, codes, sums_of_codes, scales, bias, residual, addend = tensors
+    line, of_group, bits, depth, shared = form
+    assert codes is not None
+    assert scales is not None
+    if out.numel():
+        rows, outputs = size[0] * size[1] * size[2], size[3]
+        pairs = [(moves[at], moves[at + 1]) for at in range(0, len(moves), 2)]
+        kernel, is_plain = pairs[1], tuple(pairs[1:]) == ((1, 1), *_STILL[:3])
+        planes, groups = 1 + (high is not None), len(scales)
+        numbers = (bits, planes, prod(kernel), groups, -(-of_group // depth), depth)
+        plan = kernels.Plan(*numbers, bool(shared), is_plain, *tile_of(rows, outputs, planes))
+        weight = kernels.Weight(codes, sums_of_codes, scales, bias, outputs, codes.shape[1], of_group)
+        kernels.product(
+            weight,
+            kernels.Input(low, high, scale, zero, line),
+            kernels.Output(out, residual, addend, rows),
+            kernels.Moves(pairs[0], (size[1], size[2]), *pairs[1:]),
+            plan,
+        )
+    return out
+
+
+def _empty(
+    tensors: Sequence[Tensor | None],
+    size: Sequence[int],
+    _: Sequence[int],
+    __: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return what `_multiplied` returns, without numbers."""
+    scale = tensors[2]
+    assert scale is not None
+    return scale.new_empty(tuple(size), dtype=dtype)
+
+
+torch.library.custom_op("sdquant::product", _multiplied, mutates_args=()).register_fake(_empty)
 
 
 def lay_out(codes: Tensor, depth: int, bits: int) -> Tensor:

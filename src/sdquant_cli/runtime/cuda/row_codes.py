@@ -1,5 +1,7 @@
 """Inputs of packed layers as rows of int8 codes on CUDA; the twin of runtime/row_codes.py."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,16 +18,30 @@ PROGRAM = 2048  # values that a program takes, or a row
 
 def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Prologue:
     """Return a group norm of x (n,h,w,C), and SiLU after it, for `codes_of`."""
+    check_channels(x.shape[-1], norm.num_channels)
+    write = torch.ops.sdquant.group_norm if torch.compiler.is_compiling() else _group_norm
+    numbers: Tensor = write(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    return Prologue(multiplier=numbers[0], shift=numbers[1], silu=silu)
+
+
+def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> Tensor:
+    """Return the multipliers and shifts (2,n,C) fp32 of a group norm of x (n,h,w,C)."""
+    numbers = _empty_numbers(x, weight, bias, groups, epsilon)
     n, h, w, channels = x.shape
-    check_channels(channels, norm.num_channels)
-    multiplier, shift = x.new_empty(2, n, channels, dtype=torch.float32)
     if n * h * w:
         blocks = min(kernels.MOST_BLOCKS, -(-h * w // kernels.ROWS))
         sums = torch.empty(n, blocks, 2, channels, device=x.device)
         image = kernels.Image(x, sums, h * w, channels, blocks)
-        numbers = kernels.GroupNorm(norm.weight, norm.bias, norm.eps, multiplier, shift)
-        kernels.group_norm(image, numbers, n, norm.num_groups)
-    return Prologue(multiplier=multiplier, shift=shift, silu=silu)
+        kernels.group_norm(image, kernels.GroupNorm(weight, bias, epsilon, *numbers), n, groups)
+    return numbers
+
+
+def _empty_numbers(x: Tensor, _: Tensor, __: Tensor, ___: int, ____: float) -> Tensor:
+    """Return what `_group_norm` returns, without numbers."""
+    return x.new_empty(2, len(x), x.shape[-1], dtype=torch.float32)
+
+
+torch.library.custom_op("sdquant::group_norm", _group_norm, mutates_args=()).register_fake(_empty_numbers)
 
 
 def layer_norm(norm: nn.LayerNorm) -> Prologue:
@@ -44,37 +60,55 @@ def codes_of(
     channels //= 1 + prologue.gated
     check_prologue(prologue, smoothing, channels)
     bits = quantizer.grid.bits if isinstance(quantizer, TokenQuantizer) else quantizer.bits
-    count, line = n * h * w, -(-channels // LINE) * LINE
-    planes = x.new_empty(1 + (bits > 8), count * line + SLACK, dtype=torch.int8)
-    scale, zero = x.new_empty(count, dtype=torch.float32), x.new_empty(count, dtype=torch.int32)
+    tables: tuple[Tensor | None, ...] = (None, None, None)
+    if isinstance(quantizer, TableQuantizer):
+        tables = quantizer.scale, quantizer.zero, quantizer.row
+        if len(quantizer.row) not in (1, n):
+            raise RuntimeError(f"a batch of {n} items has {len(quantizer.row)} timesteps")
+    tensors = [prologue.multiplier, prologue.shift, smoothing, *tables]
+    write = torch.ops.sdquant.codes if torch.compiler.is_compiling() else _written
+    planes, scale, zero = write(x, tensors, bits, prologue.epsilon, prologue.gated, prologue.silu)
+    shared, high = not isinstance(quantizer, TokenQuantizer), planes[1] if bits > 8 else None
+    return Codes(planes[0], high, scale, zero, (n, h, w), channels, _line(channels), shared)
+
+
+def _written(
+    x: Tensor, tensors: Sequence[Tensor | None], bits: int, epsilon: float, gated: bool, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return planes of codes, scales and zero-points; `tensors` are a prologue's, a smoothing and tables."""
+    n, h, w, channels = x.shape
+    planes, scale, zero = _empty(x, tensors, bits, epsilon, gated, silu)
+    multiplier, _, _, *tables = tensors
+    if not len(scale):
+        return planes, scale, zero
+    channels //= 1 + gated
+    width, has_items = _next_power_of_two(channels), multiplier is not None and multiplier.dim() == 2
+    rows = max(1, PROGRAM // width)
+    plan = kernels.Plan(gated, epsilon >= 0, has_items, silu, 2**bits - 1, rows, width)
+    each = int(tables[2] is not None and len(tables[2]) > 1)
+    numbers = tensors[0], tensors[1], tensors[2]
+    values = kernels.Values(x, *numbers, epsilon, n * h * w, h * w, channels)
     low, high = planes[0], planes[1] if bits > 8 else None
-    if count:
-        width = _next_power_of_two(channels)
-        has_items = prologue.multiplier is not None and prologue.multiplier.dim() == 2
-        plan = kernels.Plan(
-            prologue.gated,
-            prologue.epsilon >= 0,
-            has_items,
-            prologue.silu,
-            2**bits - 1,
-            max(1, PROGRAM // width),
-            width,
-        )
-        numbers = (prologue.multiplier, prologue.shift, smoothing)
-        values = kernels.Values(x, *numbers, prologue.epsilon, count, h * w, channels)
-        written = kernels.Written(low, high, scale, zero, line)
-        kernels.codes(values, _tables(quantizer, n), written, plan)
-    shared = not isinstance(quantizer, TokenQuantizer)
-    return Codes(low, high, scale, zero, (n, h, w), channels, line, shared)
+    written = kernels.Written(low, high, scale, zero, _line(channels))
+    kernels.codes(values, kernels.Tables(tables[0], tables[1], tables[2], each), written, plan)
+    return planes, scale, zero
 
 
-def _tables(quantizer: AnyQuantizer, items: int) -> kernels.Tables:
-    if isinstance(quantizer, TokenQuantizer):
-        return kernels.Tables(None, None, None, 0)
-    assert isinstance(quantizer, TableQuantizer)
-    if len(quantizer.row) not in (1, items):
-        raise RuntimeError(f"a batch of {items} items has {len(quantizer.row)} timesteps")
-    return kernels.Tables(quantizer.scale, quantizer.zero, quantizer.row, int(len(quantizer.row) > 1))
+def _empty(
+    x: Tensor, _: Sequence[Tensor | None], bits: int, __: float, gated: bool, ___: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_written` returns, without numbers."""
+    n, h, w, channels = x.shape
+    count, line = n * h * w, _line(channels // (1 + gated))
+    planes = x.new_empty(1 + (bits > 8), count * line + SLACK, dtype=torch.int8)
+    return planes, x.new_empty(count, dtype=torch.float32), x.new_empty(count, dtype=torch.int32)
+
+
+torch.library.custom_op("sdquant::codes", _written, mutates_args=()).register_fake(_empty)
+
+
+def _line(channels: int) -> int:
+    return -(-channels // LINE) * LINE
 
 
 def _next_power_of_two(count: int) -> int:
