@@ -150,7 +150,8 @@ def run(model: Path, kills: int, store: str, folder: Path, seed: int = 0) -> Out
         for words in stages(model):
             words = (*words, "--seed", round_) if words[0] in ("sample", "calibrate", "generate") else words
             here = Path(tempfile.mkdtemp(dir=folder))
-            outcome = Outcome(kill_some(words, store, here, min(6, kills - total.kills), chance))
+            here_kills = min(max(1, min(6, kills // 5)), kills - total.kills)
+            outcome = Outcome(kill_some(words, store, here, here_kills, chance))
             _wait_for(start(words, str(folder / "undisturbed"), here / "alone"))
             _count(outcome, here / "computed", store)
             total.add(outcome)
@@ -167,7 +168,9 @@ def _wait_for(process: int) -> None:
 
 def _count(outcome: Outcome, log: Path, store: str) -> None:
     """Count the units that were computed for the store, and those that there are."""
-    lines = [line for line in log.read_text().splitlines() if line.startswith(store)]
+    lines: list[str] = []
+    if log.exists():  # else the command has one unit, which no turns count
+        lines = [line for line in log.read_text().splitlines() if line.startswith(store)]
     outcome.computed = len(lines)
     outcome.units = len(set(lines))
 
