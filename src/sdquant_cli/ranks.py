@@ -159,7 +159,8 @@ def _sums(dist: Any, tensor: "Tensor") -> Any:
     """Return the group in which tensors are summed: NCCL where each rank has a GPU of its own."""
     import torch
 
-    if not tensor.is_cuda or current().local >= torch.cuda.device_count():
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not tensor.is_cuda or on_this_machine > torch.cuda.device_count():
         return None
     if not _nccl:
         _nccl.append(dist.new_group(backend="nccl"))

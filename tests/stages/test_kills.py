@@ -7,9 +7,11 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("where", [(), ("--s3",)], ids=["folder", "bucket"])
-def test_nothing_is_lost_or_redone_but_the_units_in_hand(where):
-    command = [sys.executable, "-m", "benchmarks.scale.kills", "--kills", "3", *where]
+@pytest.mark.parametrize(
+    "words", [("--stages", "sample,calibrate"), ("--stages", "sample", "--s3")], ids=["folder", "bucket"]
+)
+def test_nothing_is_lost_or_redone_but_the_units_in_hand(words):
+    command = [sys.executable, "-m", "benchmarks.scale.kills", "--kills", "3", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, (done.stdout, done.stderr)
     outcome = json.loads(done.stdout.splitlines()[-1])
