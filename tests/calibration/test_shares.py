@@ -5,7 +5,7 @@ import torch
 
 from sdquant_cli import ranks
 from sdquant_cli.calibration.distillation import LossTargets
-from sdquant_cli.calibration.shares import follow_the_first, join, shares, sum_over_ranks
+from sdquant_cli.calibration.shares import follow_the_first, join, shares
 from sdquant_cli.manifests import LossSpec
 from tests.calibration.toy import CPU, items, training
 from tests.test_ranks import ended, started
@@ -38,7 +38,6 @@ def test_one_process_has_the_batch_itself():
     assert (share.of_part, share.of_batch) == (1, 1)
     energy = {"a": torch.tensor(2.0)}
     assert share.averages(energy) == energy
-    assert sum_over_ranks(0.1, []) == 0.1
     x = torch.randn(6, 2)
     assert join([x], [share], 6).equal(x)
     before = x.clone()
