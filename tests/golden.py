@@ -34,7 +34,7 @@ COMMANDS: list[tuple[str | int | Path, ...]] = [
     ("sensitivity",),
     ("calibrate", "--preset", "paper-sd14", "--bits", "w4a8", "--iterations", 2, "--batch-size", 2),
     ("calibrate", "--bits", "w4a8", "--mixed", "--iterations", 2, "--batch-size", 2),
-    ("generate", "--prompts", HELDOUT, "--limit", 2),
+    ("generate", "--prompts", HELDOUT, "--limit", 2, "--engine", "simulated"),
     ("evaluate", "--no-floor", "--drift", "--drift-prompts", 2),
 ]
 SLOW_COMMANDS: list[tuple[str | int | Path, ...]] = [

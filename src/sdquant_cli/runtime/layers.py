@@ -98,7 +98,7 @@ class Packed(nn.Module):
     tables: tuple[str, ...]  # names of the tensors that casts leave as they are
     engine: LayerKernel
     _run: "Run | None"  # prepared by the engine
-    _unlaid: "Callable[[Tensor], Tensor] | None"  # the codes of a weight that is held as an engine reads it
+    _unlaid: Callable[[Tensor], Tensor] | None = None  # codes of a weight that is held as an engine reads it
     row_bits: list[int]  # activation bits of each row
     _quantizers: Sequence[AnyQuantizer]  # of each row; one for all
     _table: TableQuantizer | None  # on CUDA, where all rows have the same bits
@@ -108,7 +108,7 @@ class Packed(nn.Module):
 
     def install(self, spec: PackedSpec, rows: Rows) -> None:
         """Allocate tensors on the meta device."""
-        self.installed, self.rows, self.text_fed, self._unlaid = True, rows, spec.text_fed, None
+        self.installed, self.rows, self.text_fed = True, rows, spec.text_fed
         self.bits, self.form = spec.bits, spec.form
         self.row_bits = bits_of_rows(spec.bits.activations, spec.tables, spec.relaxed).tolist()
         self.weight_shape = self.weight.shape
