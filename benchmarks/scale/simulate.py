@@ -102,7 +102,7 @@ class Simulation:
                 {"free": self._take, "computed": self._store, "back": self._return}[what](now, rank)
             self.ended = now
         receipts = sum(self._request("GET receipt") for _ in range(self.units)) / 16  # requests at a time
-        return self.ended + receipts + 3 * self._listing() + self._request("PUT manifest")
+        return self.ended + receipts + self._listing() + self._request("PUT manifest")
 
     def _next_failure(self) -> float:
         return self.chance.expovariate(1 / (3600 * self.world.hours_between_failures))
@@ -130,7 +130,7 @@ class Simulation:
         unit, seconds = self._choose(now, rank)
         if unit is None:  # looks at units and at leases, then waits
             wait = max(5.0, self._unit_seconds(rank) / 4)
-            self._push(now + seconds + 2 * self._listing() + wait, "free", rank)
+            self._push(now + seconds + self._listing() + self._listing() + wait, "free", rank)
             return
         self.leased[unit] = 1
         self.in_hand[rank] = unit
@@ -146,7 +146,7 @@ class Simulation:
             if not self.leased[unit]:
                 seen[unit] = 1
                 return unit, seconds
-            seconds += self._request("GET lease") + self._listing()
+            seconds += self._request("GET lease") + self._listing() + self._listing()
             seen[:] = self.leased
         while self.lost and self.stored[self.lost[0][1]]:
             heapq.heappop(self.lost)
