@@ -295,3 +295,19 @@ def test_pictures_that_are_not_finite_are_named(sdquant, monkeypatch):
     monkeypatch.setattr(Model, "denoiser", broken)
     words = ("--model", "fp", "--limit", 2, "--steps", 2)
     assert "picture 0 is not finite" in sdquant("generate", *words, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [(None, "kernels in Triton"), ("it is from 2017", "GPU: it is from 2017"), (..., None)],
+)
+def test_doctor_says_what_a_gpu_computes_integers_with(monkeypatch, problem, said):
+    from typer.testing import CliRunner
+
+    from sdquant_cli.cli import app
+    from sdquant_cli.native.cuda import support
+
+    monkeypatch.setattr(support.torch.cuda, "is_available", lambda: problem is not ...)
+    monkeypatch.setattr(support, "problem", lambda device: problem)
+    told = CliRunner().invoke(app, ["doctor"]).stdout
+    assert (said in told) if said else ("GPU" not in told)

@@ -36,3 +36,14 @@ def integer_engine() -> str:
     if products.available():
         return f"sdquant's kernels, {products.instructions()}"
     return "no C compiler found (CC, cc, gcc or clang): networks with scales per token run dequantized"
+
+
+def integer_engine_on_gpu() -> str | None:
+    """Return what `--engine integer` computes with on the GPU, or why it does not; None without a GPU."""
+    import torch
+
+    from ..native.cuda import support
+
+    if not torch.cuda.is_available():
+        return None
+    return support.problem(torch.device("cuda")) or "sdquant's kernels in Triton, where they are asked for"
