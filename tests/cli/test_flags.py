@@ -237,6 +237,7 @@ OTHERS = {  # commands whose request goes to no stage with a store: their flags 
     "show": {"NAME", "--store", "--json"},
     "verify": {"NAME", "--store"},
     "rm": {"NAME", "--force", "--store"},
+    "gc": {"--older-than", "--dry-run", "--store"},
     "tag": {"NAME", "TAG_NAME", "--store"},
 }
 RUNS = {name: (name.replace("-", "_"), "run") for name in FLAGS} | {"doctor": ("doctor", "examine")}

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,17 +164,23 @@ def run_page(path: Path) -> Iterator[tuple[Command, str]]:
     assert shell.code == 0, f"{path.name}: the last command ended with {shell.code}"
 
 
-def pages_in_folders(folder: Path, how_tos: list[Path]) -> Iterator[Path]:
-    """Yield the tutorial and how-tos, each while a folder of its own below `folder` is the current one."""
-    first = folder / "tutorial"
-    first.mkdir()
-    (first / "examples").symlink_to(ROOT / "examples")
-    with chdir(first):
-        yield TUTORIAL
-    for page in how_tos:
-        shutil.copytree(first, folder / page.stem, symlinks=True)
-        with chdir(folder / page.stem):
-            yield page
+@contextmanager
+def tutorial_folder(parent: Path) -> Iterator[Path]:
+    """Make the folder that the tutorial begins in, the current one within; return it."""
+    folder = parent / TUTORIAL.stem
+    folder.mkdir()
+    (folder / "examples").symlink_to(ROOT / "examples")
+    with chdir(folder):
+        yield folder
+
+
+@contextmanager
+def how_to_folder(page: Path, tutorial: Path) -> Iterator[None]:
+    """Make a copy of the tutorial's folder for a how-to beside it, the current one within."""
+    folder = tutorial.parent / page.stem
+    shutil.copytree(tutorial, folder, symlinks=True)
+    with chdir(folder):
+        yield
 
 
 def updated(page: str, results: list[tuple[Command, str]]) -> str:
@@ -192,14 +198,22 @@ def updated(page: str, results: list[tuple[Command, str]]) -> str:
 def main(names: list[str]) -> None:
     """Run pages in temporary folders and update them; stderr tells the CPU seconds of each command."""
     how_tos = [Path(name).resolve() for name in names] or HOW_TOS
-    with tempfile.TemporaryDirectory() as folder:
-        for page in pages_in_folders(Path(folder), how_tos):
-            results, started = [], time.process_time()
-            for command, output in run_page(page):
-                results.append((command, output))
-                sys.stderr.write(f"{time.process_time() - started:6.1f} s  {command.text}\n")
-                started = time.process_time()
-            page.write_text(updated(page.read_text(), results))
+    with tempfile.TemporaryDirectory() as parent:
+        with tutorial_folder(Path(parent)) as tutorial:
+            update(TUTORIAL)
+        for page in how_tos:
+            with how_to_folder(page, tutorial):
+                update(page)
+
+
+def update(page: Path) -> None:
+    """Run a page and write its outputs into it."""
+    results, started = [], time.process_time()
+    for command, output in run_page(page):
+        results.append((command, output))
+        sys.stderr.write(f"{time.process_time() - started:6.1f} s  {command.text}\n")
+        started = time.process_time()
+    page.write_text(updated(page.read_text(), results))
 
 
 if __name__ == "__main__":

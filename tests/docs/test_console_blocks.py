@@ -9,19 +9,35 @@ from tests.docs.console import (
     Shell,
     blocks_of,
     commands_of,
+    how_to_folder,
     match,
-    pages_in_folders,
     run_page,
+    tutorial_folder,
     updated,
 )
 
 
-def test_the_blocks_print_what_the_pages_show(tmp_path, monkeypatch):
-    monkeypatch.delenv("SDQUANT_STORE", raising=False)
-    for page in pages_in_folders(tmp_path, HOW_TOS):
+def check(page):
+    """Run the blocks of a page, each of which has to print what the page shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SDQUANT_STORE", raising=False)
         for command, output in run_page(page):
             place = f"{page.relative_to(ROOT)}:{command.first}"
             assert match(command.output, output), f"{place}: `{command.text}` printed\n{output}"
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """The folder in which the tutorial ran."""
+    with tutorial_folder(tmp_path_factory.mktemp("pages")) as folder:
+        check(TUTORIAL)
+    return folder
+
+
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_the_blocks_print_what_the_pages_show(page, tutorial):
+    with how_to_folder(page, tutorial):
+        check(page)
 
 
 @pytest.mark.parametrize("page", [TUTORIAL, *HOW_TOS], ids=lambda page: page.stem)

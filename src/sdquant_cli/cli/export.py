@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def export(request: "ExportRequest", call: Invocation) -> None:
-    """Write the quantized model as a folder that diffusers loads, or as a file for other programs.
+    """Write the quantized model for diffusers or other programs.
 
-    The folder loads after `import sdquant_cli`. What a format cannot hold is named, and refused without
-    --lossy.
+    A folder loads in diffusers after `import sdquant_cli`; other formats are for other programs. What one
+    cannot hold is named, and refused without --lossy.
 
     Example: sdquant export --output my-model-w4a8
 

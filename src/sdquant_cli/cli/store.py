@@ -137,7 +137,7 @@ def _damage(entry: "Entry") -> list[Exception]:
 
 
 def gc(request: "CollectRequest", call: Invocation) -> None:
-    """Remove what killed and forgotten runs left.
+    """Remove what killed runs left.
 
     That is unfinished artifacts, scratch folders and files that were only staged. Published artifacts are
     kept; `sdquant rm` removes those.
