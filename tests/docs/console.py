@@ -98,15 +98,28 @@ def commands_of(block: Block) -> Iterator[Command]:
         )
 
 
-def match(expected: str, output: str) -> re.Match[str] | None:
-    """Match an output with the expected one, apart from spacing, `...` and the parts that vary.
+def match(expected: str, output: str) -> list[str] | None:
+    """Return the keys in an output that is as expected, apart from spacing, `...` and what varies; else None.
 
-    Whole numbers are counts and must be equal, but for those in a line that has a decimal. The groups of the
-    match are the keys in the output.
+    Whole numbers are counts and must be equal, but for those in a line that has a decimal. A line `...`
+    stands for any lines, up to where the lines after it are first found: nothing is tried twice.
     """
-    lines = [_pattern(line) for line in expected.splitlines() if line.strip()]
-    pattern = r"\s+".join(lines).replace(r"\s+.*?", r"\s*.*?").replace(r".*?\s+", r".*?\s*")
-    return re.fullmatch(rf"\s*{pattern}\s*", output, re.DOTALL)
+    if not expected.strip():
+        return None if output.strip() else []
+    parts = [part.strip() for part in re.split(r"^\.\.\.$", expected.strip(), flags=re.MULTILINE)]
+    keys, rest = [], output.strip()
+    for index, part in enumerate(parts):
+        if not part:  # `...` at the beginning or the end
+            continue
+        pattern = r"\s+".join(_pattern(line) for line in part.splitlines() if line.strip())
+        begins = r"\A" if index == 0 else r"(?:^|(?<=\s))"
+        ends = r"\Z" if index == len(parts) - 1 else r"(?:$|(?=\s))"
+        found = re.search(f"{begins}{pattern}{ends}", rest, re.MULTILINE)
+        if found is None:
+            return None
+        keys += found.groups()
+        rest = rest[found.end() :]
+    return keys
 
 
 def _pattern(line: str) -> str:
@@ -188,8 +201,8 @@ def updated(page: str, results: list[tuple[Command, str]]) -> str:
     lines, keys = page.splitlines(), {}
     for command, output in reversed(results):
         found = match(command.output, output) if "..." in command.output else None
-        if found:
-            keys |= dict(zip(re.findall(KEY, command.output), found.groups(), strict=True))
+        if found is not None:
+            keys |= dict(zip(re.findall(KEY, command.output), found, strict=True))
         else:
             lines[command.first - 1 : command.last - 1] = output.splitlines()
     return re.sub(KEY, lambda key: keys.get(key[0], key[0]), "\n".join(lines)) + "\n"
