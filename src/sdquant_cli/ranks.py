@@ -125,7 +125,8 @@ def add(tensors: Sequence["Tensor"]) -> None:
         flat = torch.cat([tensor.detach().flatten() for tensor in bucket])
         with _plain_errors():
             dist.all_reduce(flat, group=_sums(dist, flat))
-        for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+        sizes = [tensor.numel() for tensor in bucket]
+        for tensor, total in zip(bucket, flat.split(sizes), strict=True):
             tensor.detach().copy_(total.view_as(tensor))
 
 

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..manifests import ArrayInfo
 from ..store import Artifact
 
 IN_MEMORY = 1 << 26  # bytes of an array that is read whole, and of the chunks that are kept of a larger one
@@ -17,7 +18,7 @@ class StoredRows:
     def __init__(self, artifact: Artifact, name: str, count: int, kept_bytes: int = IN_MEMORY) -> None:
         info = artifact.manifest.arrays[name]
         self._artifact, self._name, self._rows = artifact, name, info.chunk_rows
-        self.shape = torch.Size((count, *info.shape[1:]))
+        self.shape, self._dtype = torch.Size((count, *info.shape[1:])), _dtype_of(info)
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
         self._kept_bytes = kept_bytes
 
@@ -27,14 +28,11 @@ class StoredRows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         rows = torch.arange(len(self))[index]
         chunks = rows // self._rows
-        found: Tensor | None = None
+        result = torch.empty(len(rows), *self.shape[1:], dtype=self._dtype)
         for chunk in chunks.unique().tolist():
-            here = chunks == chunk
-            values = self._chunk(chunk)[rows[here] - chunk * self._rows]
-            if found is None:
-                found = values.new_empty(len(rows), *self.shape[1:])
-            found[here] = values
-        return torch.empty(0, *self.shape[1:]) if found is None else found
+            in_chunk = chunks == chunk
+            result[in_chunk] = self._chunk(chunk)[rows[in_chunk] - chunk * self._rows]
+        return result
 
     def _chunk(self, number: int) -> Tensor:
         if number not in self._kept:
@@ -47,11 +45,16 @@ class StoredRows:
         return self._kept[number]
 
 
+def _dtype_of(info: ArrayInfo) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, info.dtype)
+    return dtype
+
+
 def rows_of(artifact: Artifact, name: str, count: int | None = None) -> Tensor:
     """Return the first `count` rows of an array (all by default), as what can be indexed as a tensor is."""
     info = artifact.manifest.arrays[name]
     count = info.shape[0] if count is None else min(count, info.shape[0])
-    row = torch.empty(info.shape[1:], dtype=getattr(torch, info.dtype)).nbytes
+    row = torch.empty(info.shape[1:], dtype=_dtype_of(info)).nbytes
     if count * row <= IN_MEMORY:
         return torch.from_numpy(artifact.read(name, 0, count))
     return cast(Tensor, StoredRows(artifact, name, count))

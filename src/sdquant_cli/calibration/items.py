@@ -26,21 +26,22 @@ class Batch:
     halves: int = 2  # items of each latent
 
     def __getitem__(self, index: Tensor) -> "Batch":
-        if len(index) == len(self.x) and bool((index[1:] > index[:-1]).all()):
+        """Return the items at ascending indices, held on the CPU so that no GPU is waited for."""
+        if len(index) == len(self.x):
             return self
-        item = None if self.item is None else self.item[index.cpu()]
+        on_device = index.to(self.x.device)
         return Batch(
-            self.x[index],
-            self.timestep[index],
-            self.row[index.cpu()],
-            self.conditioning[index],
-            item,
+            self.x[on_device],
+            self.timestep[on_device],
+            self.row[index],
+            self.conditioning[on_device],
+            None if self.item is None else self.item[index],
             self.halves,
         )
 
     def parts(self, count: int) -> list[Tensor]:
         """Return the items of `count` parts of about equal size; those of a latent stay together."""
-        by_half = torch.arange(len(self.x), device=self.x.device).view(self.halves, -1)
+        by_half = torch.arange(len(self.x)).view(self.halves, -1)
         return [part.flatten() for part in by_half.chunk(count, dim=1)]
 
 

@@ -17,6 +17,7 @@ def demo(request: "DemoRequest", call: Invocation) -> None:
 
     Example: sdquant demo
     """
+    from ..artifacts.images import Images
     from ..paths import PNG, check_output, check_overwrites
     from ..stages import pipeline
     from .execute import open_workspace, show_artifact
@@ -27,4 +28,5 @@ def demo(request: "DemoRequest", call: Invocation) -> None:
     metrics = pipeline.run(pipeline.demo_config(), workspace)
     pipeline.side_by_side(metrics, workspace.store, request.output)
     show_artifact(metrics)
-    typer.echo(f"images: {request.output} (above: floating-point; below: w4a8, simulated)")
+    engine = workspace.input(Images, metrics, "images").spec.engine
+    typer.echo(f"images: {request.output} (above: floating-point; below: w4a8, {engine})")

@@ -1,1 +1,1 @@
-"""What other programs load: checkpoints in one file, and graphs for other runtimes."""
+"""Formats of other programs: checkpoints in one file, and graphs for other runtimes."""

@@ -19,7 +19,7 @@ from ..models.load import Model
 from ..models.weights import is_finite
 from ..paths import partial_file, sync
 from ..quant.state import State
-from .losses import fits_int8
+from .limits import fits_int8
 
 METADATA = "sdquant"  # one entry: with several, their order in the file is random
 _COMFY = json.dumps({"format": "int8_tensorwise"}).encode()

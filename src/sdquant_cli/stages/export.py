@@ -14,7 +14,7 @@ from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, MissingArtifact, UsageProblem
 from ..events import SILENT, Events
 from ..formats import graph, single_file
-from ..formats.losses import left_out, lost
+from ..formats.limits import left_out, lost
 from ..formats.lowered import lowered
 from ..metrics.ratios import snr
 from ..models.example_call import ExampleCall

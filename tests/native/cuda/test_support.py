@@ -64,5 +64,13 @@ def test_without_a_driver_or_a_card_of_the_number(monkeypatch):
 
 def test_a_probe_computes(monkeypatch):
     pytest.importorskip("triton", reason="no Triton here")
+    from sdquant_cli.native.cuda import probe
+
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.device("cpu"))
+    copied, copy = [], probe.copy
+    monkeypatch.setattr(probe, "copy", lambda *tensors: (copy(*tensors), copied.append(float(tensors[1]))))
     support._probe(torch.device("cpu"))
+    assert copied == [1]
+    monkeypatch.setattr(probe, "copy", lambda source, target: None)
+    with pytest.raises(RuntimeError, match="wrong numbers"):
+        support._probe(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What a format of other programs cannot hold of a quantizer state."""
+"""The limits of other programs' formats: parts of a quantizer state that they do not hold."""
 
 from collections.abc import Callable
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdquant_cli.formats.losses import fits_int8, left_out, lost
+from sdquant_cli.formats.limits import fits_int8, left_out, lost
 from sdquant_cli.quant.branch import Branch
 from sdquant_cli.quant.format import NumberFormat
 from sdquant_cli.quant.state import SavedLayer, rounded_to_nearest
