@@ -1,4 +1,4 @@
-"""The bfloat16 attention kernel, called with addresses; `available` tells whether this machine has it."""
+"""The attention kernels, called with addresses; `available` tells whether this machine has one."""
 
 import ctypes
 from functools import cache
@@ -10,29 +10,33 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    library = load("attention")
-    if library is None or not library.attention_supported():
-        return None
-    library.attention.argtypes = [*[_POINTER] * 4, *[_INT] * 5, _FLOAT]
-    library.attention.restype = ctypes.c_int
-    return library
+def library(dtype: str) -> ctypes.CDLL | None:
+    """Return the kernel of a dtype, bf16 or fp32, compiled by the first call; None if it is not."""
+    found = load(f"attention_{dtype}")
+    if found is not None:
+        found.attention.argtypes = [*[_POINTER] * 4, *[_INT] * 5, _FLOAT]
+        found.attention.restype = ctypes.c_int
+    return found
 
 
-def available() -> bool:
-    """Return whether the kernel was compiled and this CPU multiplies bfloat16; the first call compiles it."""
-    return _library() is not None
+def available(dtype: str) -> bool:
+    """Return whether the kernel of a dtype was compiled and is the best one for this CPU.
+
+    That is bf16 where the CPU multiplies it, and fp32 with AVX2 alone.
+    """
+    found = library(dtype)
+    return found is not None and bool(found.attention_supported())
 
 
 def attention(
-    addresses: tuple[int, int, int, int], shape: tuple[int, int, int, int, int], scale: float
+    dtype: str, addresses: tuple[int, int, int, int], shape: tuple[int, int, int, int, int], scale: float
 ) -> None:
     """Write the output of attention; `addresses` are those of q, k, v and the output, in this order.
 
     `shape` is batch, queries, keys, heads, channels of a head (n, l, s, heads, channels).
     Raises MemoryError if there is no memory for the kernel's layout of keys and values.
     """
-    library = _library()
-    assert library is not None
-    if library.attention(*addresses, *shape, scale):
+    found = library(dtype)
+    assert found is not None
+    if found.attention(*addresses, *shape, scale):
         raise MemoryError("attention: no room for keys and values")

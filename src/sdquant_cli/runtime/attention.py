@@ -1,7 +1,7 @@
-"""Attention of a packed network: in bfloat16 on a CPU by a native kernel, elsewhere by torch.
+"""Attention of a packed network: on a CPU by a native kernel where there is one, elsewhere by torch.
 
-torch's attention takes half of a call there. The processor here replaces diffusers' default one, and calls
-it for attentions with more than projections and products.
+torch's attention takes half of a call in bf16, and a quarter in fp32. The processor here replaces diffusers'
+default one, and calls it for attentions with more than projections and products.
 """
 
 import torch
@@ -12,16 +12,18 @@ from torch.nn import functional as F
 from ..models.attention import is_plain
 from ..native import attention as native
 
+KERNELS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Compute softmax(q k^T / sqrt(d)) v (N,L,heads d) of bfloat16 q (N,L,heads d), k and v (N,S,heads d)."""
+    """Compute softmax(q k^T / sqrt(d)) v (N,L,heads d) of q (N,L,heads d), k and v (N,S,heads d)."""
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     n, length, channels = query.shape
     keys = key.shape[1]
     width = channels // heads
     out = torch.empty_like(query)
     addresses = (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr())
-    native.attention(addresses, (n, length, keys, heads, width), width**-0.5)
+    native.attention(KERNELS[query.dtype], addresses, (n, length, keys, heads, width), width**-0.5)
     return out
 
 
@@ -59,12 +61,12 @@ def attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tens
 def _is_supported(attn: Attention, query: Tensor) -> bool:
     width = attn.inner_dim // attn.heads
     return (
-        query.dtype is torch.bfloat16
+        query.dtype in KERNELS
         and query.device.type == "cpu"
         and not (torch.is_grad_enabled() and query.requires_grad)
         and width % 2 == 0
         and width <= native.MOST_CHANNELS
-        and native.available()
+        and native.available(KERNELS[query.dtype])
     )
 
 

@@ -22,7 +22,7 @@ static inline __m512bh pairs(const void *at) { return (__m512bh)_mm512_loadu_si5
 static inline __m512 exp2_of(__m512 x)
 {
     const __mmask16 tiny = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.f), _CMP_LT_OQ);
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.f), x); /* x if it is no number */
     const __m512 whole = _mm512_roundscale_ps(x, 8), part = _mm512_sub_ps(x, whole); /* in [-1/2, 1/2] */
     __m512 y = _mm512_set1_ps(1.3333558e-3f);
     y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6181291e-3f));
