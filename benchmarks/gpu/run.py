@@ -319,18 +319,24 @@ def memory(device: str, network: Any) -> Row:
 
 
 def calibration(device: str, save: Save) -> None:
-    """Iterations of calibration at the paper's batch: without quantizers, with them, and with --amp."""
+    """Iterations of calibration at the paper's batch: without quantizers, with them, and with --amp.
+
+    The last kind in both layouts of memory, since `calibrate` does not hold its networks channels last.
+    """
     import torch
 
     from benchmarks import iteration as cost
 
     latents, side = (1, 8) if device == "cpu" else (12, 64)
-    for kind in cost.KINDS:
+    for kind, layout in [*((kind, "as usual") for kind in cost.KINDS), (cost.KINDS[-1], "channels last")]:
         config, _, tokens = next(iter(networks(device).values()))
         teacher, student, items = training(config, (latents, side, tokens), kind, device)
         student.enable_gradient_checkpointing()
+        if layout == "channels last":
+            for network in (teacher, student):
+                network.to(memory_format=torch.channels_last)
         run = lambda t=teacher, s=student, i=items, k=kind: cost.iteration(t, s, i, k, device)  # noqa: E731
-        row = {"kind": kind, "latents": latents, "side": side, "checkpointing": True}
+        row = {"kind": kind, "memory": layout, "latents": latents, "side": side, "checkpointing": True}
         save({**row, "s": seconds(device, run, repeats=5), **memory(device, student)})
         del teacher, student, run
     if device == "cuda":
@@ -372,6 +378,7 @@ def training(config: dict[str, Any], size: tuple[int, int, int], kind: str, devi
 
 def chain(device: str, save: Save) -> None:
     """The embedded model's chain: pictures of the same state by integers on the GPU and on the CPU."""
+    import shutil
     import tempfile
 
     import torch
@@ -385,17 +392,23 @@ def chain(device: str, save: Save) -> None:
     prompts = ROOT / "examples" / "prompts" / "shapes-test.txt"
     count, steps = (2, 2) if device == "cpu" else (16, 10)
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Store(folder))
+        calibrated = Path(folder, "calibrated")
+        workspace = Workspace(Store(str(calibrated)))
         told: Row = {"prompts": prompts, "limit": count, "steps": steps, "device": "cpu"}
         sample.run(SampleRequest(**told), workspace)
         calibrate.run(CalibrateRequest(method="rtn", bits="w8a8", device="cpu"), workspace)
-        told |= {"engine": "integer", "seed": 1}
-        ways = {"cpu": ("cpu", count), "cpu, other batches": ("cpu", count // 2), device: (device, count)}
+        told = {"prompts": prompts, "limit": count, "engine": "integer", "seed": 1}
+        ways = {
+            "cpu": ("cpu", count),
+            "cpu, other batches": ("cpu", count // 2),
+            f"{device}, integers": (device, count),
+        }
         pictures = {}
         for name, (where, batch) in ways.items():
+            store = shutil.copytree(calibrated, Path(folder, name))  # pictures are the same artifact anywhere
             began = time.perf_counter()
-            request = GenerateRequest(**{**told, "device": where, "micro_batch": batch})
-            images = generate.run(request, Workspace(Store(folder)), force=True)
+            request = GenerateRequest(**{**told, "device": where, "micro_batch": str(batch)})
+            images = generate.run(request, Workspace(Store(str(store))))
             pictures[name] = torch.from_numpy(images.read("image"))
             save({"way": name, "pictures": count, "s": time.perf_counter() - began})
     for name in list(ways)[1:]:

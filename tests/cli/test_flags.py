@@ -87,7 +87,7 @@ FLAGS = {
         **SIZE,
         **DTYPE,
         "--seed": ("9", 9, "LatentsSpec.seed"),
-        "--micro-batch": ("4", 4, "LatentsSpec.micro_batch"),
+        "--micro-batch": ("4", "4", "LatentsSpec.micro_batch"),
         **DEVICE,
     },
     "precalc-time": {**SCHEDULE, **DEVICE},
@@ -153,7 +153,7 @@ FLAGS = {
         **SIZE,
         **DTYPE,
         "--seed": ("9", 9, "ImagesSpec.seed"),
-        "--micro-batch": ("4", 4, "ImagesSpec.micro_batch"),
+        "--micro-batch": ("4", "4", "ImagesSpec.micro_batch"),
         **DEVICE,
     },
     "evaluate": {

@@ -5,6 +5,7 @@ import pytest
 from sdquant_cli.manifests import LossSpec, QuantStateSpec, TrainSpec
 from sdquant_cli.models.load import find_model
 from sdquant_cli.resources import predicted
+from sdquant_cli.resources.predicted import Rounding
 from sdquant_cli.store import ArraySpec
 from sdquant_cli.types import Dtype, Ranges, Tables, Train
 from tests.fakes import setting
@@ -59,10 +60,10 @@ def test_a_larger_batch_takes_memory_and_not_time(model):
 
 
 def test_quantized_networks_hold_codes_and_rounded_attention_is_not_fused(model):
-    fp, simulated = (predicted.drawing(model, SETTING, 8, 64, quantized=yes) for yes in (False, True))
+    fp, simulated = (predicted.drawing(model, SETTING, 8, 64, Rounding(yes)) for yes in (False, True))
     weights = sum(shape.numel() for shape in model.layer_shapes.values())
     assert simulated[MEMORY] == fp[MEMORY] + weights
-    rounded = predicted.drawing(model, SETTING, 8, 64, quantized=True, attention=8)
+    rounded = predicted.drawing(model, SETTING, 8, 64, Rounding(quantized=True, attention=8))
     assert rounded[MEMORY] > simulated[MEMORY]
 
 

@@ -20,6 +20,10 @@ from .items import Batch, Items, shuffled
 class Source(Protocol):
     """A source of batches. Each batch follows from the iteration alone, so that runs resume exactly."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether the next batch depends on predictions."""
+
     def batch(self, iteration: int) -> Batch:
         """Return the inputs of one update."""
 
@@ -53,6 +57,8 @@ class BatchContext:
 class MixedLatents:
     """Stored latents of all timesteps, shuffled: every epoch visits each once."""
 
+    learns = False
+
     def __init__(self, context: BatchContext) -> None:
         self._context = context
 
@@ -67,6 +73,8 @@ class MixedLatents:
 
 class NoisedPictures:
     """Shuffled pictures, each at a random timestep with noise that depends on the iteration."""
+
+    learns = False
 
     def __init__(self, context: BatchContext) -> None:
         assert context.pictures is not None
@@ -129,6 +137,8 @@ def add_noise(clean: Tensor, noise: Tensor, shares: tuple[Tensor, Tensor]) -> Te
 
 class TrajectoryBatches:
     """One batch of trajectories at a time, advanced by the floating-point prediction."""
+
+    learns = True
 
     def __init__(self, context: BatchContext) -> None:
         self._context = context

@@ -11,6 +11,7 @@ from .base import MODEL, SCHEDULE, SIZE, Fields, Request, SettingRequest, first_
 from .calibration import CalibrateRequest, NumberOptions
 from .option import Option, Panel
 from .values import (
+    BatchText,
     BitsText,
     BudgetText,
     ColumnText,
@@ -67,7 +68,12 @@ WeightsFolder = Annotated[
 ]
 Download = Annotated[Switch, Option("Download missing metric weights first.", Panel.RESOURCES)]
 PROMPT_FILE = "Prompt file: .txt, .csv, .tsv, .jsonl, .parquet or COCO captions .json."
-MICRO_BATCH = "Prompts per UNet call."
+MICRO_BATCH = Option(
+    "Prompts per UNet call; auto: as many as the GPU's memory takes.",
+    Panel.RESOURCES,
+    ("LatentsSpec.micro_batch", "ImagesSpec.micro_batch"),
+    metavar="N",
+)
 
 
 class SampleRequest(SettingRequest):
@@ -116,7 +122,7 @@ class SampleRequest(SettingRequest):
     ] = None
     seed: Annotated[Seed, Option("Random seed.", spec="LatentsSpec.seed")] = 0
     limit: PromptsToUse = None
-    micro_batch: Annotated[Count, Option(MICRO_BATCH, Panel.RESOURCES, "LatentsSpec.micro_batch")] = 8
+    micro_batch: Annotated[BatchText, MICRO_BATCH] = "8"
 
 
 class PrecalcTimeRequest(SettingRequest):
@@ -190,7 +196,7 @@ class GenerateRequest(SettingRequest):
     shuffle: Shuffle = None
     seed: Annotated[Seed, Option("Random seed.", spec="ImagesSpec.seed")] = 0
     limit: PromptsToUse = None
-    micro_batch: Annotated[Count, Option(MICRO_BATCH, Panel.RESOURCES, "ImagesSpec.micro_batch")] = 8
+    micro_batch: Annotated[BatchText, MICRO_BATCH] = "8"
     output: Annotated[Path | None, Option("Folder to write PNG files to.", Panel.OUTPUT)] = None
 
 

@@ -55,13 +55,22 @@ def age(text: str) -> timedelta:
     return timedelta(**{_UNITS[words[2]]: int(words[1])})
 
 
+def _batch_text(value: object) -> str:
+    text = str(value)
+    if text != AUTO and not (text.isascii() and text.isdigit() and 1 <= int(text[:11]) <= LARGEST):
+        raise ValueError(f"expected a number of prompts, 1 or more, or {AUTO}")
+    return text
+
+
 AgeText = Annotated[str, AfterValidator(_age_text)]  # as in 14d
+AUTO = "auto"  # how it leaves the choice to the machine
 NONE = "none"  # how a value says that there is none
 FLOAT = "float"  # how it says that layers stay in floating point
 BitsText = Annotated[str, AfterValidator(lambda text: str(Bits.parse(text)))]  # as in w4a8
 EdgesText = Annotated[  # as in w8a16
     str, AfterValidator(lambda text: text if text in (NONE, FLOAT) else str(Bits.parse(text)))
 ]
+BatchText = Annotated[str, BeforeValidator(_batch_text)]  # as in 8, or auto
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
 ColumnText = Annotated[  # a name, or a number, which YAML may write as such
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value)

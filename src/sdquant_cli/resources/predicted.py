@@ -10,6 +10,7 @@ import math
 import resource
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -39,25 +40,44 @@ _BYTES = {Dtype.FP32: 4, Dtype.BF16: 2, Dtype.FP16: 2}
 Numbers = dict[str, int | float | str]
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What a simulated denoiser rounds."""
+
+    quantized: bool = False  # whether it has codes beside its weights
+    attention: int | None = None  # bits of attention's products, which the fused kernel cannot round
+
+
+FLOATING_POINT = Rounding()
+
+
 def drawing(
     model: Model,
     setting: Setting,
     batch: int,
     items: int,
-    *,
-    quantized: bool = False,
-    attention: int | None = None,
+    rounding: Rounding = FLOATING_POINT,
 ) -> Numbers:
     """Predict a run of `items` through the denoiser, `batch` prompts at once, after encoding the prompts."""
-    together = halves(setting.guidance_scale) * batch
-    dtype = Dtype(setting.dtype)
-    cost = _cost(model, setting, together, dtype, attention)
-    weights = _parameters(model) * _BYTES[dtype]
-    codes = _quantizable(model) if quantized else 0
+    together, dtype = halves(setting.guidance_scale) * batch, Dtype(setting.dtype)
+    cost = _cost(model, setting, together, dtype, rounding.attention)
+    drawn = _weight_bytes(model, dtype, rounding) + cost.bytes
     return {
-        "peak memory, bytes": _resident() + max(_text_bytes(model), weights + codes + cost.bytes),
+        "peak memory, bytes": _resident() + max(_text_bytes(model), drawn),
         "seconds, roughly": _seconds(cost, dtype) * items / together,
     }
+
+
+def bytes_of_a_call(model: Model, setting: Setting, batch: int, rounding: Rounding = FLOATING_POINT) -> int:
+    """Predict the bytes that weights and a call of the denoiser take, `batch` prompts at once."""
+    together, dtype = halves(setting.guidance_scale) * batch, Dtype(setting.dtype)
+    cost = _cost(model, setting, together, dtype, rounding.attention)
+    return _weight_bytes(model, dtype, rounding) + cost.bytes
+
+
+def _weight_bytes(model: Model, dtype: Dtype, rounding: Rounding) -> int:
+    codes = _quantizable(model) if rounding.quantized else 0
+    return _parameters(model) * _BYTES[dtype] + codes
 
 
 def calibrating(

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from ..prompts import PromptFile, read_prompts
 from ..quant.rows import TOLERANCE, Rows
 from ..ranks import current
 from ..resources import predicted
+from ..resources.fitting import micro_batch
 from ..types import Engine, Execution
 
 FP = "fp"
@@ -47,6 +49,12 @@ class _Source:
         return execution_of(self.state, request.engine, device)
 
     @property
+    def rounding(self) -> predicted.Rounding:
+        """What rounding adds to the memory of a call."""
+        attention = self.state.spec.attention_bits if self.state else None
+        return predicted.Rounding(quantized=self.state is not None, attention=attention)
+
+    @property
     def tags(self) -> tuple[str, str]:
         return "latest", "latest-quantized" if self.state else "latest-fp"
 
@@ -59,21 +67,18 @@ def plan(request: GenerateRequest, workspace: Workspace) -> Plan:
     prompts = _prompts(request, model)
     count = len(prompts.prompts)
     calls = halves(setting.guidance_scale) * count * len(schedule_of(model.sampler(setting)).calls)
-    batch = min(request.micro_batch, count)
-    attention = source.state.spec.attention_bits if source.state else None
-    execution = source.execution(request, workspace.device)
+    spec = _spec(request, source, workspace)
+    batch = min(spec.micro_batch, count)
     return Plan(
         "generate",
         {
             "images": count,
             "UNet calls": calls,
-            "engine": execution,
-            **predicted.drawing(
-                model, setting, batch, calls, quantized=source.state is not None, attention=attention
-            ),
+            "engine": spec.engine,
+            **predicted.drawing(model, setting, batch, calls, source.rounding),
             "disk, bytes": predicted.disk(layout(count, setting)),
         },
-        _planned(_spec(request, source, execution), source, prompts),
+        _planned(spec, source, prompts),
     )
 
 
@@ -89,10 +94,9 @@ def run(request: GenerateRequest, workspace: Workspace) -> Images:
     check_files(request, workspace)
     workspace = workspace.on(request.device)
     source = _source(request, workspace)
-    execution = source.execution(request, workspace.device)
+    spec = _spec(request, source, workspace)
     model = workspace.model(source.setting)
     prompts = store_prompts(workspace, _prompts(request, model))
-    spec = _spec(request, source, execution)
     drawing = Drawing(spec, prompts, store_embeddings(workspace, model, prompts), source.state)
     images = draw(workspace, drawing, source.tags)
     if request.output and current().is_first:
@@ -100,12 +104,15 @@ def run(request: GenerateRequest, workspace: Workspace) -> Images:
     return images
 
 
-def _spec(request: GenerateRequest, source: _Source, execution: Execution) -> ImagesSpec:
+def _spec(request: GenerateRequest, source: _Source, workspace: Workspace) -> ImagesSpec:
+    setting = source.setting
+    model = workspace.model(setting)
+    needed = partial(predicted.bytes_of_a_call, model, setting, rounding=source.rounding)
     return ImagesSpec(
-        setting=source.setting,
-        engine=execution,
+        setting=setting,
+        engine=source.execution(request, workspace.device),
         seed=request.seed,
-        micro_batch=request.micro_batch,
+        micro_batch=micro_batch(request.micro_batch, workspace.device, needed, workspace.events),
         step_match=request.step_match if source.state else None,
     )
 

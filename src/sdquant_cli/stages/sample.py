@@ -24,6 +24,7 @@ from ..options.requests import SampleRequest
 from ..prompts import PromptFile, read_prompts
 from ..quant.finite import check_finite
 from ..resources import predicted
+from ..resources.fitting import micro_batch
 from ..store import ArraySpec, Artifact, Draft, Facts
 from ..types import Dtype, Select
 
@@ -97,11 +98,12 @@ def _prepare(request: SampleRequest, workspace: Workspace) -> _Work:
             f"--per-prompt {request.per_prompt}: expected 1..{setting.steps}, the number of steps"
         )
     schedule = schedule_of(model.sampler(setting))
+    needed = partial(predicted.bytes_of_a_call, model, setting)
     spec = LatentsSpec(
         setting=setting,
         per_prompt=request.per_prompt,
         seed=request.seed,
-        micro_batch=request.micro_batch,
+        micro_batch=micro_batch(request.micro_batch, workspace.device, needed, workspace.events),
         select=_select(request, model),
     )
     chosen = tuple(_chosen(spec, len(schedule.calls), i) for i in range(len(file.prompts)))
@@ -153,7 +155,7 @@ def _chosen(spec: LatentsSpec, calls: int, index: int) -> tuple[int, ...]:
 
 def plan(request: SampleRequest, workspace: Workspace) -> Plan:
     """Return what `run` would do; the calls after a pilot are those of evenly spread steps."""
-    work = _prepare(request, workspace)
+    work = _prepare(request, workspace.on(request.device))
     calls, least = work.planned_calls + work.pilot_calls, work.minimum_calls + work.pilot_calls
     numbers: dict[str, int | float | str] = {
         "prompts": len(work.chosen),
