@@ -70,3 +70,13 @@ def test_the_floor_of_a_network_follows_from_its_shapes():
 
 def test_full_size_networks_have_their_usual_latents():
     assert {name: side for name, (_, side, _) in run.networks("cuda").items()} == {"sd-v1-4": 64, "sdxl": 128}
+
+
+def test_the_chain_draws_by_both_devices_with_integers():
+    rows = []
+    run.chain("cpu", rows.append)
+    drawn = {row["way"] for row in rows if "pictures" in row}
+    apart = {row["way"]: row["median PSNR against the CPU, dB"] for row in rows if "pictures" not in row}
+    assert drawn == {"cpu", "cpu, other batches", "cpu, integers"}
+    assert apart["cpu, integers"] == 100
+    assert 20 < apart["cpu, other batches"] <= 100

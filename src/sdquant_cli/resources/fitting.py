@@ -1,4 +1,4 @@
-"""`--micro-batch`: how many prompts the denoiser takes at once, on request as many as a GPU's memory holds."""
+"""`--micro-batch`: how many prompts the denoiser takes at once, as many as fit a GPU where that is asked."""
 
 from collections.abc import Callable
 
