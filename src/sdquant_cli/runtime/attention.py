@@ -63,6 +63,7 @@ def _is_supported(attn: Attention, query: Tensor) -> bool:
     return (
         query.dtype in KERNELS
         and query.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and query.requires_grad)
         and width % 2 == 0
         and width <= native.MOST_CHANNELS
