@@ -39,6 +39,7 @@ SMALLER = {  # folder -> options, by name
             "reverse_transformer_layers_per_block": ((2, 1), (1, 1), 1),
         },
     },
+    "sdxl/embedded-guidance": {"unet": {"time_cond_proj_dim": 8}},
     "sdxl/other-width": {  # diffusers tells the text encoders of a single file apart by their widths
         "unet": {"cross_attention_dim": 40},
         "text_encoder_2": {"hidden_size": 24, "num_attention_heads": 2},

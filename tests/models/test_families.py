@@ -6,13 +6,15 @@ import json
 import pytest
 import torch
 
-from sdquant_cli.artifacts.text_embeds import with_sizes
+from sdquant_cli.artifacts.settings import guidance_fields
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.families import FAMILIES
+from sdquant_cli.models.guidance import batch_conditioning
 from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
+from sdquant_cli.models.noise import step_generators
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.text import encode
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
@@ -33,13 +35,13 @@ def conditions(model, setting):
     parts = list(encode(model.text_pipeline(), PROMPTS, torch.device("cpu")))
     tokens = torch.cat([part.tokens for part in parts])
     pooled = torch.cat([part.pooled for part in parts]) if model.family.pooled else None
-    return with_sizes(Conditioning(tokens, pooled), model, setting)
+    return model.in_setting(Conditioning(tokens, pooled), setting)
 
 
 def setting(model, scheduler=None, steps=3):
     height, width = model.default_size
-    name = scheduler or model.default_scheduler
-    return fakes.setting(name, steps, height=height, width=width, model=model.ref)
+    name, guidance = scheduler or model.default_scheduler, guidance_fields(model, 4.0)
+    return fakes.setting(name, steps, height=height, width=width, model=model.ref, **guidance)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,18 +56,19 @@ def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
     pipeline.set_progress_bar_config(disable=True)
     shape = model.latent_shape(drawn.height, drawn.width)
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
-    sampler = model.sampler(drawn)
     expected = pipeline(
         PROMPTS[1:],
         latents=noise.clone(),
+        generator=step_generators(0, [0, 1]),
         num_inference_steps=3,
         guidance_scale=4.0,
         height=drawn.height,
         width=drawn.width,
         output_type="latent",
     ).images
+    path, scale = Trajectory(model.sampler(drawn), noise, step_generators(0, [0, 1])), drawn.guidance_scale
     found = denoise(
-        model.denoiser(), Trajectory(sampler, noise), conditions(model, drawn).guided([1, 2]), 4.0
+        model.denoiser(), path, batch_conditioning(conditions(model, drawn), [1, 2], scale), scale
     )
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
@@ -75,12 +78,12 @@ def test_the_denoiser_on_tables_equals_the_original_for_every_prompt(tiny, name)
     model = find_model(str(tiny(name)))
     drawn = setting(model, steps=5)
     network, texts = model.denoiser(), conditions(model, drawn)
-    schedule = schedule_of(model.sampler(drawn))
+    schedule, guidance = schedule_of(model.sampler(drawn)), model.embedded_guidance(drawn)
     rows, lean = Rows(schedule.timesteps), copy.deepcopy(network)
     if model.family.pooled:
-        run_on_prompt_tables(lean, embed_timesteps(lean, schedule.timesteps), rows)
+        run_on_prompt_tables(lean, embed_timesteps(lean, schedule.timesteps, guidance), rows)
     else:
-        run_on_table(lean, tabulate(lean, schedule.timesteps), rows)
+        run_on_table(lean, tabulate(lean, schedule.timesteps, guidance), rows)
     assert not time_layers(lean)
     assert list(quantizable_layers(lean)) == list(quantizable_layers(network))
     removed = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in lean.parameters())
@@ -115,6 +118,7 @@ def skeleton(name):
         ("sdxl", 773, 24.9e6),
         ("sd3-medium", 288, 683.5e6),
         ("sd3.5-medium", 340, 775.5e6),
+        ("lcm", 258, 28.0e6),
     ],
 )
 def test_counts_at_published_sizes(name, layers, removed):

@@ -218,7 +218,7 @@ def test_an_adapter_that_is_not_fused(exported, tmp_path):
     assert float(snr(before[None], with_adapter[None])) < 25
 
 
-@pytest.mark.parametrize("name", ["sd-v2-1", "sdxl", "sd3-medium", "sd3.5-medium"])
+@pytest.mark.parametrize("name", ["sd-v2-1", "sdxl", "sd3-medium", "sd3.5-medium", "lcm"])
 def test_the_other_families(sdquant, tiny, tmp_path, name):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"{PROMPT}\n")
@@ -228,7 +228,7 @@ def test_the_other_families(sdquant, tiny, tmp_path, name):
     sdquant("verify", tmp_path / "model")
     sdquant("generate", "--prompts", prompts, "--engine", "auto")
     images = sdquant.opened().resolve("images/latest-quantized")
-    setting = images.spec.setting
+    setting = images.spec.setting.as_requested
     absent = {"text_encoder_3": None, "tokenizer_3": None} if name.startswith("sd3") else {}
     pipeline = quiet(DiffusionPipeline.from_pretrained(tmp_path / "model", **absent))
     size = {"height": setting.height, "width": setting.width}

@@ -52,6 +52,11 @@ SD_V1_4: Parts = {  # CompVis/stable-diffusion-v1-4
     "text_encoder": ("CLIPTextModel", CLIP_L),
     "scheduler": ("PNDMScheduler", {**BETAS, "skip_prk_steps": True, "set_alpha_to_one": False}),
 }
+LCM: Parts = {  # SD v1-4 with the guidance embedding and scheduler of SimianLuo/LCM_Dreamshaper_v7
+    **SD_V1_4,
+    "unet": ("UNet2DConditionModel", {**SD_V1_4["unet"][1], "time_cond_proj_dim": 256}),
+    "scheduler": ("LCMScheduler", {**BETAS, "clip_sample": False}),
+}
 SD_V2_1: Parts = {  # stabilityai/stable-diffusion-2-1
     "unet": (
         "UNet2DConditionModel",
@@ -140,6 +145,7 @@ PIPELINES = {
     "sdxl": ("StableDiffusionXLPipeline", SDXL),
     "sd3-medium": ("StableDiffusion3Pipeline", SD3_MEDIUM),
     "sd3.5-medium": ("StableDiffusion3Pipeline", SD3_5_MEDIUM),
+    "lcm": ("LatentConsistencyModelPipeline", LCM),
 }
 
 _TINY_CLIP = {
@@ -181,6 +187,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {  # overrides, by pipeline and fol
         "text_encoder_2": {"projection_dim": 16},
     },
 }
+TINY["lcm"] = {"unet": {**TINY["sd-v1-4"]["unet"], "time_cond_proj_dim": 8}}
 TINY["sd3.5-medium"] = {
     **TINY["sd3-medium"],
     "transformer": {**TINY["sd3-medium"]["transformer"], "dual_attention_layers": (0, 1)},

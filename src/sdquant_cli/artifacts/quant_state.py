@@ -159,6 +159,7 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
         state.spec.relax or Relax.NONE,
         form,
         floating_layers(state.spec, list(model.layer_shapes)),
+        table.spec.embedded_guidance,
     )
     network = copy.deepcopy(model.skeleton)
     names = list(projections(network))

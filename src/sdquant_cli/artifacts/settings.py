@@ -23,8 +23,8 @@ def setting_of(model: Model, request: SettingRequest) -> Setting:
         model=model.ref,
         scheduler=request.scheduler or model.default_scheduler,
         steps=request.steps or defaults.steps,
-        guidance_scale=(
-            defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        **guidance_fields(
+            model, defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
         ),
         height=height,
         width=width,
@@ -32,6 +32,13 @@ def setting_of(model: Model, request: SettingRequest) -> Setting:
     )
     model.rehearse(setting)
     return setting
+
+
+def guidance_fields(model: Model, scale: float) -> dict[str, float]:
+    """Return the fields of a setting that a guidance scale decides: whether the denoiser embeds it."""
+    if model.guidance_width is None:
+        return {"guidance_scale": scale}
+    return {"guidance_scale": 1.0, "embedded_guidance": scale}
 
 
 def _named(request: SettingRequest) -> ModelName:
@@ -63,6 +70,7 @@ def check_sides(model: Model, **sides: int) -> None:
 
 def inherit(setting: Setting, request: SettingRequest, source: Artifact) -> None:
     """Raise UsageProblem where a request contradicts the setting of its input artifact."""
+    setting = setting.as_requested
     compared = {
         "scheduler": (request.scheduler, setting.scheduler),
         "steps": (request.steps, setting.steps),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..events import Task
 from ..manifests import Setting, TextEmbedsFacts, TextEmbedsSpec
-from ..models.conditioning import Conditioning, size_ids
+from ..models.conditioning import Conditioning
 from ..models.load import Model
 from ..models.text import count_truncated, encode, unique_prompts
 from ..quant.finite import check_finite
@@ -31,19 +31,11 @@ class TextEmbeds(Artifact[TextEmbedsSpec, TextEmbedsFacts]):
     def texts(self, model: Model, setting: Setting) -> Conditioning:
         """Return the conditioning of all distinct prompts (P), unconditional first."""
         pooled = rows_of(self, "pooled") if model.family.pooled else None
-        return with_sizes(Conditioning(rows_of(self, "embedding"), pooled), model, setting)
+        return model.in_setting(Conditioning(rows_of(self, "embedding"), pooled), setting)
 
     def index(self) -> np.ndarray:
         """Return the index (N) of each prompt's text."""
         return self.read("index")
-
-
-def with_sizes(texts: Conditioning, model: Model, setting: Setting) -> Conditioning:
-    """Return the texts with a setting's sizes, where the model's family takes them."""
-    if not model.family.sized:
-        return texts
-    size = size_ids(setting.height, setting.width).expand(len(texts), -1)
-    return Conditioning(texts.tokens, texts.pooled, size)
 
 
 def store_embeddings(workspace: Workspace, model: Model, prompts: Prompts) -> TextEmbeds:

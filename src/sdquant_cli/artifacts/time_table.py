@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.tabulated import TimeFeatures
 from ..calibration.time_path import round_time_path
@@ -53,14 +53,16 @@ def make_time_table(
         steps=setting.steps,
         shift_of=(setting.height, setting.width) if model.shifts_by_resolution else None,
         bits=str(bits) if bits else None,
+        embedded_guidance=setting.embedded_guidance,
     )
+    guidance = model.embedded_guidance(setting)
 
     def fill(draft: Draft) -> TimeTableFacts:
         network = model.time_path()
         layers = len(time_layers(network))
         if bits:
-            round_time_path(network, timesteps, bits)
-        table = _table(model, network, timesteps)
+            round_time_path(network, timesteps, bits, guidance)
+        table = _table(model, network, timesteps, guidance)
         for unit in draft.missing():
             draft.write(unit, {"table": table, "timestep": np.array(timesteps)})
         return _facts(model, layers, table)
@@ -78,10 +80,13 @@ def _layout(model: Model, rows: int) -> dict[str, ArraySpec]:
     }
 
 
-def _table(model: Model, network: nn.Module, timesteps: Sequence[float]) -> np.ndarray:
+def _table(
+    model: Model, network: nn.Module, timesteps: Sequence[float], guidance: Tensor | None
+) -> np.ndarray:
     if model.family.pooled:
-        return embed_timesteps(network, timesteps).numpy()
-    return np.concatenate([values.numpy() for values in tabulate(network, timesteps).values()], axis=1)
+        return embed_timesteps(network, timesteps, guidance).numpy()
+    parts = tabulate(network, timesteps, guidance).values()
+    return np.concatenate([values.numpy() for values in parts], axis=1)
 
 
 def _facts(model: Model, layers: int, table: np.ndarray) -> TimeTableFacts:

@@ -1,9 +1,9 @@
 """The parts that manifests of all kinds share, and the key of an artifact."""
 
 import hashlib
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UsageProblem
 from ..sealed import canonical, not_finite
@@ -43,6 +43,9 @@ class ModelRef(Frozen):
     lora_scale: float | None = None
 
 
+_OPTIONAL = Field(exclude_if=lambda value: value is None)
+
+
 class Setting(Frozen):
     """The settings of image generation: everything that two comparable images share."""
 
@@ -53,6 +56,15 @@ class Setting(Frozen):
     height: int  # pixels
     width: int
     dtype: str  # of the denoiser
+    # what few models have; left out of manifests where it is None, so that older versions read them too
+    embedded_guidance: Annotated[float | None, _OPTIONAL] = None  # scale embedded; guidance_scale is 1 then
+
+    @property
+    def as_requested(self) -> "Setting":
+        """The same setting with the guidance scale as a user gives it, embedded or not."""
+        if self.embedded_guidance is None:
+            return self
+        return self.model_copy(update={"guidance_scale": self.embedded_guidance, "embedded_guidance": None})
 
 
 class Spec(Frozen):

@@ -65,6 +65,7 @@ class TimeTableSpec(Spec):
     steps: int
     shift_of: tuple[int, int] | None = None  # height and width, where they decide the timesteps
     bits: str | None = None  # of the time path's layers; None: floating point
+    embedded_guidance: float | None = None  # scale that the time path embeds
 
 
 class SensitivitySpec(Spec):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ..calibration.recipe import Recipe
 from ..errors import UsageProblem
-from ..manifests import QuantStateSpec
+from ..manifests import QuantStateSpec, Setting
 from ..models.families import Family
 from ..models.guidance import halves
 from ..options.option import Flag, Needs, flags_of
@@ -115,13 +115,16 @@ def reads_ranking(request: CalibrateRequest, recipe: Recipe) -> bool:
     return request.mixed or request.budget is not None or in_loss
 
 
-def check_guidance(request: CalibrateRequest, scale: float) -> None:
-    """Raise UsageProblem for a loss on the guided combination at a scale without guidance."""
-    if request.guided_weight and halves(scale) == 1:
-        raise UsageProblem(
-            f"--guided-weight {request.guided_weight:g}: has no effect at guidance scale {scale:g}, which "
-            f"turns guidance off; leave the flag out"
-        )
+def check_guidance(request: CalibrateRequest, setting: Setting) -> None:
+    """Raise UsageProblem for a loss on the guided combination where nothing is combined."""
+    if not request.guided_weight or halves(setting.guidance_scale) == 2:
+        return
+    reason = f"at guidance scale {setting.guidance_scale:g}, which turns guidance off"
+    if setting.embedded_guidance is not None:
+        reason = "with a model that embeds its guidance scale"
+    raise UsageProblem(
+        f"--guided-weight {request.guided_weight:g}: has no effect {reason}; leave the flag out"
+    )
 
 
 def spec_of(

@@ -1,7 +1,7 @@
 """The conditioning inputs of a denoiser, and the one way to call it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -13,25 +13,31 @@ Index = Tensor | Sequence[int] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The text embeddings of N items, with what SDXL and SD3 take in addition."""
+    """The text embeddings of N items, with what some denoisers take in addition."""
 
     tokens: Tensor  # (N,L,D)
     pooled: Tensor | None = None  # (N,E): SDXL, SD3
     size: Tensor | None = None  # (N,6) fp32, pixels: original size, corner of the crop, target size; SDXL
+    guidance: Tensor | None = None  # (N,G), embedding of the guidance scale; latent consistency models
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: Tensor | slice) -> "Conditioning":
-        pooled = None if self.pooled is None else self.pooled[index]
-        size = None if self.size is None else self.size[index]
-        return Conditioning(self.tokens[index], pooled, size)
+        return self._each(lambda part: part[index])
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Conditioning":
         """Return it on a device, embeddings in `dtype`; sizes stay fp32, which holds every pixel count."""
-        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        size = None if self.size is None else self.size.to(device)
-        return Conditioning(self.tokens.to(device, dtype), pooled, size)
+        moved = self._each(lambda part: part.to(device, dtype))
+        return moved if self.size is None else replace(moved, size=self.size.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """Return it with every part changed."""
+        others: dict[str, Tensor | None] = {}
+        for field in fields(self)[1:]:
+            part = getattr(self, field.name)
+            others[field.name] = None if part is None else change(part)
+        return Conditioning(change(self.tokens), **others)
 
     def guided(self, index: Index) -> "Conditioning":
         """Return 2n items for guidance: n times the first, unconditional one, then those of `index` (n)."""
@@ -58,6 +64,8 @@ def predict(network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Condi
         extra["added_cond_kwargs"] = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size}
     elif conditioning.pooled is not None:
         extra["pooled_projections"] = conditioning.pooled
+    if conditioning.guidance is not None:
+        extra["timestep_cond"] = conditioning.guidance
     predicted: Tensor = network(
         x.to(dtype),
         timestep=timestep.reshape(-1).to(x.device),

@@ -57,6 +57,7 @@ class UNet(Fields):
     num_attention_heads: _Heads | list[_Heads] | None = None
     norm_num_groups: _Heads | None = 32
     time_embedding_dim: _Width | None = None
+    time_cond_proj_dim: Annotated[int, Field(ge=4, le=16384)] | None = None
 
 
 class PooledUNet(UNet):

@@ -16,7 +16,7 @@ from ..errors import UsageProblem, first_line
 from ..paths import cache_folder
 from .digest import digest_of, file_digest, files_read
 from .families import FAMILIES, tokenizer_of
-from .folder import INDEX, check_folder, family_in, read_json, text_parts
+from .folder import GUIDANCE, INDEX, check_folder, family_in, read_json, text_parts
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -74,6 +74,10 @@ def _marks(path: Path) -> dict[str, object]:
 def _digest_of_layout(base: Path) -> str:
     """Return a digest of what a conversion takes from its base, configurations and tokenizers."""
     family = check_folder(base, str(base), None)
+    if read_json(base / family.folder / "config.json").get(GUIDANCE) is not None:
+        raise UsageProblem(
+            f"--base {base}: its UNet embeds the guidance scale ({GUIDANCE}), which single files cannot hold"
+        )
     texts = text_parts(read_json(base / INDEX), family)
     parts = {*family.parts, *texts, *map(tokenizer_of, texts)}
     files = {base / INDEX}

@@ -12,6 +12,7 @@ from .attention import attention_taps
 from .configuration import Defaults
 from .families import tokenizer_of
 from .folder import (
+    GUIDANCE,
     INDEX,
     SCHEDULER_FILE,
     Json,
@@ -138,6 +139,12 @@ class ModelDescription:
     def pooled_width(self) -> int | None:
         """Channels of the pooled text, or None for a family without it."""
         return self.family.denoiser.pooled_width(self.config) if self.family.pooled else None
+
+    @property
+    def guidance_width(self) -> int | None:
+        """Channels of the embedding of a guidance scale, or None for a denoiser that takes none."""
+        width: int | None = self.config.get(GUIDANCE)
+        return width
 
     @property
     def shifts_by_resolution(self) -> bool:

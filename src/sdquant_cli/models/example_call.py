@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..manifests import Setting
-from .conditioning import Conditioning, predict, size_ids
+from .conditioning import Conditioning, predict
 from .load import Model
 
 
@@ -25,8 +25,8 @@ class ExampleCall:
         pooled = None
         if model.pooled_width is not None:
             pooled = torch.randn(items, model.pooled_width, generator=g)
-        size = size_ids(setting.height, setting.width).repeat(items, 1) if model.family.sized else None
-        conditioning = Conditioning(torch.randn(items, *model.text_shape, generator=g), pooled, size)
+        tokens = torch.randn(items, *model.text_shape, generator=g)
+        conditioning = model.in_setting(Conditioning(tokens, pooled), setting)
         x = torch.randn(items, *model.latent_shape(setting.height, setting.width), generator=g)
         return cls(x, torch.tensor([timestep]), conditioning)
 
@@ -37,7 +37,8 @@ class ExampleCall:
         with torch.device("meta"):
             pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
             size = torch.empty(items, 6) if model.family.sized else None
-            conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size)
+            guidance = None if model.guidance_width is None else torch.empty(items, model.guidance_width)
+            conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size, guidance)
             x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
             return cls(x, torch.empty(1), conditioning)
 

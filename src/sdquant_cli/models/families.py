@@ -29,7 +29,7 @@ class Denoiser:
     text_fed: tuple[str, ...]  # ends of the paths of layers whose input is the prompt alone
     blocks: Callable[[nn.Module], list[str]]  # for inter-layer distillation
     middle: Callable[[nn.Module], str]  # the module whose input tells timesteps apart
-    embed_timestep: Callable[[nn.Module, Tensor], Tensor]  # (R) -> (R,D)
+    embed_timestep: Callable[[nn.Module, Tensor, Tensor | None], Tensor]  # (R), guidance (1,G) -> (R,D)
     embed_prompt: Callable[[nn.Module, Conditioning], Tensor]  # (N) -> (N,D), added to the above
     multiple: Callable[[Config], int]  # the sides of a latent are multiples of so many cells
     text_shape: Callable[[Config, int], tuple[int, int]]  # tokens and channels, from CLIP's tokens
@@ -45,10 +45,11 @@ def _unet_blocks(unet: nn.Module) -> list[str]:
     return [*_children(unet, "down_blocks"), "mid_block", *_children(unet, "up_blocks")]
 
 
-def _unet_timestep(unet: nn.Module, timestep: Tensor) -> Tensor:
+def _unet_timestep(unet: nn.Module, timestep: Tensor, guidance: Tensor | None) -> Tensor:
     embedding = unet.get_submodule("time_embedding")
-    sinusoids: Tensor = unet.get_submodule("time_proj")(timestep)
-    embedded: Tensor = embedding(sinusoids.to(dtype_of(embedding)))
+    sinusoids: Tensor = unet.get_submodule("time_proj")(timestep).to(dtype_of(embedding))
+    condition = None if guidance is None else guidance.to(sinusoids).expand(len(timestep), -1)
+    embedded: Tensor = embedding(sinusoids, condition)
     return embedded
 
 
@@ -71,7 +72,7 @@ def _mmdit_middle(transformer: nn.Module) -> str:
     return blocks[len(blocks) // 2]
 
 
-def _mmdit_timestep(transformer: nn.Module, timestep: Tensor) -> Tensor:
+def _mmdit_timestep(transformer: nn.Module, timestep: Tensor, _: Tensor | None) -> Tensor:
     embedder = transformer.get_submodule("time_text_embed.timestep_embedder")
     sinusoids: Tensor = transformer.get_submodule("time_text_embed.time_proj")(timestep)
     embedded: Tensor = embedder(sinusoids.to(dtype_of(embedder)))
@@ -104,7 +105,6 @@ UNET = Denoiser(
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
         "encoder_hid_dim": (None,),
-        "time_cond_proj_dim": (None,),
         "addition_embed_type": (None, "text_time"),
         "conv_in_kernel": (3,),
     },
@@ -153,6 +153,8 @@ class Family:
     flow: bool = False  # whether the samplers are those of flow matching
     indexed: bool = False  # whether the pipeline sets its sampler's begin index
     normalised: tuple[str, ...] = ()  # fields of the autoencoder's config read besides scaling_factor
+    embeds_guidance: bool = False  # whether the denoiser must embed the guidance scale
+    scheduler: str | None = None  # the one class that its pipeline can run; None: it runs others too
     steps: int = 50
     guidance_scale: float = 7.5
 
@@ -197,6 +199,17 @@ FAMILIES = (
         normalised=("shift_factor",),
         steps=28,
         guidance_scale=7.0,
+    ),
+    Family(
+        name="Latent consistency models",
+        pipelines=("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+        denoiser=UNET,
+        folder="unet",
+        texts=("text_encoder",),
+        embeds_guidance=True,
+        scheduler="LCMScheduler",
+        steps=4,
+        guidance_scale=8.5,
     ),
 )
 

@@ -34,6 +34,7 @@ INDEX = "model_index.json"
 DEFAULTS_FILE = "sdquant.json"  # next to model_index.json; no part of the diffusers layout
 SCHEDULER_FILE = "scheduler_config.json"
 TOKENIZER_FILE = "tokenizer_config.json"
+GUIDANCE = "time_cond_proj_dim"  # the field of a UNet that embeds the guidance scale
 
 Json = dict[str, Any]
 
@@ -139,6 +140,11 @@ def check_supported(folder: Path, family: Family) -> None:
         value = config.get(name, allowed[0])
         if value not in allowed:
             raise UsageProblem(f"{path}: {name} is {value}; supported: {', '.join(map(str, allowed))}")
+    if family.embeds_guidance and config.get(GUIDANCE) is None:
+        raise UsageProblem(
+            f"{path}: {GUIDANCE} is missing; expected the channels of an embedded guidance scale, which "
+            f"{family.pipelines[0]} needs"
+        )
 
 
 def text_parts(index: Json, family: Family) -> list[str]:

@@ -1,10 +1,13 @@
 """Classifier-free guidance (Ho & Salimans 2022), which a scale at or below 1 turns off, as in diffusers.
 
-With guidance each prompt takes two items of a batch, and the unconditional half comes first.
+With guidance each prompt takes two items of a batch, and the unconditional half comes first. Latent
+consistency models (Luo et al. 2023) have learned the guided prediction: they embed the scale, and each
+prompt is one item.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .conditioning import Conditioning, Index
 
@@ -30,3 +33,15 @@ def apply_guidance(prediction: Tensor, scale: float) -> Tensor:
         return prediction
     unconditional, conditional = prediction.chunk(2)
     return unconditional + scale * (conditional - unconditional)
+
+
+def embed_scale(scale: float, width: int) -> Tensor:
+    """Return the embedding (1,width) fp32 of a guidance scale: sines, then cosines, of 1000 (scale - 1).
+
+    The scale is less by one than a user's, as in LatentConsistencyModelPipeline; an odd last channel is 0.
+    """
+    half = width // 2
+    slope = torch.tensor(1e4, dtype=torch.float32).log() / (half - 1)
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -slope)
+    phases = torch.tensor([scale - 1.0], dtype=torch.float32) * 1000 * rates
+    return F.pad(torch.cat([phases.sin(), phases.cos()]), (0, width % 2))[None]

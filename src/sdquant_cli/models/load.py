@@ -1,7 +1,7 @@
 """Load a model's components, one at a time, so that only what is needed is in memory."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ from ..errors import UsageProblem
 from ..manifests import ModelRef, Setting
 from ..types import Dtype
 from . import adapter
+from .conditioning import Conditioning, size_ids
 from .description import ModelDescription
 from .digest import digest_of, files_read
 from .families import NORMALISING, tokenizer_of
 from .folder import SCHEDULER_FILE
+from .guidance import embed_scale
 from .layers import projections, time_layers
 from .pipelines import no_components, safety_checker_off
 from .pretrained import load_network, reason_of
@@ -151,6 +153,22 @@ class Model(ModelDescription):
         _, h, w = self.latent_shape(setting.height, setting.width)
         patch = int(self.config.get("patch_size") or 1)
         return self._samplers.begin(setting.scheduler, setting.steps, (h // patch) * (w // patch))
+
+    def embedded_guidance(self, setting: Setting) -> Tensor | None:
+        """Return the embedding (1,G) of a setting's guidance scale, None for a denoiser that takes none."""
+        if self.guidance_width is None or setting.embedded_guidance is None:
+            return None
+        return embed_scale(setting.embedded_guidance, self.guidance_width)
+
+    def in_setting(self, texts: Conditioning, setting: Setting) -> Conditioning:
+        """Return texts with a setting's sizes and guidance scale, where the model takes them."""
+        size = size_ids(setting.height, setting.width) if self.family.sized else None
+        guidance = self.embedded_guidance(setting)
+        return replace(
+            texts,
+            size=None if size is None else size.expand(len(texts), -1),
+            guidance=None if guidance is None else guidance.expand(len(texts), -1),
+        )
 
     def rehearse(self, setting: Setting) -> None:
         """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from .families import UNET, Family
+from .folder import GUIDANCE
 
 Tensors = Mapping[str, Tensor]
 
@@ -60,6 +61,10 @@ def check_layout(family: Family, config: Mapping[str, object], vae: str) -> None
     """Raise UsageProblem for a model that the original code has no layout for; `vae` is its class."""
     if family.denoiser is not UNET:
         raise UsageProblem(f"--format: a single file holds Stable Diffusion 1, 2 and XL, not {family.name}")
+    if config.get(GUIDANCE) is not None:
+        raise UsageProblem(
+            f"--format: the UNet embeds the guidance scale ({GUIDANCE}), which a single file cannot hold"
+        )
     if not isinstance(config["layers_per_block"], int):
         raise UsageProblem(
             f"--format: layers_per_block of the UNet is {config['layers_per_block']}; a single file needs "

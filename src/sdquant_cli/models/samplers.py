@@ -118,6 +118,8 @@ def is_flow(sampler: Sampler) -> bool:
 
 def check_family(family: Family, name: str, sampler: Sampler) -> None:
     """Raise UsageProblem for a sampler that the family's pipeline cannot use."""
+    if family.scheduler not in (None, class_name_of(name)):
+        raise UsageProblem(f"--scheduler {name}: {family.name} needs {family.scheduler}; leave the flag out")
     if family.flow and not is_flow(sampler):
         raise UsageProblem(
             f"--scheduler {name}: {family.name} needs a flow-matching scheduler, such as "

@@ -13,18 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageProblem
 from .conditioning import Conditioning
 from .families import denoiser_of
+from .guidance import embed_scale
 from .layers import projections
+
+_GUIDANCE_TOLERANCE = 0.01  # between embeddings of one guidance scale: those of half precision are rounded
 
 
 @torch.no_grad()
-def embed_timesteps(network: nn.Module, timesteps: Sequence[float]) -> Tensor:
-    """Return e_t (rows, D) in the network's dtype: the timesteps' part of the embedding."""
+def embed_timesteps(network: nn.Module, timesteps: Sequence[float], guidance: Tensor | None = None) -> Tensor:
+    """Return e_t (rows, D) in the network's dtype: the timesteps' part of the embedding.
+
+    `guidance` (1,G) is the embedding of the guidance scale, in a network that takes one.
+    """
     denoiser = denoiser_of(network)
     embedding = network.get_submodule(denoiser.embedding[0])  # other layers may be on the meta device
     t = torch.tensor(timesteps, dtype=torch.float32, device=next(embedding.parameters()).device)
-    return denoiser.embed_timestep(network, t)
+    return denoiser.embed_timestep(network, t, guidance)
 
 
 @torch.no_grad()
@@ -34,9 +41,11 @@ def project(layers: Mapping[str, nn.Linear], embedding: Tensor) -> dict[str, Ten
     return {name: layer(activated) for name, layer in layers.items()}
 
 
-def tabulate(network: nn.Module, timesteps: Sequence[float]) -> dict[str, Tensor]:
-    """Return e_p for every timestep, of a network whose embedding depends on the timestep alone."""
-    return project(projections(network), embed_timesteps(network, timesteps))
+def tabulate(
+    network: nn.Module, timesteps: Sequence[float], guidance: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return e_p for every timestep, of a network whose embedding does not depend on the prompt."""
+    return project(projections(network), embed_timesteps(network, timesteps, guidance))
 
 
 class CurrentRows(Protocol):
@@ -149,6 +158,29 @@ def run_on_table(network: nn.Module, table: Mapping[str, Tensor], rows: CurrentR
         network.set_submodule(name, _TableRow(values.to(like), rows))
     _remove_embedding(network)
     rows.follow(network)
+
+
+def refuse_other_guidance(network: nn.Module, scale: float) -> None:
+    """Make later calls of `network` raise UsageProblem unless they have the embedding of this scale.
+
+    Its table has the scale in it, and would not tell another one.
+    """
+    width = int(network.config.time_cond_proj_dim)  # type: ignore[union-attr,arg-type]
+
+    def before_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        guidance = kwargs.get("timestep_cond", args[4] if len(args) > 4 else None)
+        if guidance is None or not _is_near(guidance, embed_scale(scale, width)):
+            raise UsageProblem(
+                f"the guidance scale is not {scale:g}, which the time table was made with; call the pipeline "
+                f"with guidance_scale={scale:g}, or calibrate with another --guidance-scale"
+            )
+
+    network.register_forward_pre_hook(before_call, with_kwargs=True)
+
+
+def _is_near(guidance: Tensor, expected: Tensor) -> bool:
+    distance = (guidance.detach().float().cpu() - expected).abs()
+    return bool((distance < _GUIDANCE_TOLERANCE).all())
 
 
 def run_on_prompt_tables(network: nn.Module, embedded: Tensor, rows: CurrentRows) -> PromptTables:

@@ -74,7 +74,8 @@ class SettingRequest(Request):
     guidance_scale: Annotated[
         Guidance | None,
         Option(
-            "Classifier-free guidance scale; 1 or less turns guidance off. Default: the model's.",
+            "Guidance scale; 1 or less turns guidance off, unless the model embeds the scale. Default: the "
+            "model's.",
             Panel.MODEL,
             "Setting.guidance_scale",
         ),

@@ -81,7 +81,7 @@ def _shortest_labels(models: Sequence[ComparedModel]) -> list[str]:
 
 def setting_facts(spec: ImagesSpec, facts: ImagesFacts) -> dict[str, str]:
     """Return how images were generated, in words."""
-    setting = spec.setting
+    setting = spec.setting.as_requested
     return {
         "model": setting.model.source,
         "scheduler": setting.scheduler,

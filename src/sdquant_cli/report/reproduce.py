@@ -147,7 +147,7 @@ class Script:
         self.add("calibrate", *self._flags(state), *time_path)
 
     def _generate(self, images: ImagesManifest, calibrated: Setting) -> None:
-        setting, changed = images.spec.setting, []
+        setting, calibrated, changed = images.spec.setting.as_requested, calibrated.as_requested, []
         for name, flag in _flags_of_fields(Setting).items():
             if getattr(setting, name) != getattr(calibrated, name):
                 changed += flag.words(getattr(setting, name))
@@ -165,7 +165,7 @@ class Script:
 
     def _sample(self, latents: LatentsManifest) -> None:
         if self._latest.get(Kind.LATENTS) != latents.key:
-            setting = setting_flags(latents.spec.setting)
+            setting = setting_flags(latents.spec.setting.as_requested)
             self.add("sample", "--prompts", self._file(latents), *setting, *self._flags(latents))
             self._latest[Kind.LATENTS] = latents.key
 

@@ -27,6 +27,7 @@ def config_of(layout: Layout) -> SdquantConfig:
         branch_rank=layout.form.branch_rank,
         smoothing=layout.form.smoothing,
         floating=list(layout.floating) or None,
+        embedded_guidance=layout.embedded_guidance if layout.time_table else None,
         made_with=__version__,
     )
 
@@ -54,7 +55,7 @@ def recipe_of(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) 
 
 def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> str:
     """Return the model card, which describes the weights and how to load them."""
-    setting = facts.setting
+    setting = facts.setting.as_requested
     bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in facts.average_bits.items())
     lines = [
         *_header(setting, spec),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import is_text_fed, projections, quantizable_layers
-from ..models.time_table import run_on_table
+from ..models.time_table import refuse_other_guidance, run_on_table
 from ..quant.format import PAPER, NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import Rows
@@ -28,6 +28,7 @@ class Layout:
     relax: Relax = Relax.NONE
     form: NumberFormat = PAPER
     floating: tuple[str, ...] = ()  # layers that are not packed
+    embedded_guidance: float | None = None  # of the calibration; a time table has it in it
 
     def tables_of(self, name: str) -> int:
         """Return the entries of a layer's activation tables."""
@@ -46,6 +47,8 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
         with torch.device("meta"):
             empty = {name: torch.empty(len(layout.timesteps), width) for name, width in widths.items()}
         run_on_table(network, empty, rows)
+        if layout.embedded_guidance is not None:
+            refuse_other_guidance(network, layout.embedded_guidance)
     elif layout.timesteps:
         rows.follow(network)
     layers, relaxed = quantizable_layers(network), relaxed_rows(layout.relax, len(layout.timesteps))

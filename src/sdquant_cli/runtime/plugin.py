@@ -71,6 +71,7 @@ class _Fields(BaseModel):
     timesteps: list[FiniteFloat] = []  # one for each row of the tables; none where there are no tables
     tables: str = Tables.PER_STEP.value
     time_table: bool = False
+    embedded_guidance: FiniteFloat | None = None  # guidance scale in the time table
     relax: str = Relax.NONE.value
     made_with: str = ""
     sha256: dict[str, str] = {}  # of weight files, by name
@@ -82,6 +83,7 @@ class SdquantConfig(QuantizationConfigMixin):
     bits: str
     layers: dict[str, list[str]]
     floating: list[str] | None
+    embedded_guidance: float | None
 
     def __init__(self, format_version: object = FORMAT, **fields: object) -> None:
         """Raise NewerFormat for a newer format, DamagedArtifact for a field of another type."""
@@ -104,6 +106,8 @@ class SdquantConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, object]:
         """Return the fields for a config.json, without digests, since other weight files may be saved."""
         fields = {name: getattr(self, name) for name in _Fields.model_fields if name != SHA256}
+        if self.embedded_guidance is None:  # as in files of before
+            del fields["embedded_guidance"]
         fields["timesteps"] = [int(t) if t.is_integer() else t for t in self.timesteps]
         version = FORMAT
         if all(fields[name] == value for name, value in _FORMAT_1.items()):  # an older version reads it too
@@ -161,7 +165,8 @@ class SdquantConfig(QuantizationConfigMixin):
             packed = [name for name in names if name not in floating]
             bits = {name: Bits.parse(exceptions.get(name, usual)) for name in packed}
             relax, tables = Relax(self.relax), Tables(self.tables)
-            return Layout(bits, tuple(self.timesteps), tables, self.time_table, relax, form, floating)
+            timesteps, guidance = tuple(self.timesteps), self.embedded_guidance
+            return Layout(bits, timesteps, tables, self.time_table, relax, form, floating, guidance)
         except ValueError as error:
             raise DamagedArtifact(f"config.json: quantization_config: {error}") from None
 

@@ -19,6 +19,7 @@ from ..models.conditioning import Conditioning, predict
 from . import digests
 
 PROVENANCE, SELF_TEST = "provenance.json", "selftest.safetensors"
+_OTHER_PARTS = ("pooled", "size", "guidance")  # of a conditioning, in its order; some models have them
 _CHECKSUM = "sha256"  # the field of provenance.json with its own digest
 
 
@@ -29,7 +30,7 @@ def write_self_test(
     with torch.no_grad():
         tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, conditioning)}
     tensors["tokens"] = conditioning.tokens
-    tensors |= {n: t for n in ("pooled", "size") if (t := getattr(conditioning, n)) is not None}
+    tensors |= {n: t for n in _OTHER_PARTS if (t := getattr(conditioning, n)) is not None}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
@@ -40,7 +41,7 @@ def replay(network: nn.Module, file: Path) -> float:
     """
     try:
         stored = load_file(file)
-        conditioning = Conditioning(stored["tokens"], stored.get("pooled"), stored.get("size"))
+        conditioning = Conditioning(stored["tokens"], *map(stored.get, _OTHER_PARTS))
         with torch.no_grad():
             answer = predict(network, stored["x"], stored["timestep"], conditioning)
         ratio = snr(stored["output"][None], answer[None])

@@ -153,7 +153,7 @@ def _resolve(request: CalibrateRequest, workspace: Workspace) -> _Resolved:
     sensitivity = _sensitivity(request, recipe, latents, workspace)
     _note_selection(recipe, latents, workspace)
     batch_size = _batch_size(request, recipe, latents, workspace)
-    check_guidance(request, setting.guidance_scale)
+    check_guidance(request, setting)
     recipe = on_family(recipe, workspace.model(setting).family)
     spec = spec_of(
         request,

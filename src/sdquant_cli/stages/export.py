@@ -76,7 +76,12 @@ def _check_new_file(path: Path, store: str) -> None:
 
 def _check_losses(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
     """Note what the format does not hold; raise UsageProblem for a loss without `--lossy`."""
-    layers, form = state.state(workspace.model(state.facts.setting)), NumberFormat.of(state.spec)
+    model = workspace.model(state.facts.setting)
+    layers, form = state.state(model), NumberFormat.of(state.spec)
+    if request.format in _GRAPHS and model.guidance_width is not None:
+        raise UsageProblem(
+            f"--format {request.format}: {model.source} embeds its guidance scale, which graphs do not take"
+        )
     if request.format in _GRAPHS and form.per_token:
         raise UsageProblem(
             f"--format {request.format}: quant-state/{state.key} has a scale for each token, found at run "

@@ -11,7 +11,7 @@ from ..artifacts.images import Drawing, Images, draw, layout
 from ..artifacts.latents import Latents
 from ..artifacts.prompts import planned_prompts, store_prompts
 from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_packable
-from ..artifacts.settings import check_sides, inherit, new_setting
+from ..artifacts.settings import check_sides, guidance_fields, inherit, new_setting
 from ..artifacts.text_embeds import store_embeddings
 from ..artifacts.workspace import Plan, Planned, Workspace
 from ..errors import UsageProblem
@@ -180,7 +180,10 @@ def _any_setting(request: GenerateRequest, state: QuantState, workspace: Workspa
     calibrated = state.facts.setting
     given = {name: value for name in _DRAWN if (value := getattr(request, name)) is not None}
     inherit(calibrated, request.model_copy(update=dict.fromkeys(_DRAWN)), state)
-    setting, model = calibrated.model_copy(update=given), workspace.model(calibrated)
+    model = workspace.model(calibrated)
+    if request.guidance_scale is not None:
+        given |= guidance_fields(model, request.guidance_scale)
+    setting = calibrated.model_copy(update=given)
     check_sides(model, height=setting.height, width=setting.width)
     if given:
         model.rehearse(setting)
