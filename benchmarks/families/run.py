@@ -271,7 +271,7 @@ def table_error(name: str) -> float:
         run_on_prompt_tables(lean, embed_timesteps(lean, timesteps), rows)
     else:
         run_on_table(lean, tabulate(lean, timesteps), rows)
-    x, worst, largest = torch.randn(1, *model.latent_shape(256, 256), generator=g), 0.0, 0.0
+    x, worst, largest = torch.randn(1, *model.input_shape(256, 256), generator=g), 0.0, 0.0
     for _ in range(2):
         pooled = torch.randn(1, model.pooled_width, generator=g) if model.pooled_width else None
         size = size_ids(256, 256) if model.family.sized else None

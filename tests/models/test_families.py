@@ -9,16 +9,16 @@ import torch
 from sdquant_cli.artifacts.settings import guidance_fields
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.conditioning import Conditioning, predict
+from sdquant_cli.models.context import box_contexts
 from sdquant_cli.models.denoise import denoise
 from sdquant_cli.models.families import FAMILIES
 from sdquant_cli.models.guidance import batch_conditioning
 from sdquant_cli.models.layers import projections, quantizable_layers, time_layers
 from sdquant_cli.models.load import find_model
-from sdquant_cli.models.noise import step_generators
+from sdquant_cli.models.noise import initial_noise, step_generators
 from sdquant_cli.models.schedule import schedule_of
 from sdquant_cli.models.text import encode
 from sdquant_cli.models.time_table import embed_timesteps, run_on_prompt_tables, run_on_table, tabulate
-from sdquant_cli.models.trajectory import Trajectory
 from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
 from tests import fakes
@@ -44,6 +44,20 @@ def setting(model, scheduler=None, steps=3):
     return fakes.setting(name, steps, height=height, width=width, model=model.ref, **guidance)
 
 
+def inpainted(model, drawn):
+    """The masks and masked pictures of two prompts, as an inpainting pipeline takes them."""
+    if not model.family.context:
+        return {}
+    size = drawn.height, drawn.width
+    mask, latents = box_contexts(model.vae(), size, model.latent_factor, 3, [0, 1]).split((1, 4), dim=1)
+    return {
+        "image": torch.zeros(2, 3, *size),
+        "mask_image": torch.nn.functional.interpolate(mask, size),
+        "masked_image_latents": latents,
+        "strength": 1.0,
+    }
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
     import diffusers
@@ -55,18 +69,19 @@ def test_our_loop_draws_what_the_familys_own_pipeline_draws(tiny, name):
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
     pipeline.set_progress_bar_config(disable=True)
     shape = model.latent_shape(drawn.height, drawn.width)
-    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
+    noise = initial_noise(shape, 3, [0, 1])
     expected = pipeline(
         PROMPTS[1:],
         latents=noise.clone(),
-        generator=step_generators(0, [0, 1]),
+        generator=step_generators(3, [0, 1]),
         num_inference_steps=3,
         guidance_scale=4.0,
         height=drawn.height,
         width=drawn.width,
         output_type="latent",
+        **inpainted(model, drawn),
     ).images
-    path, scale = Trajectory(model.sampler(drawn), noise, step_generators(0, [0, 1])), drawn.guidance_scale
+    path, scale = model.trajectory(drawn, 3, [0, 1]), drawn.guidance_scale
     found = denoise(
         model.denoiser(), path, batch_conditioning(conditions(model, drawn), [1, 2], scale), scale
     )
@@ -88,7 +103,7 @@ def test_the_denoiser_on_tables_equals_the_original_for_every_prompt(tiny, name)
     assert list(quantizable_layers(lean)) == list(quantizable_layers(network))
     removed = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in lean.parameters())
     assert removed == model.time_parameters > 0
-    x = torch.randn(4, *model.latent_shape(drawn.height, drawn.width))
+    x = torch.randn(4, *model.input_shape(drawn.height, drawn.width))
     first, second = texts.guided([1, 2]), texts.guided([2, 2])
     mixed = torch.tensor([schedule.timesteps[i] for i in (3, 0, 4, 3)])
     one = torch.tensor(schedule.timesteps[2])
@@ -119,6 +134,8 @@ def skeleton(name):
         ("sd3-medium", 288, 683.5e6),
         ("sd3.5-medium", 340, 775.5e6),
         ("lcm", 258, 28.0e6),
+        ("sd-inpainting", 258, 27.9e6),
+        ("sdxl-inpainting", 773, 24.9e6),
     ],
 )
 def test_counts_at_published_sizes(name, layers, removed):

@@ -25,7 +25,8 @@ def test_a_full_size_model_goes_through(sdquant, tmp_path, name):
     assert latents["facts"]["latents"] == 2
     sdquant("precalc-time")
     state = json.loads(sdquant("calibrate", "--method", "rtn", "--bits", "w8a8", "--json").stdout)
-    assert state["facts"]["layers"] == {"sdxl": 773, "sd3-medium": 288, "sd3.5-medium": 340}.get(name, 258)
+    layers = {"sdxl": 773, "sdxl-inpainting": 773, "sd3-medium": 288, "sd3.5-medium": 340}
+    assert state["facts"]["layers"] == layers.get(name, 258)
     sdquant("generate", "--prompts", prompts)
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--no-floor", "--json").stdout)
     assert measured["metrics"]["psnr"]["mean"] > 15

@@ -57,6 +57,10 @@ LCM: Parts = {  # SD v1-4 with the guidance embedding and scheduler of SimianLuo
     "unet": ("UNet2DConditionModel", {**SD_V1_4["unet"][1], "time_cond_proj_dim": 256}),
     "scheduler": ("LCMScheduler", {**BETAS, "clip_sample": False}),
 }
+SD_INPAINTING: Parts = {  # SD v1-4 with the channels of stable-diffusion-v1-5/stable-diffusion-inpainting
+    **SD_V1_4,
+    "unet": ("UNet2DConditionModel", {**SD_V1_4["unet"][1], "in_channels": 9}),
+}
 SD_V2_1: Parts = {  # stabilityai/stable-diffusion-2-1
     "unet": (
         "UNet2DConditionModel",
@@ -96,6 +100,10 @@ SDXL: Parts = {  # stabilityai/stable-diffusion-xl-base-1.0
     "text_encoder": ("CLIPTextModel", CLIP_L),
     "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
     "scheduler": ("EulerDiscreteScheduler", {**BETAS, "timestep_spacing": "leading"}),
+}
+SDXL_INPAINTING: Parts = {  # diffusers/stable-diffusion-xl-1.0-inpainting-0.1
+    **SDXL,
+    "unet": ("UNet2DConditionModel", {**SDXL["unet"][1], "in_channels": 9}),
 }
 SD3_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3-medium-diffusers, without T5
     "transformer": (
@@ -146,8 +154,9 @@ PIPELINES = {
     "sd3-medium": ("StableDiffusion3Pipeline", SD3_MEDIUM),
     "sd3.5-medium": ("StableDiffusion3Pipeline", SD3_5_MEDIUM),
     "lcm": ("LatentConsistencyModelPipeline", LCM),
+    "sd-inpainting": ("StableDiffusionInpaintPipeline", SD_INPAINTING),
+    "sdxl-inpainting": ("StableDiffusionXLInpaintPipeline", SDXL_INPAINTING),
 }
-
 _TINY_CLIP = {
     "vocab_size": 1000,
     "hidden_size": 16,
@@ -188,6 +197,8 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {  # overrides, by pipeline and fol
     },
 }
 TINY["lcm"] = {"unet": {**TINY["sd-v1-4"]["unet"], "time_cond_proj_dim": 8}}
+TINY["sd-inpainting"] = {"unet": TINY["sd-v1-4"]["unet"]}
+TINY["sdxl-inpainting"] = {part: dict(options) for part, options in TINY["sdxl"].items()}
 TINY["sd3.5-medium"] = {
     **TINY["sd3-medium"],
     "transformer": {**TINY["sd3-medium"]["transformer"], "dual_attention_layers": (0, 1)},

@@ -14,8 +14,6 @@ from ..models.conditioning import Conditioning
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning
 from ..models.load import Model
-from ..models.noise import initial_noise, step_generators
-from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
 from ..store import ArraySpec, Artifact, Draft, lengths
 from ..types import Dtype, Kind
@@ -135,9 +133,7 @@ class _Painter:
         """Return the pictures of a micro-batch (n,H,W,3), uint8."""
         setting, seed = self.spec.setting, self.spec.seed
         scale = setting.guidance_scale
-        shape = self.model.latent_shape(setting.height, setting.width)
-        noise = initial_noise(shape, seed, batch).to(self.device)
-        path = Trajectory(self.model.sampler(setting), noise, step_generators(seed, batch))
+        path = self.model.trajectory(setting, seed, batch, self.device)
         conditioning = batch_conditioning(self.texts, self.index[batch.start : batch.stop], scale)
         latents = denoise(self.denoiser, path, conditioning, scale)
         check_finite(latents, [f"picture {i}" for i in batch], NOT_FINITE)

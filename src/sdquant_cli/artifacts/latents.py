@@ -65,6 +65,7 @@ def load_items(workspace: Workspace, latents: Latents, table: TimeTable, count: 
         texts=embeds.texts(model, setting),
         timesteps=torch.tensor(table.timesteps(), dtype=torch.float64).float(),
         guidance_scale=setting.guidance_scale,
+        context_channels=model.family.context,
     )
 
 

@@ -72,7 +72,7 @@ def layout(model: Model, rows: int, spec: QuantStateSpec) -> dict[str, ArraySpec
         arrays[f"{name}_offset"] = ArraySpec((len(names) + 1,), "int64", ("boundary",))
     arrays["bits"] = ArraySpec((len(names), 2), "int64", ("layer", "weights_activations"))
     if spec.correction:
-        channels = int(model.config["in_channels"])  # a prediction has the shape of its latent
+        channels = model.latent_channels  # a prediction has the shape of its latent
         arrays["correction_slope"] = ArraySpec((rows,), "float32", ("row",))
         arrays["correction_bias"] = ArraySpec((rows, channels), "float32", ("row", "channel"))
         arrays["correction_std"] = ArraySpec((rows,), "float32", ("row",))

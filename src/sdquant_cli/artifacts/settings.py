@@ -2,6 +2,7 @@
 
 from ..errors import UsageProblem
 from ..manifests import Setting
+from ..models.context import BOXES
 from ..models.load import EMBEDDED, Model, ModelName
 from ..options.requests import SettingRequest
 from ..store import Artifact
@@ -29,6 +30,7 @@ def setting_of(model: Model, request: SettingRequest) -> Setting:
         height=height,
         width=width,
         dtype=request.dtype or Dtype.FP32,
+        context=BOXES if model.family.context else None,
     )
     model.rehearse(setting)
     return setting

@@ -54,15 +54,28 @@ def prediction(network: nn.Module, batch: Batch) -> Tensor:
 class Items:
     """All calibration latents of an artifact, in memory as stored (fp16)."""
 
-    x: Tensor  # (N,C,h,w), as the UNet sees it
+    x: Tensor  # (N,C,h,w), as the UNet sees it, its context included
     row: Tensor  # (N) row of each latent's timestep
     text: Tensor  # (N) index into the texts
     texts: Conditioning  # of P prompts, the unconditional one at 0
     timesteps: Tensor  # (rows)
     guidance_scale: float
+    context_channels: int = 0  # of `x`, the last ones
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape (C,h,w) of a latent without its context."""
+        channels, *sides = self.x.shape[1:]
+        return (channels - self.context_channels, *sides)
+
+    def context(self, index: Tensor) -> Tensor | None:
+        """Return the contexts (M,X,h,w) fp32 of latents by number (M), from the first on after the last."""
+        if not self.context_channels:
+            return None
+        return self.x[index % len(self)][:, -self.context_channels :].float()
 
     @property
     def halves(self) -> int:

@@ -17,7 +17,7 @@ from .teacher import Teacher
 def estimate(student: nn.Module, teacher: Teacher, items: Items, events: Events) -> Correction:
     """Return the correction that follows from both networks' outputs on all calibration latents."""
     device = next(student.parameters()).device
-    moments = ErrorMoments(len(items.timesteps), items.x.shape[1])
+    moments = ErrorMoments(len(items.timesteps), items.latent_shape[0])
     with events.task("comparing outputs", -(-len(items) // BATCH), "batch") as task:
         for batch in items.batches(BATCH, device):
             quantized = prediction(student, batch)

@@ -47,6 +47,7 @@ class Progression:
     ranges: Ranges
     seed: int
     prompts_per_run: int = PROMPTS_PER_RUN
+    context: Tensor | None = None  # (P - 1,X,h,w), further channels of the network's input
 
     def __post_init__(self) -> None:
         self._prompts = len(self.texts) - 1
@@ -54,7 +55,8 @@ class Progression:
         self._rows = schedule_of(self.sampler).rows
         noise = initial_noise(self.shape, self.seed, range(self._prompts), "progressive")
         generators = step_generators(self.seed, range(self._prompts))
-        self._path = Trajectory(self.sampler, noise.to(self._device), generators)
+        context = None if self.context is None else self.context.to(self._device)
+        self._path = Trajectory(self.sampler, noise.to(self._device), generators, context)
         quantizers = input_quantizers(self.network)
         self.layers = {name: part for name, part in quantizers.items() if len(part.activation_step) > 1}
 

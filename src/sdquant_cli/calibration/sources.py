@@ -90,6 +90,8 @@ class NoisedPictures:
         clean = pictures.x[picks].float()
         noise = torch.randn(clean.shape, generator=g)
         x = add_noise(clean, noise, (self._signal[row], self._deviation[row]))
+        if (context := c.items.context(picks)) is not None:
+            x = torch.cat([x, context], dim=1)
         scale = c.guidance_scale
         row = repeat_for_guidance(row, scale)
         return Batch(
@@ -168,8 +170,10 @@ class TrajectoryBatches:
         c = self._context
         picks = 1 + shuffled(len(c.items.texts) - 1, c.batch_size, trajectory, c.seed)
         indices = range(trajectory * c.batch_size, trajectory * c.batch_size + len(picks))
-        noise = initial_noise(tuple(c.items.x.shape[1:]), c.seed, indices, "trajectories")
-        self._path = Trajectory(c.sampler(), noise.to(c.device), step_generators(c.seed, indices))
+        noise = initial_noise(c.items.latent_shape, c.seed, indices, "trajectories").to(c.device)
+        context = c.items.context(torch.tensor(indices))
+        context = None if context is None else context.to(c.device)
+        self._path = Trajectory(c.sampler(), noise, step_generators(c.seed, indices), context)
         self._conditioning = batch_conditioning(c.items.texts, picks, c.guidance_scale).to(c.device)
 
     @torch.no_grad()

@@ -57,6 +57,7 @@ class Setting(Frozen):
     width: int
     dtype: str  # of the denoiser
     # what few models have; left out of manifests where it is None, so that older versions read them too
+    context: Annotated[str | None, _OPTIONAL] = None  # source of an inpainting denoiser's masks and pictures
     embedded_guidance: Annotated[float | None, _OPTIONAL] = None  # scale embedded; guidance_scale is 1 then
 
     @property

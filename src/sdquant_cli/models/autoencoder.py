@@ -41,7 +41,12 @@ def _at_once(latents: Tensor) -> int:
 @torch.no_grad()
 def encode_pictures(vae: "AutoencoderKL | AutoencoderTiny", images: Tensor) -> Tensor:
     """Return the latents (N,C,h,w) of images (N,H,W,3) uint8, the inverse of `decode`."""
-    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return encode(vae, images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+@torch.no_grad()
+def encode(vae: "AutoencoderKL | AutoencoderTiny", pixels: Tensor) -> Tensor:
+    """Return the latents (N,C,h,w) of pixels (N,3,H,W) in -1..1, on the scale that the denoiser expects."""
     encoded = vae.encode(pixels)
     # AutoencoderTiny returns latents, not their distribution
     latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean

@@ -130,10 +130,20 @@ class ModelDescription:
         """Pixels that the sides of an image must be a multiple of."""
         return self.latent_factor * self.family.denoiser.multiple(self.config)
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.config["in_channels"]) - self.family.context
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape (C,h,w) of the latent of an image of height x width pixels."""
         factor = self.latent_factor
-        return int(self.config["in_channels"]), height // factor, width // factor
+        return self.latent_channels, height // factor, width // factor
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape of the denoiser's input: the latent's, its context's channels included."""
+        channels, h, w = self.latent_shape(height, width)
+        return channels + self.family.context, h, w
 
     @property
     def pooled_width(self) -> int | None:

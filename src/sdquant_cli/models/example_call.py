@@ -27,7 +27,7 @@ class ExampleCall:
             pooled = torch.randn(items, model.pooled_width, generator=g)
         tokens = torch.randn(items, *model.text_shape, generator=g)
         conditioning = model.in_setting(Conditioning(tokens, pooled), setting)
-        x = torch.randn(items, *model.latent_shape(setting.height, setting.width), generator=g)
+        x = torch.randn(items, *model.input_shape(setting.height, setting.width), generator=g)
         return cls(x, torch.tensor([timestep]), conditioning)
 
     @classmethod
@@ -39,7 +39,7 @@ class ExampleCall:
             size = torch.empty(items, 6) if model.family.sized else None
             guidance = None if model.guidance_width is None else torch.empty(items, model.guidance_width)
             conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size, guidance)
-            x = torch.empty(items, *model.latent_shape(setting.height, setting.width))
+            x = torch.empty(items, *model.input_shape(setting.height, setting.width))
             return cls(x, torch.empty(1), conditioning)
 
     def run(self, network: nn.Module) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .conditioning import Conditioning, dtype_of
 
 Config = Mapping[str, Any]  # a component's configuration, as its JSON file has it
+UNET_CHANNELS = 4  # of a latent
 T5_TOKENS = 256  # as in StableDiffusion3Pipeline
 
 
@@ -101,7 +102,7 @@ UNET = Denoiser(
         int(config["projection_class_embeddings_input_dim"]) - 6 * int(config["addition_time_embed_dim"])
     ),
     supported={
-        "in_channels": (4,),
+        "in_channels": (UNET_CHANNELS,),  # and those of the family's context
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
         "encoder_hid_dim": (None,),
@@ -153,6 +154,7 @@ class Family:
     flow: bool = False  # whether the samplers are those of flow matching
     indexed: bool = False  # whether the pipeline sets its sampler's begin index
     normalised: tuple[str, ...] = ()  # fields of the autoencoder's config read besides scaling_factor
+    context: int = 0  # channels of the denoiser's input beside the latent's: mask and masked picture
     embeds_guidance: bool = False  # whether the denoiser must embed the guidance scale
     scheduler: str | None = None  # the one class that its pipeline can run; None: it runs others too
     steps: int = 50
@@ -199,6 +201,27 @@ FAMILIES = (
         normalised=("shift_factor",),
         steps=28,
         guidance_scale=7.0,
+    ),
+    Family(
+        name="Stable Diffusion inpainting",
+        pipelines=("StableDiffusionInpaintPipeline",),
+        denoiser=UNET,
+        folder="unet",
+        texts=("text_encoder",),
+        indexed=True,
+        context=5,
+    ),
+    Family(
+        name="Stable Diffusion XL inpainting",
+        pipelines=("StableDiffusionXLInpaintPipeline",),
+        denoiser=UNET,
+        folder="unet",
+        texts=("text_encoder", "text_encoder_2"),
+        sized=True,
+        pooled=True,
+        indexed=True,
+        normalised=("latents_mean", "latents_std"),
+        context=5,
     ),
     Family(
         name="Latent consistency models",

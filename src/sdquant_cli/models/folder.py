@@ -27,7 +27,7 @@ from .configuration import (
     Transformer,
     UNet,
 )
-from .families import FAMILIES, MMDIT, Family, family_of, tokenizer_of
+from .families import FAMILIES, MMDIT, UNET_CHANNELS, Family, family_of, tokenizer_of
 from .weights import need_weights, refuse_unknown_variant
 
 INDEX = "model_index.json"
@@ -136,8 +136,11 @@ def check_supported(folder: Path, family: Family) -> None:
     """Raise UsageProblem for a denoiser whose configuration has values that are not supported."""
     path = folder / family.folder / "config.json"
     config = read_json(path)
-    for name, allowed in family.denoiser.supported.items():
-        value = config.get(name, allowed[0])
+    supported = family.denoiser.supported
+    if family.context:
+        supported = {**supported, "in_channels": (UNET_CHANNELS + family.context,)}
+    for name, allowed in supported.items():
+        value = config.get(name, family.denoiser.supported[name][0])
         if value not in allowed:
             raise UsageProblem(f"{path}: {name} is {value}; supported: {', '.join(map(str, allowed))}")
     if family.embeds_guidance and config.get(GUIDANCE) is None:

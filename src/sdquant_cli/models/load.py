@@ -1,6 +1,7 @@
 """Load a model's components, one at a time, so that only what is needed is in memory."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,19 +14,21 @@ from ..manifests import ModelRef, Setting
 from ..types import Dtype
 from . import adapter
 from .conditioning import Conditioning, size_ids
+from .context import box_contexts
 from .description import ModelDescription
 from .digest import digest_of, files_read
 from .families import NORMALISING, tokenizer_of
 from .folder import SCHEDULER_FILE
 from .guidance import embed_scale
 from .layers import projections, time_layers
+from .noise import initial_noise, step_generators
 from .pipelines import no_components, safety_checker_off
 from .pretrained import load_network, reason_of
 from .samplers import Sampler, Samplers
 from .shortcuts import split_shortcuts
 from .source import EMBEDDED, EMBEDDED_FOLDER, ModelName, locate
 from .text import check_vocabulary, load_tokenizer
-from .trajectory import rehearse
+from .trajectory import Trajectory, rehearse
 from .uninterrupted import uninterrupted
 from .weights import check_finite, read_tensors
 
@@ -172,9 +175,30 @@ class Model(ModelDescription):
 
     def rehearse(self, setting: Setting) -> None:
         """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""
-        channels = int(self.config["in_channels"])
+        channels = self.latent_channels
         predicted = int(self.config.get("out_channels") or channels)
         rehearse(self.sampler(setting), setting.steps, channels, predicted)
+
+    def trajectory(
+        self, setting: Setting, seed: int, prompts: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Trajectory:
+        """Return the trajectories of numbered prompts, each from its own noise and in its own context."""
+        shape = self.latent_shape(setting.height, setting.width)
+        noise, context = initial_noise(shape, seed, prompts).to(device), None
+        if self.family.context:
+            vae, size = self._encoder(str(device)), (setting.height, setting.width)
+            context = box_contexts(vae, size, self.latent_factor, seed, prompts)
+        return Trajectory(self.sampler(setting), noise, step_generators(seed, prompts), context)
+
+    def _encoder(self, device: str) -> "AutoencoderKL | AutoencoderTiny":
+        """Return the autoencoder on a device, loaded once."""
+        if device not in self._encoders:
+            self._encoders[device] = self.vae(device)
+        return self._encoders[device]
+
+    @cached_property
+    def _encoders(self) -> "dict[str, AutoencoderKL | AutoencoderTiny]":
+        return {}
 
     @property
     def lora_scale(self) -> float:

@@ -15,10 +15,18 @@ class Trajectory:
     """Latents (N,C,h,w) between noise and image, and the sampler that updates them after each call."""
 
     def __init__(
-        self, sampler: Sampler, noise: Tensor, generators: Sequence[torch.Generator] | None = None
+        self,
+        sampler: Sampler,
+        noise: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+        context: Tensor | None = None,
     ) -> None:
-        """Start from `noise` with a sampler whose timesteps are set; `generators` (N) are for added noise."""
+        """Start from `noise` with a sampler whose timesteps are set; `generators` (N) are for added noise.
+
+        `context` (N,X,h,w) has further channels of the network's input, the same in every call.
+        """
         self.sampler = sampler
+        self._context = context
         self.call = 0
         self.latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
         # as the pipelines' `prepare_extra_step_kwargs`
@@ -44,11 +52,14 @@ class Trajectory:
         return timestep
 
     def input(self) -> Tensor:
-        """Return the network's input (N,C,h,w) of the next call; with flow matching it is the latents."""
-        if not hasattr(self.sampler, "scale_model_input"):
-            return self.latents
-        scaled: Tensor = self.sampler.scale_model_input(self.latents, self.timestep)
-        return scaled
+        """Return the network's input (N,C,h,w) of the next call; with flow matching it is the latents.
+
+        The channels of the context come last.
+        """
+        scaled = self.latents
+        if hasattr(self.sampler, "scale_model_input"):
+            scaled = self.sampler.scale_model_input(scaled, self.timestep)
+        return scaled if self._context is None else torch.cat([scaled, self._context], dim=1)
 
     def advance(self, prediction: Tensor) -> None:
         """Update the latents by the call's prediction (N,C,h,w), guidance applied."""

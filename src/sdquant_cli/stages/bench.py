@@ -32,9 +32,7 @@ from ..models.denoise import denoise
 from ..models.example_call import ExampleCall
 from ..models.guidance import batch_conditioning, halves
 from ..models.load import TORCH_DTYPES, Model, ModelName, find_model
-from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
-from ..models.trajectory import Trajectory
 from ..options.requests import BenchRequest
 from ..quant.relaxing import relaxed_rows
 from ..resources.measured import Footprint, Timing, footprint, interleaved
@@ -247,11 +245,10 @@ def _psnr(
     model = workspace.model(setting)
     vae, scale, index = model.vae(), setting.guidance_scale, embeds.index()[:count]
     texts, batch = batch_conditioning(embeds.texts(model, setting), index, scale), range(len(index))
-    noise = initial_noise(model.latent_shape(setting.height, setting.width), PICTURE_SEED, batch)
     pictures: dict[int, Tensor] = {}
     with workspace.events.task("drawing", len(plans), "way") as task:
         for i, network in enumerate(networks):
-            path = Trajectory(model.sampler(setting), noise, step_generators(PICTURE_SEED, batch))
+            path = model.trajectory(setting, PICTURE_SEED, batch)
             pictures[i] = decode(vae, denoise(network, path, texts, scale))
             task.advance()
     simulated = next(i for i, plan in enumerate(plans) if plan.execution is Execution.SIMULATED)

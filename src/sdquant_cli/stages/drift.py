@@ -19,13 +19,11 @@ from ..artifacts.quant_state import QuantState, quantized_denoiser
 from ..artifacts.text_embeds import TextEmbeds
 from ..artifacts.workspace import Blueprint, Workspace
 from ..events import Task
-from ..manifests import DriftFacts, DriftSpec, Setting
+from ..manifests import DriftFacts, DriftSpec
 from ..metrics.ratios import cosine, snr
 from ..models.conditioning import Conditioning, predict
 from ..models.denoise import denoise
 from ..models.guidance import batch_conditioning, halves, repeat_for_guidance
-from ..models.load import Model
-from ..models.noise import initial_noise, step_generators
 from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
@@ -112,7 +110,7 @@ def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> Facts:
     with workspace.events.task("drift", sum(sizes.values()), "UNet call") as task:
         for unit in draft.turns(sizes, task):
             prompts = missing[unit]
-            path = partial(_path, model, setting, seed, prompts, device)
+            path = partial(model.trajectory, setting, seed, prompts, device)
             conditioning = batch_conditioning(texts, index[prompts.start : prompts.stop], scale).to(device)
             batch = _Batch(prompts, path, conditioning, scale, task)
             draft.write(unit, batch.compare(teacher, student))
@@ -122,12 +120,6 @@ def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> Facts:
 def _facts(calls: tuple[float, ...], draft: Draft) -> DriftFacts:
     means = {name: _means(draft.peek(name)) for name in COLUMNS}
     return DriftFacts(timesteps=calls, **means)
-
-
-def _path(model: Model, setting: Setting, seed: int, prompts: range, device: torch.device) -> Trajectory:
-    """Return the trajectory of prompts from their noise."""
-    noise = initial_noise(model.latent_shape(setting.height, setting.width), seed, prompts).to(device)
-    return Trajectory(model.sampler(setting), noise, step_generators(seed, prompts))
 
 
 def _means(values: np.ndarray) -> tuple[float | None, ...]:

@@ -212,7 +212,7 @@ def _trajectories(workspace: Workspace, work: _Work, embeds: TextEmbeds) -> Traj
 
 def _layout(work: _Work) -> dict[str, ArraySpec]:
     setting = work.spec.setting
-    shape = work.model.latent_shape(setting.height, setting.width)
+    shape = work.model.input_shape(setting.height, setting.width)
     return layout(len(work.chosen), work.spec.per_prompt, work.unit, shape)
 
 

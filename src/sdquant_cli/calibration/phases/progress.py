@@ -1,5 +1,7 @@
 """The phase that finds activation tables timestep by timestep."""
 
+import torch
+
 from ...manifests import QuantStateSpec
 from ...types import Ranges, Tables
 from ..checkpoints import State, resumable
@@ -26,10 +28,11 @@ class ProgressiveTables:
             job.student.network,
             inputs.model.sampler(inputs.setting),
             items.texts,
-            tuple(items.x.shape[1:]),
+            items.latent_shape,
             inputs.setting.guidance_scale,
             job.spec.ranges or Ranges.MIN_MAX,
             job.spec.seed,
+            context=items.context(torch.arange(len(items.texts) - 1)),
         )
 
         def run(_: int) -> State:

@@ -13,8 +13,6 @@ from ...models.conditioning import Conditioning
 from ...models.denoise import Visit, denoise
 from ...models.guidance import batch_conditioning
 from ...models.load import Model
-from ...models.noise import initial_noise, step_generators
-from ...models.trajectory import Trajectory
 
 IntegerArray = NDArray[np.int64]
 
@@ -34,8 +32,6 @@ class Trajectories:
     def follow(self, prompts: Sequence[int], visit: Visit) -> None:
         """Denoise these prompts together until `visit` returns False, or to the end."""
         setting, scale = self.setting, self.setting.guidance_scale
-        shape = self.model.latent_shape(setting.height, setting.width)
-        noise = initial_noise(shape, self.seed, prompts).to(self.device)
-        path = Trajectory(self.model.sampler(setting), noise, step_generators(self.seed, prompts))
+        path = self.model.trajectory(setting, self.seed, prompts, self.device)
         conditioning = batch_conditioning(self.texts, self.index[list(prompts)], scale)
         denoise(self.network, path, conditioning, scale, visit)
