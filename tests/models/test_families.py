@@ -23,7 +23,7 @@ from sdquant_cli.quant.allocate import extremes
 from sdquant_cli.quant.rows import Rows
 from tests import fakes
 from tests.conftest import ROOT
-from tools.random_models.configurations import PIPELINES
+from tools.random_models.configurations import DISTILLED, PIPELINES
 
 NAMES = tuple(PIPELINES)
 PAPER = json.loads((ROOT / "tests" / "data" / "paper_layers.json").read_text())
@@ -120,7 +120,8 @@ def skeleton(name):
     """The denoiser of a published configuration, on the meta device."""
     import diffusers
 
-    cls, config = PIPELINES[name][1].get("unet") or PIPELINES[name][1]["transformer"]
+    parts = (PIPELINES | DISTILLED)[name][1]
+    cls, config = parts.get("unet") or parts["transformer"]
     with torch.device("meta"):
         return getattr(diffusers, cls)(**config)
 
@@ -136,6 +137,8 @@ def skeleton(name):
         ("lcm", 258, 28.0e6),
         ("sd-inpainting", 258, 27.9e6),
         ("sdxl-inpainting", 773, 24.9e6),
+        ("ssd-1b", 409, 23.3e6),
+        ("vega", 219, 23.3e6),
     ],
 )
 def test_counts_at_published_sizes(name, layers, removed):

@@ -101,6 +101,29 @@ SDXL: Parts = {  # stabilityai/stable-diffusion-xl-base-1.0
     "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
     "scheduler": ("EulerDiscreteScheduler", {**BETAS, "timestep_spacing": "leading"}),
 }
+SSD_1B: Parts = {  # segmind/SSD-1B
+    **SDXL,
+    "unet": (
+        "UNet2DConditionModel",
+        {
+            **SDXL["unet"][1],
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": ((1,), (2, 2), (4, 4)),
+            "reverse_transformer_layers_per_block": ((4, 4, 10), (2, 1, 1), 1),
+        },
+    ),
+}
+VEGA: Parts = {  # segmind/Segmind-Vega
+    **SDXL,
+    "unet": (
+        "UNet2DConditionModel",
+        {
+            **SDXL["unet"][1],
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": (1, 1, 2),
+        },
+    ),
+}
 SDXL_INPAINTING: Parts = {  # diffusers/stable-diffusion-xl-1.0-inpainting-0.1
     **SDXL,
     "unet": ("UNet2DConditionModel", {**SDXL["unet"][1], "in_channels": 9}),
@@ -157,6 +180,11 @@ PIPELINES = {
     "sd-inpainting": ("StableDiffusionInpaintPipeline", SD_INPAINTING),
     "sdxl-inpainting": ("StableDiffusionXLInpaintPipeline", SDXL_INPAINTING),
 }
+DISTILLED = {  # the same modules as SDXL's, fewer of them
+    "ssd-1b": ("StableDiffusionXLPipeline", SSD_1B),
+    "vega": ("StableDiffusionXLPipeline", VEGA),
+}
+
 _TINY_CLIP = {
     "vocab_size": 1000,
     "hidden_size": 16,
