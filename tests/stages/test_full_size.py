@@ -25,7 +25,13 @@ def test_a_full_size_model_goes_through(sdquant, tmp_path, name):
     assert latents["facts"]["latents"] == 2
     sdquant("precalc-time")
     state = json.loads(sdquant("calibrate", "--method", "rtn", "--bits", "w8a8", "--json").stdout)
-    layers = {"sdxl": 773, "sdxl-inpainting": 773, "sd3-medium": 288, "sd3.5-medium": 340}
+    layers = {
+        "sdxl": 773,
+        "sdxl-inpainting": 773,
+        "sd3-medium": 288,
+        "sd3.5-medium": 340,
+        "pixart-sigma": 284,
+    }
     assert state["facts"]["layers"] == layers.get(name, 258)
     sdquant("generate", "--prompts", prompts)
     measured = json.loads(sdquant("evaluate", "--against", "fp", "--no-floor", "--json").stdout)

@@ -35,6 +35,15 @@ CLIP_G = {
     "projection_dim": 1280,
     "hidden_act": "gelu",
 }
+T5_XXL = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -158,6 +167,29 @@ SD3_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3-medium-diffusers, withou
     "text_encoder_2": ("CLIPTextModelWithProjection", CLIP_G),
     "scheduler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
 }
+SD3_MEDIUM_T5: Parts = {**SD3_MEDIUM, "text_encoder_3": ("T5EncoderModel", T5_XXL)}  # as published
+PIXART_SIGMA: Parts = {  # PixArt-alpha/PixArt-Sigma-XL-2-1024-MS
+    "transformer": (
+        "PixArtTransformer2DModel",
+        {
+            "sample_size": 128,
+            "num_layers": 28,
+            "num_attention_heads": 16,
+            "attention_head_dim": 72,
+            "cross_attention_dim": 1152,
+            "caption_channels": 4096,
+            "out_channels": 8,
+            "interpolation_scale": 2,
+            "use_additional_conditions": False,
+        },
+    ),
+    "vae": ("AutoencoderKL", {**VAE, "sample_size": 1024, "scaling_factor": 0.13025}),
+    "text_encoder": ("T5EncoderModel", T5_XXL),
+    "scheduler": (
+        "DPMSolverMultistepScheduler",
+        {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "solver_order": 2},
+    ),
+}
 SD3_5_MEDIUM: Parts = {  # stabilityai/stable-diffusion-3.5-medium, without T5
     **SD3_MEDIUM,
     "transformer": (
@@ -176,6 +208,7 @@ PIPELINES = {
     "sdxl": ("StableDiffusionXLPipeline", SDXL),
     "sd3-medium": ("StableDiffusion3Pipeline", SD3_MEDIUM),
     "sd3.5-medium": ("StableDiffusion3Pipeline", SD3_5_MEDIUM),
+    "pixart-sigma": ("PixArtSigmaPipeline", PIXART_SIGMA),
     "lcm": ("LatentConsistencyModelPipeline", LCM),
     "sd-inpainting": ("StableDiffusionInpaintPipeline", SD_INPAINTING),
     "sdxl-inpainting": ("StableDiffusionXLInpaintPipeline", SDXL_INPAINTING),
@@ -184,6 +217,7 @@ DISTILLED = {  # the same modules as SDXL's, fewer of them
     "ssd-1b": ("StableDiffusionXLPipeline", SSD_1B),
     "vega": ("StableDiffusionXLPipeline", VEGA),
 }
+WITH_T5 = {"sd3-medium-t5": ("StableDiffusion3Pipeline", SD3_MEDIUM_T5)}  # 4.8 billion parameters more
 
 _TINY_CLIP = {
     "vocab_size": 1000,
@@ -227,6 +261,28 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {  # overrides, by pipeline and fol
 TINY["lcm"] = {"unet": {**TINY["sd-v1-4"]["unet"], "time_cond_proj_dim": 8}}
 TINY["sd-inpainting"] = {"unet": TINY["sd-v1-4"]["unet"]}
 TINY["sdxl-inpainting"] = {part: dict(options) for part, options in TINY["sdxl"].items()}
+TINY["sd3-medium-t5"] = {
+    **TINY["sd3-medium"],
+    "text_encoder_3": {
+        "vocab_size": 1000,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+    },
+}
+TINY["pixart-sigma"] = {
+    "transformer": {
+        "sample_size": 8,
+        "num_layers": 3,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 32,
+    },
+    "text_encoder": TINY["sd3-medium-t5"]["text_encoder_3"],
+}
 TINY["sd3.5-medium"] = {
     **TINY["sd3-medium"],
     "transformer": {**TINY["sd3-medium"]["transformer"], "dual_attention_layers": (0, 1)},
@@ -234,4 +290,5 @@ TINY["sd3.5-medium"] = {
 for _pipeline in TINY.values():
     _pipeline["vae"] = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 2, "layers_per_block": 1}
     for _name in ("text_encoder", "text_encoder_2"):
-        _pipeline[_name] = {**_TINY_CLIP, **_pipeline.get(_name, {})}
+        if "d_model" not in _pipeline.get(_name, {}):  # T5
+            _pipeline[_name] = {**_TINY_CLIP, **_pipeline.get(_name, {})}

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 
 from sdquant_cli.models.source import EMBEDDED_FOLDER
 
-from .configurations import PIPELINES, TINY
+from .configurations import PIPELINES, TINY, WITH_T5
 
 TOKENS = 77
 SHARD = "2GB"
+ALL = {**PIPELINES, **WITH_T5}
 
 Parts = dict[str, dict[str, Any]]
 
@@ -41,19 +42,18 @@ def make(
     Without `weights` the files of weights are empty: enough for names, shapes and what `--dry-run` predicts.
     """
     save = _save if weights else _save_empty
-    cls, parts = PIPELINES[name]
+    cls, parts = ALL[name]
     overrides, changes = TINY[name] if tiny else {}, changes or {}
     index: dict[str, Any] = {"_class_name": cls, "_diffusers_version": diffusers.__version__}
     for part, (kind, config) in parts.items():
         config = {**config, **overrides.get(part, {}), **changes.get(part, {})}
-        library = transformers if kind.startswith("CLIP") else diffusers
+        library = transformers if part.startswith("text_encoder") else diffusers
         save(getattr(library, kind), config, folder / part, dtype)
         index[part] = [library.__name__, kind]
         if part.startswith("text_encoder"):
             tokenizer = part.replace("text_encoder", "tokenizer")
-            _save_tokenizer(folder / tokenizer)
-            index[tokenizer] = ["transformers", "CLIPTokenizer"]
-    if cls == "StableDiffusion3Pipeline":
+            index[tokenizer] = ["transformers", _save_tokenizer(kind, folder / tokenizer)]
+    if cls == "StableDiffusion3Pipeline" and "text_encoder_3" not in index:
         index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     return folder
@@ -88,23 +88,30 @@ def _new(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> Any:
         if cls.__name__.startswith("CLIP"):
             ids = {"bos_token_id": 617, "eos_token_id": 618, "pad_token_id": 618}  # of that tokenizer
             return cls(transformers.CLIPTextConfig(max_position_embeddings=TOKENS, **ids, **config))
+        if cls is transformers.T5EncoderModel:
+            return cls(transformers.T5Config(**config))
         return cls(**config)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _save_tokenizer(folder: Path) -> None:
-    """The embedded model's, padded to the length of the published ones."""
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer")
-    tokenizer.model_max_length = TOKENS
+def _save_tokenizer(encoder: str, folder: Path) -> str:
+    """The embedded model's, padded to the length of the published ones, or one of T5 with few tokens."""
+    if encoder == "T5EncoderModel":
+        letters = [(letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+        tokenizer = transformers.T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters])
+    else:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer")
+        tokenizer.model_max_length = TOKENS
     tokenizer.save_pretrained(folder)
+    return type(tokenizer).__name__
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=PIPELINES)
+    parser.add_argument("name", choices=ALL)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--tiny", action="store_true")

@@ -12,7 +12,7 @@ from ..errors import UsageProblem
 from ..manifests import QuantStateFacts, QuantStateSpec, Setting
 from ..methods.number_choices import floating_layers
 from ..models.attention import open_attention
-from ..models.layers import is_text_fed, projections
+from ..models.layers import is_text_fed, table_widths
 from ..models.load import TORCH_DTYPES, Model
 from ..quant.correction import Correction, correct_outputs
 from ..quant.format import NumberFormat
@@ -162,7 +162,7 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
         table.spec.embedded_guidance,
     )
     network = copy.deepcopy(model.skeleton)
-    names = list(projections(network))
+    names = list(table_widths(network))
     pack_network(network, layout)
     fill_layers(network, layers)
     tensors = {}

@@ -31,7 +31,8 @@ class TextEmbeds(Artifact[TextEmbedsSpec, TextEmbedsFacts]):
     def texts(self, model: Model, setting: Setting) -> Conditioning:
         """Return the conditioning of all distinct prompts (P), unconditional first."""
         pooled = rows_of(self, "pooled") if model.family.pooled else None
-        return model.in_setting(Conditioning(rows_of(self, "embedding"), pooled), setting)
+        mask = rows_of(self, "mask") if model.family.masked else None
+        return model.in_setting(Conditioning(rows_of(self, "embedding"), pooled, mask=mask), setting)
 
     def index(self) -> np.ndarray:
         """Return the index (N) of each prompt's text."""
@@ -75,16 +76,19 @@ def _layout(model: Model, count: int, prompts: int) -> dict[str, ArraySpec]:
     }
     if (width := model.pooled_width) is not None:
         arrays["pooled"] = ArraySpec((count, width), "float16", ("prompt", "channel"), EMBEDS_PER_UNIT)
+    if model.family.masked:
+        arrays["mask"] = ArraySpec(shape[:2], "float16", ("prompt", "token"), EMBEDS_PER_UNIT)
     return arrays
 
 
 def _warn_of_truncation(workspace: Workspace, model: Model, texts: Sequence[str]) -> int:
     """Return the number of texts that the tokenizer cuts."""
     tokenizer = model.tokenizer()
-    truncated = count_truncated(tokenizer, texts)
+    limit = min(tokenizer.model_max_length, model.text_shape[0])
+    truncated = count_truncated(tokenizer, texts, limit)
     if truncated:
         workspace.events.warn(
-            f"{truncated} prompts are longer than the {tokenizer.model_max_length} tokens the model takes; "
+            f"{truncated} prompts are longer than the {limit} tokens the model takes; "
             f"the rest of each is ignored"
         )
     return truncated
@@ -97,6 +101,8 @@ def _encoded(embeddings: Iterable[Conditioning], texts: Sequence[str], task: Tas
         parts["embedding"].append(part.tokens)
         if part.pooled is not None:
             parts.setdefault("pooled", []).append(part.pooled)
+        if part.mask is not None:
+            parts.setdefault("mask", []).append(part.mask)
         task.advance(len(part))
     names = [f"the text embedding of {text!r}" for text in texts]
     arrays = {}

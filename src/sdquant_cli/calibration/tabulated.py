@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..models.conditioning import Conditioning, dtype_of
-from ..models.layers import projections
+from ..models.layers import table_widths
 from ..models.load import Model
 from ..models.time_table import PromptTables, run_on_prompt_tables, run_on_table
 from ..quant.rows import Rows
@@ -54,5 +54,5 @@ def tabulated_denoiser(
     if model.family.pooled:
         return TabulatedDenoiser(network, rows, run_on_prompt_tables(network, table, rows))
     parts = table.split(model.time_widths, dim=1)
-    run_on_table(network, dict(zip(projections(network), parts, strict=True)), rows)
+    run_on_table(network, dict(zip(table_widths(network), parts, strict=True)), rows)
     return TabulatedDenoiser(network, rows, None)

@@ -19,6 +19,7 @@ class Conditioning:
     pooled: Tensor | None = None  # (N,E): SDXL, SD3
     size: Tensor | None = None  # (N,6) fp32, pixels: original size, corner of the crop, target size; SDXL
     guidance: Tensor | None = None  # (N,G), embedding of the guidance scale; latent consistency models
+    mask: Tensor | None = None  # (N,L), 1 for tokens of the prompt and 0 for padding; PixArt
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -56,9 +57,13 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 
 def predict(network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-    """Return the network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or (1)."""
+    """Return the network's prediction (N,C,h,w) fp32 for latents (N,C,h,w) at timesteps (N) or (1).
+
+    Channels of a learned variance, which come after the latent's, are left out.
+    """
     dtype = dtype_of(network)
     conditioning = conditioning.to(x.device, dtype)
+    timestep = timestep.reshape(-1).to(x.device)
     extra: dict[str, object] = {}
     if conditioning.size is not None:
         extra["added_cond_kwargs"] = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size}
@@ -66,10 +71,13 @@ def predict(network: nn.Module, x: Tensor, timestep: Tensor, conditioning: Condi
         extra["pooled_projections"] = conditioning.pooled
     if conditioning.guidance is not None:
         extra["timestep_cond"] = conditioning.guidance
+    if conditioning.mask is not None:
+        extra["encoder_attention_mask"] = conditioning.mask
+        timestep = timestep.expand(len(x))  # as PixArt's pipeline does
     predicted: Tensor = network(
         x.to(dtype),
-        timestep=timestep.reshape(-1).to(x.device),
+        timestep=timestep,
         encoder_hidden_states=conditioning.tokens,
         **extra,
     ).sample
-    return predicted.float()
+    return predicted[:, : x.shape[1]].float()

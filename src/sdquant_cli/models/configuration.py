@@ -84,6 +84,21 @@ class Transformer(Fields):
     pos_embed_max_size: _Cells = 96
 
 
+class PixArtTransformer(Fields):
+    """The denoiser of PixArt-Sigma."""
+
+    sample_size: _Cells = 128
+    patch_size: Annotated[int, Field(ge=1, le=16)] = 2
+    in_channels: _Channels = 4
+    out_channels: _Channels | None = 8
+    num_layers: Annotated[int, Field(ge=1, le=128)] = 28
+    attention_head_dim: _Heads = 72
+    num_attention_heads: _Heads = 16
+    cross_attention_dim: _Width = 1152
+    caption_channels: _Width
+    use_additional_conditions: Literal[False]
+
+
 class Autoencoder(Fields):
     """AutoencoderKL."""
 

@@ -23,7 +23,7 @@ from .folder import (
     text_parts,
     with_defaults,
 )
-from .layers import projections, quantizable_layers, time_layers
+from .layers import projections, quantizable_layers, table_widths, time_layers
 from .pipelines import pipeline_class_of
 from .pretrained import reason_of
 from .shortcuts import split_shortcuts
@@ -189,12 +189,12 @@ class ModelDescription:
     @cached_property
     def attention_taps(self) -> list[str]:
         """Module paths where attention's products can be rounded; empty where attention is not plain."""
-        return attention_taps(self.skeleton)
+        return [] if self.family.masked else attention_taps(self.skeleton)
 
     @cached_property
     def time_widths(self) -> list[int]:
-        """Output channels of each projection of the time path, in module order."""
-        return [layer.out_features for layer in projections(self.skeleton).values()]
+        """Channels of each part of a time table."""
+        return list(table_widths(self.skeleton).values())
 
     @property
     def embedding_width(self) -> int:

@@ -26,7 +26,8 @@ class ExampleCall:
         if model.pooled_width is not None:
             pooled = torch.randn(items, model.pooled_width, generator=g)
         tokens = torch.randn(items, *model.text_shape, generator=g)
-        conditioning = model.in_setting(Conditioning(tokens, pooled), setting)
+        mask = torch.ones(tokens.shape[:2]) if model.family.masked else None
+        conditioning = model.in_setting(Conditioning(tokens, pooled, mask=mask), setting)
         x = torch.randn(items, *model.input_shape(setting.height, setting.width), generator=g)
         return cls(x, torch.tensor([timestep]), conditioning)
 
@@ -38,7 +39,8 @@ class ExampleCall:
             pooled = None if model.pooled_width is None else torch.empty(items, model.pooled_width)
             size = torch.empty(items, 6) if model.family.sized else None
             guidance = None if model.guidance_width is None else torch.empty(items, model.guidance_width)
-            conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size, guidance)
+            mask = torch.empty(items, tokens) if model.family.masked else None
+            conditioning = Conditioning(torch.empty(items, tokens, channels), pooled, size, guidance, mask)
             x = torch.empty(items, *model.input_shape(setting.height, setting.width))
             return cls(x, torch.empty(1), conditioning)
 

@@ -4,6 +4,7 @@ A new family is an entry here. The facts are those of the diffusers classes name
 are the defaults of their pipelines.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .conditioning import Conditioning, dtype_of
 Config = Mapping[str, Any]  # a component's configuration, as its JSON file has it
 UNET_CHANNELS = 4  # of a latent
 T5_TOKENS = 256  # as in StableDiffusion3Pipeline
+PIXART_TOKENS = 300  # as in PixArtSigmaPipeline
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,11 @@ class Denoiser:
     """A class of network: its modules by role, and how its time path computes."""
 
     cls: str  # in diffusers
+    older: tuple[str, ...]  # names of the class in older folders
     time_path: tuple[str, ...]  # modules by name; the linear layers within are not quantized
     projections: tuple[str, ...]  # ends of the paths of layers whose input is the whole embedding
     embedding: tuple[str, ...]  # modules whose sum is the embedding
+    reads_embedding: bool  # whether other modules than the projections read it; it stays in the table then
     prompt_modules: tuple[str, ...]  # modules that `embed_prompt` calls
     text_fed: tuple[str, ...]  # ends of the paths of layers whose input is the prompt alone
     blocks: Callable[[nn.Module], list[str]]  # for inter-layer distillation
@@ -36,6 +40,7 @@ class Denoiser:
     text_shape: Callable[[Config, int], tuple[int, int]]  # tokens and channels, from CLIP's tokens
     pooled_width: Callable[[Config], int]
     supported: dict[str, tuple[object, ...]]  # values of configuration fields, the default first
+    fill_buffers: Callable[[nn.Module], None] = lambda _: None  # those that no file holds
 
 
 def _children(network: nn.Module, name: str) -> list[str]:
@@ -85,11 +90,35 @@ def _mmdit_prompt(transformer: nn.Module, conditioning: Conditioning) -> Tensor:
     return embedded
 
 
+def _pixart_timestep(transformer: nn.Module, timestep: Tensor, _: Tensor | None) -> Tensor:
+    embedder = transformer.get_submodule("adaln_single.emb.timestep_embedder")
+    sinusoids: Tensor = transformer.get_submodule("adaln_single.emb.time_proj")(timestep)
+    embedded: Tensor = embedder(sinusoids.to(dtype_of(embedder)))
+    return embedded
+
+
+def _no_prompt(_: nn.Module, conditioning: Conditioning) -> Tensor:
+    raise TypeError(f"the embedding does not depend on prompts ({len(conditioning)} given)")
+
+
+def _pixart_buffers(transformer: nn.Module) -> None:
+    """Fill the table of positions, which is computed when the network is built."""
+    from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+    embed: Any = transformer.get_submodule("pos_embed")
+    _, cells, channels = embed.pos_embed.shape
+    options = {"base_size": embed.base_size, "interpolation_scale": embed.interpolation_scale}
+    table = get_2d_sincos_pos_embed(channels, math.isqrt(cells), output_type="pt", **options)
+    embed.pos_embed = table.float()[None]
+
+
 UNET = Denoiser(
     cls="UNet2DConditionModel",
+    older=(),
     time_path=("time_embedding", "add_embedding", "time_emb_proj"),
     projections=("time_emb_proj",),
     embedding=("time_embedding", "add_embedding"),
+    reads_embedding=False,
     prompt_modules=("add_time_proj", "add_embedding"),
     text_fed=("attn2.to_k", "attn2.to_v", "attn2.processor.k", "attn2.processor.v"),
     blocks=_unet_blocks,
@@ -112,9 +141,11 @@ UNET = Denoiser(
 )
 MMDIT = Denoiser(
     cls="SD3Transformer2DModel",
+    older=(),
     time_path=("time_text_embed", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
     projections=("norm1.linear", "norm1_context.linear", "norm_out.linear"),
     embedding=("time_text_embed",),
+    reads_embedding=False,
     prompt_modules=("time_text_embed",),
     text_fed=("context_embedder",),
     blocks=_mmdit_blocks,
@@ -126,7 +157,26 @@ MMDIT = Denoiser(
     pooled_width=lambda config: int(config["pooled_projection_dim"]),
     supported={},
 )
-DENOISERS = {UNET.cls: UNET, MMDIT.cls: MMDIT}
+PIXART = Denoiser(
+    cls="PixArtTransformer2DModel",
+    older=("Transformer2DModel",),
+    time_path=("adaln_single",),
+    projections=("adaln_single.linear",),
+    embedding=("adaln_single.emb",),
+    reads_embedding=True,
+    prompt_modules=(),
+    text_fed=("caption_projection.linear_1", "caption_projection.linear_2"),
+    blocks=_mmdit_blocks,
+    middle=_mmdit_middle,
+    embed_timestep=_pixart_timestep,
+    embed_prompt=_no_prompt,
+    multiple=lambda config: int(config["patch_size"]),
+    text_shape=lambda config, _: (PIXART_TOKENS, int(config["caption_channels"])),
+    pooled_width=lambda _: 0,
+    supported={"norm_type": ("ada_norm_single",)},
+    fill_buffers=_pixart_buffers,
+)
+DENOISERS = {UNET.cls: UNET, MMDIT.cls: MMDIT, PIXART.cls: PIXART}
 
 
 def denoiser_of(network: object) -> Denoiser:
@@ -149,6 +199,8 @@ class Family:
     folder: str  # of the denoiser
     texts: tuple[str, ...]  # folders of the text encoders; each has a tokenizer of the same number
     optional: tuple[str, ...] = ()  # text encoders that a pipeline may lack
+    t5: tuple[str, ...] = ()  # text encoders that are T5; the others are CLIP
+    masked: bool = False  # whether the denoiser takes a mask of the tokens
     sized: bool = False  # whether the denoiser takes image sizes
     pooled: bool = False  # whether it takes the pooled text: time features then depend on the prompt
     flow: bool = False  # whether the samplers are those of flow matching
@@ -196,11 +248,23 @@ FAMILIES = (
         folder="transformer",
         texts=("text_encoder", "text_encoder_2", "text_encoder_3"),
         optional=("text_encoder_3",),
+        t5=("text_encoder_3",),
         pooled=True,
         flow=True,
         normalised=("shift_factor",),
         steps=28,
         guidance_scale=7.0,
+    ),
+    Family(
+        name="PixArt-Sigma",
+        pipelines=("PixArtSigmaPipeline",),
+        denoiser=PIXART,
+        folder="transformer",
+        texts=("text_encoder",),
+        t5=("text_encoder",),
+        masked=True,
+        steps=20,
+        guidance_scale=4.5,
     ),
     Family(
         name="Stable Diffusion inpainting",

@@ -19,6 +19,7 @@ from .configuration import (
     Defaults,
     Fields,
     Index,
+    PixArtTransformer,
     PooledUNet,
     Scheduler,
     TextEncoder,
@@ -27,7 +28,7 @@ from .configuration import (
     Transformer,
     UNet,
 )
-from .families import FAMILIES, MMDIT, UNET_CHANNELS, Family, family_of, tokenizer_of
+from .families import FAMILIES, MMDIT, PIXART, UNET_CHANNELS, Family, family_of, tokenizer_of
 from .weights import need_weights, refuse_unknown_variant
 
 INDEX = "model_index.json"
@@ -42,16 +43,16 @@ Json = dict[str, Any]
 # library and classes of a component, by the beginning of its folder's name
 _CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
-    "text_encoder_3": ("transformers", ("T5EncoderModel",)),
     "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
-    "tokenizer_3": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
-# sets of files that a tokenizer can be read from
-_VOCABULARIES = {
-    "tokenizer_3": (("tokenizer.json",), ("spiece.model",)),
-    "tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+_T5_CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "text_encoder": ("transformers", ("T5EncoderModel",)),
+    "tokenizer": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
 }
+# sets of files that a tokenizer can be read from
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_T5_VOCABULARIES = (("tokenizer.json",), ("spiece.model",))
 
 
 def read_json(path: Path) -> Json:
@@ -127,7 +128,7 @@ def _check_configurations(folder: Path, index: Json, family: Family) -> None:
     texts = text_parts(index, family)
     encoders = [_checked(TextEncoder, folder / name / "config.json") for name in texts]
     for name, encoder in zip(texts, encoders, strict=True):
-        _check_tokenizer(folder / tokenizer_of(name), encoder.max_position_embeddings)
+        _check_tokenizer(folder / tokenizer_of(name), None if name in family.t5 else encoder)
     if isinstance(denoiser, UNet):
         _check_widths(path, denoiser, encoders)
 
@@ -168,6 +169,8 @@ def read_defaults(folder: Path, family: Family) -> Defaults:
 def _denoiser_model(family: Family) -> type[Fields]:
     if family.denoiser is MMDIT:
         return Transformer
+    if family.denoiser is PIXART:
+        return PixArtTransformer
     return PooledUNet if family.pooled else UNet
 
 
@@ -189,8 +192,10 @@ def _check_class(path: Path, index: Json, family: Family, part: str) -> None:
 
 def _classes_of(part: str, family: Family) -> tuple[str, tuple[str, ...]]:
     if part == family.folder:
-        return "diffusers", (family.denoiser.cls,)
-    return next(value for beginning, value in _CLASSES.items() if part.startswith(beginning))
+        return "diffusers", (family.denoiser.cls, *family.denoiser.older)
+    is_t5 = part in family.t5 or part in map(tokenizer_of, family.t5)
+    classes = _T5_CLASSES if is_t5 else _CLASSES
+    return next(value for beginning, value in classes.items() if part.startswith(beginning))
 
 
 def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
@@ -212,14 +217,18 @@ def _check_widths(path: Path, unet: UNet, encoders: list[TextEncoder]) -> None:
             )
 
 
-def _check_tokenizer(folder: Path, positions: int) -> None:
-    """Raise UsageProblem for a tokenizer without vocabulary, or for CLIP's with a wrong length."""
-    choices = next(files for beginning, files in _VOCABULARIES.items() if folder.name.startswith(beginning))
+def _check_tokenizer(folder: Path, clip: TextEncoder | None) -> None:
+    """Raise UsageProblem for a tokenizer without vocabulary, or for CLIP's with a wrong length.
+
+    `clip` is None for T5's.
+    """
+    choices = _VOCABULARIES if clip else _T5_VOCABULARIES
     if not any(_has_all(folder, files) for files in choices):
         expected = ", or ".join(" and ".join(files) for files in choices)
         raise UsageProblem(f"{folder}: has no vocabulary; expected {expected}")
-    if folder.name == "tokenizer_3":  # the pipeline decides on the number of tokens
+    if clip is None:  # the pipeline decides on the number of tokens
         return
+    positions = clip.max_position_embeddings
     path = folder / TOKENIZER_FILE
     length = _checked(Tokenizer, path).model_max_length
     if length > positions:

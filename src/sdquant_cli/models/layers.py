@@ -38,6 +38,15 @@ def projections(network: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in time_layers(network).items() if name.endswith(ends)}
 
 
+def table_widths(network: nn.Module) -> dict[str, int]:
+    """Return the channels of what a time table has in place of each module, by module path."""
+    layers, denoiser = projections(network), denoiser_of(network)
+    widths = {name: layer.out_features for name, layer in layers.items()}
+    if denoiser.reads_embedding:
+        widths[denoiser.embedding[0]] = next(iter(layers.values())).in_features
+    return widths
+
+
 def is_text_fed(name: str) -> bool:
     """Return whether the input of a layer, or of an attention tap, is the prompt alone."""
     return name.endswith(_TEXT_FED)

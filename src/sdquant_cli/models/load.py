@@ -124,7 +124,7 @@ class Model(ModelDescription):
         parts = no_components(self.pipeline_class)
         for name in self.text_parts:
             # T5 has 4.8 billion parameters and is used in half precision everywhere
-            dtype = torch.bfloat16 if name == "text_encoder_3" else torch.float32
+            dtype = torch.bfloat16 if name in self.family.t5 else torch.float32
             encoder = self._load(getattr(transformers, self.index[name][1]), name, dtype)
             parts[name] = encoder.to(device)
             tokenizer = self.tokenizer(tokenizer_of(name))
@@ -176,7 +176,7 @@ class Model(ModelDescription):
     def rehearse(self, setting: Setting) -> None:
         """Raise UsageProblem for a sampler that cannot run all its steps; takes milliseconds."""
         channels = self.latent_channels
-        predicted = int(self.config.get("out_channels") or channels)
+        predicted = min(channels, int(self.config.get("out_channels") or channels))
         rehearse(self.sampler(setting), setting.steps, channels, predicted)
 
     def trajectory(

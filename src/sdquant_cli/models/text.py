@@ -59,10 +59,10 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCo
         )
 
 
-def count_truncated(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> int:
-    """Return how many texts have more tokens than the tokenizer keeps."""
+def count_truncated(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], limit: int) -> int:
+    """Return how many texts have more than `limit` tokens."""
     tokens = tokenizer(list(texts), truncation=False).input_ids
-    return sum(len(ids) > tokenizer.model_max_length for ids in tokens)
+    return sum(len(ids) > limit for ids in tokens)
 
 
 @torch.no_grad()
@@ -76,6 +76,7 @@ def encode(
     """
     parameters = inspect.signature(pipeline.encode_prompt).parameters
     further = dict.fromkeys(parameters.keys() & set(FURTHER_PROMPTS))
+    masked = "prompt_attention_mask" in parameters
 
     def run(batch: list[str], *, unconditional: bool) -> Conditioning:
         outputs = pipeline.encode_prompt(
@@ -85,6 +86,9 @@ def encode(
             do_classifier_free_guidance=unconditional,
             **further,
         )
+        if masked:  # tokens and mask of the prompt, then of the empty prompt
+            tokens, mask = (part.float().cpu() for part in outputs[2 * unconditional :][:2])
+            return Conditioning(tokens, mask=mask)
         # tokens with the prompt and without, then in some pipelines the pooled text with and without
         tokens = outputs[unconditional].float().cpu()
         pooled = outputs[2 + unconditional] if len(outputs) > 2 else None

@@ -44,8 +44,13 @@ def project(layers: Mapping[str, nn.Linear], embedding: Tensor) -> dict[str, Ten
 def tabulate(
     network: nn.Module, timesteps: Sequence[float], guidance: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return e_p for every timestep, of a network whose embedding does not depend on the prompt."""
-    return project(projections(network), embed_timesteps(network, timesteps, guidance))
+    """Return e_p for every timestep, of a network whose embedding does not depend on the prompt.
+
+    The embedding itself comes last where other modules read it too.
+    """
+    embedded, denoiser = embed_timesteps(network, timesteps, guidance), denoiser_of(network)
+    table = project(projections(network), embedded)
+    return table | ({denoiser.embedding[0]: embedded} if denoiser.reads_embedding else {})
 
 
 class CurrentRows(Protocol):
@@ -59,7 +64,7 @@ class CurrentRows(Protocol):
 
 
 class _TableRow(nn.Module):
-    """Replaces a projection: returns the table rows of the current items, whatever the input."""
+    """Replaces a part of the time path: returns the table rows of the current items, whatever the input."""
 
     table: Tensor
 
@@ -68,8 +73,8 @@ class _TableRow(nn.Module):
         self.register_buffer("table", table)
         self.rows = rows
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        return self.table[self.rows.current(len(embedding))]
+    def forward(self, first: Tensor, *_: object, **__: object) -> Tensor:
+        return self.table[self.rows.current(len(first))]
 
 
 class PromptTables:
@@ -195,6 +200,9 @@ def run_on_prompt_tables(network: nn.Module, embedded: Tensor, rows: CurrentRows
 
 
 def _remove_embedding(network: nn.Module) -> None:
-    for name in denoiser_of(network).embedding:
+    denoiser = denoiser_of(network)
+    if denoiser.reads_embedding:  # the table has it
+        return
+    for name in denoiser.embedding:
         if getattr(network, name, None) is not None:
             setattr(network, name, _NoEmbedding())

@@ -79,10 +79,15 @@ class _Output(Protocol):
 
 
 def correct_outputs(network: nn.Module, correction: Correction, rows: Rows) -> None:
-    """Make the network return corrected outputs, in place; `rows` follow its timesteps. The hook stays on."""
+    """Make the network return corrected outputs, in place; `rows` follow its timesteps. The hook stays on.
+
+    Channels without a correction, those of a learned variance, are left out.
+    """
+    channels = correction.bias.shape[1]
 
     def hook(_module: nn.Module, _args: object, output: _Output) -> _Output:
-        output.sample = correction.apply(output.sample, rows.current(len(output.sample)))
+        sample = output.sample[:, :channels]
+        output.sample = correction.apply(sample, rows.current(len(sample)))
         return output
 
     network.register_forward_hook(hook)

@@ -178,7 +178,7 @@ def _quantizable(model: Model) -> int:
 def _text_bytes(model: Model) -> int:
     """Return the bytes of the text encoders in the dtypes they run in."""
     counts = model.text_parameters
-    return sum(count * (2 if part == "text_encoder_3" else 4) for part, count in counts.items())
+    return sum(count * (2 if part in model.family.t5 else 4) for part, count in counts.items())
 
 
 def _resident() -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import DamagedArtifact, SdquantError, UsageProblem, first_line
 from ..manifests import QuantStateFacts, QuantStateSpec
-from ..models.families import FAMILIES, Family
+from ..models.families import FAMILIES
 from ..models.load import Model
 from ..models.pipelines import in_pipeline
 from ..models.source import INDEX
@@ -119,12 +119,13 @@ def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.
     """
     import diffusers
 
-    for family in FAMILIES:
-        if (path := folder / family.folder / "config.json").is_file():
-            packed = _is_packed(path, family)
-            cls = getattr(diffusers, family.denoiser.cls)
+    for name in dict.fromkeys(family.folder for family in FAMILIES):
+        if (path := folder / name / "config.json").is_file():
+            cls, packed = _class_and_method(path)
             try:
-                network = cls.from_pretrained(path.parent, dtype=dtype, use_safetensors=True)
+                network = getattr(diffusers, cls).from_pretrained(
+                    path.parent, dtype=dtype, use_safetensors=True
+                )
             except SdquantError:
                 raise
             except Exception as error:  # a damaged config.json can raise anything
@@ -136,16 +137,18 @@ def load_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.
     raise UsageProblem(f"{folder}: has no denoiser; expected a folder that `sdquant export` wrote")
 
 
-def _is_packed(path: Path, family: Family) -> bool:
-    """Tell if a denoiser's config.json has sdquant's quantization; raises DamagedArtifact."""
+def _class_and_method(path: Path) -> tuple[str, bool]:
+    """Return a denoiser's class, and whether its config.json has our quantization; raises DamagedArtifact."""
     try:
         config = json.loads(path.read_text())
         name, quantization = config["_class_name"], config.get("quantization_config")
         method = None if quantization is None else quantization["quant_method"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArtifact(f"{path}: {type(error).__name__}: {error}; {digests.REMEDY}") from None
-    if name != family.denoiser.cls:
-        raise DamagedArtifact(f"{path}: _class_name is {name!r}, expected {family.denoiser.cls}")
+    classes = [family.denoiser.cls for family in FAMILIES if family.folder == path.parent.name]
+    if name not in classes:
+        expected = " or ".join(dict.fromkeys(classes))
+        raise DamagedArtifact(f"{path}: _class_name is {name!r}, expected {expected}")
     if method not in (None, METHOD):
         raise DamagedArtifact(f"{path}: quantization_config.quant_method is {method!r}, expected {METHOD}")
-    return method is not None
+    return name, method is not None

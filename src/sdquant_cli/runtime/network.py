@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import is_text_fed, projections, quantizable_layers
+from ..models.families import denoiser_of
+from ..models.layers import is_text_fed, quantizable_layers, table_widths
 from ..models.time_table import refuse_other_guidance, run_on_table
 from ..quant.format import PAPER, NumberFormat
 from ..quant.relaxing import relaxed_rows
@@ -43,7 +44,7 @@ def pack_network(network: nn.Module, layout: Layout) -> None:
 
     rows = Rows(layout.timesteps)
     if layout.time_table:
-        widths = {name: layer.out_features for name, layer in projections(network).items()}
+        widths = table_widths(network)
         with torch.device("meta"):
             empty = {name: torch.empty(len(layout.timesteps), width) for name, width in widths.items()}
         run_on_table(network, empty, rows)
@@ -80,6 +81,7 @@ def fill_rest(network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dt
     network.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, strict=False, assign=True)
     if left := missing(network):
         raise RuntimeError(f"tensors without values: {left}")
+    denoiser_of(network).fill_buffers(network)
     network.requires_grad_(False).eval()
 
 

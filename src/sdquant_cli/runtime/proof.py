@@ -19,7 +19,7 @@ from ..models.conditioning import Conditioning, predict
 from . import digests
 
 PROVENANCE, SELF_TEST = "provenance.json", "selftest.safetensors"
-_OTHER_PARTS = ("pooled", "size", "guidance")  # of a conditioning, in its order; some models have them
+_OTHER_PARTS = ("pooled", "size", "guidance", "mask")  # of a conditioning, in its order; some are absent
 _CHECKSUM = "sha256"  # the field of provenance.json with its own digest
 
 

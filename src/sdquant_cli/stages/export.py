@@ -18,7 +18,7 @@ from ..formats.limits import left_out, lost
 from ..formats.lowered import lowered
 from ..metrics.ratios import snr
 from ..models.example_call import ExampleCall
-from ..models.layers import projections
+from ..models.layers import table_widths
 from ..models.load import Model
 from ..models.schedule import schedule_of
 from ..options.requests import ExportRequest
@@ -78,10 +78,8 @@ def _check_losses(request: ExportRequest, state: QuantState, workspace: Workspac
     """Note what the format does not hold; raise UsageProblem for a loss without `--lossy`."""
     model = workspace.model(state.facts.setting)
     layers, form = state.state(model), NumberFormat.of(state.spec)
-    if request.format in _GRAPHS and model.guidance_width is not None:
-        raise UsageProblem(
-            f"--format {request.format}: {model.source} embeds its guidance scale, which graphs do not take"
-        )
+    if request.format in _GRAPHS:
+        _check_inputs(request.format, model)
     if request.format in _GRAPHS and form.per_token:
         raise UsageProblem(
             f"--format {request.format}: quant-state/{state.key} has a scale for each token, found at run "
@@ -92,6 +90,17 @@ def _check_losses(request: ExportRequest, state: QuantState, workspace: Workspac
         raise UsageProblem(f"--format {request.format}: {'; '.join(losses)}; add --lossy to write it so")
     for line in [*losses, *left_out(request.format, layers)]:
         workspace.events.note(line)
+
+
+def _check_inputs(form: ExportFormat, model: Model) -> None:
+    """Raise UsageProblem for a model with an input that graphs do not take."""
+    more = None
+    if model.guidance_width is not None:
+        more = "embeds its guidance scale"
+    if model.family.masked:
+        more = "takes a mask of its tokens"
+    if more:
+        raise UsageProblem(f"--format {form}: {model.source} {more}, which graphs do not have")
 
 
 def _write_file(request: ExportRequest, state: QuantState, workspace: Workspace) -> None:
@@ -109,7 +118,7 @@ def _write_graph(folder: Path, form: ExportFormat, state: QuantState, workspace:
     network, table = model.denoiser(), None
     if not model.family.pooled:
         parts = features.values.split(model.time_widths, dim=1)
-        table = dict(zip(projections(network), parts, strict=True))
+        table = dict(zip(table_widths(network), parts, strict=True))
     relaxed = relaxed_rows(state.spec.relax, len(features.timesteps))
     lowered(network, state.state(model), features.timesteps, table, relaxed)
     call = ExampleCall.of(model, setting, 2, features.timesteps[0])
