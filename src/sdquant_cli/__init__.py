@@ -6,7 +6,7 @@ and takes `quantization_config=sdquant_cli.SdquantConfig(bits="w8a8")`.
 
 from typing import TYPE_CHECKING
 
-from .runtime.hook import register_with_diffusers
+from .runtime.hook import register_with_diffusers, register_with_transformers
 from .version import __version__
 
 __all__ = ["SdquantConfig", "__version__", "generator", "load"]
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .runtime.plugin import SdquantConfig
 
 register_with_diffusers()
+register_with_transformers()
 
 
 def __getattr__(name: str) -> object:

@@ -230,7 +230,17 @@ SHARED = {  # flags that set no field of a request, and the test that is theirs
     "--preset": "tests/cli/test_presets.py",
 }
 OTHERS = {  # commands whose request goes to no stage with a store: their flags and arguments
-    "quantize": {"MODEL", "--output", "--bits", "--group-size", "--branch-rank", *MODEL} - {"--model"},
+    "quantize": {
+        "MODEL",
+        "--output",
+        "--components",
+        "--bits",
+        "--group-size",
+        "--branch-rank",
+        "--dry-run",
+        *MODEL,
+    }
+    - {"--model"},
     "demo": {"--output", "--store"},
     "run": {"--config", "--dry-run", "--store", "--json"},
     "ls": {"--store", "--json"},

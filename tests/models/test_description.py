@@ -56,3 +56,17 @@ def test_components_are_those_of_the_index(described):
     assert description.parts == {*description.other_parts, "transformer", "scheduler"}
     assert {part for part in description.index if part in description.parts} == description.parts
     assert description.component_config("scheduler")["_class_name"] == description.index["scheduler"][1]
+
+
+def test_each_network_has_a_skeleton(described, tiny):
+    description, model = described("sd3-medium"), find_model(str(tiny("sd3-medium")))
+    assert description.networks == ["transformer", "text_encoder", "text_encoder_2", "vae"]
+    texts = model.text_pipeline()
+    loaded = {"vae": model.vae(), **{part: getattr(texts, part) for part in description.text_parts}}
+    for part, network in loaded.items():
+        skeleton = description.meta_network(part)
+        assert {name: p.shape for name, p in skeleton.named_parameters()} == {
+            name: p.shape for name, p in network.named_parameters()
+        }
+        assert all(parameter.is_meta for parameter in skeleton.parameters())
+        assert description.weight_shapes(part).keys() == quantizable_layers(network).keys()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdquant_cli.errors import UsageProblem
-from sdquant_cli.models.folder import check_folder, read_defaults
+from sdquant_cli.models.folder import check_folder, class_in, read_defaults
 from sdquant_cli.models.load import find_model
 
 INDEX, UNET, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
@@ -220,3 +220,12 @@ def test_single_tensors_that_are_not_finite(copied):
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UsageProblem, match=r"time_embedding\.linear_1\.bias has numbers that are not finite"):
         find_model(str(folder)).time_path()
+
+
+def test_a_class_is_one_that_the_family_accepts(copied):
+    folder = copied("sd3-medium")
+    assert class_in(folder, "text_encoder_2").__name__ == "CLIPTextModelWithProjection"
+    assert class_in(folder, "transformer").__name__ == "SD3Transformer2DModel"
+    edit(folder / INDEX, vae=["os", "system"])
+    with pytest.raises(UsageProblem, match=r"vae is .*; expected .*AutoencoderKL"):
+        class_in(folder, "vae")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sdquant_cli.errors import UsageProblem
 from sdquant_cli.models.load import ModelName, find_model
-from sdquant_cli.models.weights import check_finite, find_weights, is_finite, need_weights
+from sdquant_cli.models.weights import check_finite, dtype_in, find_weights, is_finite, need_weights
 
 
 @pytest.fixture
@@ -124,3 +124,17 @@ def test_numbers_that_are_not_finite(dtype, tmp_path):
     layer.bias.data[0] = -torch.inf
     with pytest.raises(UsageProblem, match="bias has numbers that are not finite"):
         check_finite(layer, tmp_path, None)
+
+
+def test_the_dtype_of_a_component_is_the_widest_of_its_numbers(tmp_path):
+    file, half = tmp_path / "model.safetensors", torch.zeros(2, dtype=torch.float16)
+    folder = tmp_path / "text_encoder"
+    folder.mkdir()
+    for tensors, dtype in (
+        ({"a": half}, torch.float16),
+        ({"a": half.bfloat16(), "b": torch.zeros(1, dtype=torch.int64)}, torch.bfloat16),
+        ({"a": half, "b": half.float()}, torch.float32),
+        ({}, torch.float32),
+    ):
+        save_file(tensors, folder / file.name)
+        assert dtype_in(folder, None) is dtype

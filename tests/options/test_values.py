@@ -16,6 +16,7 @@ from sdquant_cli.options import values
         (values.SchedulerText, "EulerDiscreteScheduler", "euler"),
         (values.GateText, " psnr >= 25.0 ", "psnr>=25"),
         (values.Guidance, 7, 7.0),
+        (values.ComponentText, "vae=w8a16", "vae=w8a16"),
     ],
 )
 def test_a_value_has_one_form(kind, value, read):
@@ -32,8 +33,15 @@ def test_a_value_has_one_form(kind, value, read):
         (values.BitsText, "w9a8"),
         (values.GateText, "psnr=25"),
         (values.Switch, 1),
+        (values.ComponentText, "vae=8"),
+        (values.ComponentText, "vae, unet"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(kind, value):
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(value)
+
+
+def test_a_component_is_a_name_and_bits_where_it_has_its_own():
+    assert values.component("text_encoder_2") == ("text_encoder_2", None)
+    assert values.component("vae=W8A16") == ("vae", "w8a16")

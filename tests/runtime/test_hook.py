@@ -1,11 +1,11 @@
-"""Registration with diffusers, without importing it again."""
+"""Registration with diffusers and transformers, without importing them again."""
 
 import sys
 from types import ModuleType
 
 import pytest
 
-from sdquant_cli.runtime import hook, plugin
+from sdquant_cli.runtime import encoder_plugin, hook, plugin
 
 AUTO = "diffusers.quantizers.auto"
 
@@ -55,7 +55,7 @@ def test_one_finder_waits_for_the_module_and_then_leaves():
     module = ModuleType(AUTO)
     module.AUTO_QUANTIZATION_CONFIG_MAPPING = {}
     module.AUTO_QUANTIZER_MAPPING = {}
-    wrapped = hook._ThenRegister(loader)
+    wrapped = hook._ThenRegister(loader, hook._register)
     assert wrapped.create_module(None) is None
     wrapped.exec_module(module)
     assert loader.executed
@@ -74,3 +74,19 @@ def test_the_finder_is_added_once_and_finds_one_module(auto):
     assert isinstance(spec.loader, hook._ThenRegister)
     assert finders() == 0
     assert not registered(auto)
+
+
+def test_transformers_gets_stand_ins_that_import_what_they_stand_for(auto, monkeypatch):
+    monkeypatch.setitem(sys.modules, hook._TRANSFORMERS, auto)
+    hook.register_with_transformers()
+    config = auto.AUTO_QUANTIZATION_CONFIG_MAPPING["sdquant"].from_dict({"bits": "w8a8"})
+    assert isinstance(config, plugin.SdquantConfig)
+    quantizer = auto.AUTO_QUANTIZER_MAPPING["sdquant"](config, pre_quantized=True)
+    assert isinstance(quantizer, encoder_plugin.EncoderQuantizer)
+
+
+def test_each_package_has_its_finder(auto, monkeypatch):
+    monkeypatch.delitem(sys.modules, hook._TRANSFORMERS)
+    hook.register_with_diffusers()
+    hook.register_with_transformers()
+    assert finders() == 2

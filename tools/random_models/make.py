@@ -74,12 +74,13 @@ def _save_empty(cls: Any, config: dict[str, Any], folder: Path, dtype: torch.dty
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         part = _new(cls, config, dtype)
+    nothing = {"dtype": torch.empty(0, dtype=dtype)}  # a header that says of what
     if isinstance(part, transformers.PreTrainedModel):
         part.config.save_pretrained(folder)
-        save_file({}, folder / "model.safetensors")
+        save_file(nothing, folder / "model.safetensors")
     else:
         part.save_config(folder)
-        save_file({}, folder / "diffusion_pytorch_model.safetensors")
+        save_file(nothing, folder / "diffusion_pytorch_model.safetensors")
 
 
 def _new(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> Any:

@@ -15,13 +15,17 @@ def quantize(request: "QuantizeRequest", call: Invocation) -> None:
 
     It writes a folder that diffusers loads after `import sdquant_cli`, and needs no prompts. Weights are
     rounded to nearest; inputs have a scale for each token and pixel, found at run time, so any scheduler
-    and size draws. Below 8 bits, `calibrate` keeps images closer.
+    and size draws. Below 8 bits, `calibrate` keeps images closer. --components takes text encoders and the
+    autoencoder too; --dry-run lists the size of each.
 
     Example: sdquant quantize my-model --bits w8a8 --output my-model-w8a8
     """
     from ..stages import quantize as stage
-    from .render import Terminal
+    from .render import Terminal, print_pairs
 
+    if call.dry_run:
+        print_pairs("quantize would write", stage.sizes(request))
+        return
     folder = stage.run(request, Terminal())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     typer.echo(f"{folder} ({size / 1e6:.1f} MB)")

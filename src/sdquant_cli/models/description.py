@@ -18,6 +18,7 @@ from .folder import (
     Json,
     check_folder,
     check_supported,
+    class_in,
     read_defaults,
     read_json,
     text_parts,
@@ -32,6 +33,8 @@ from .weights import count_numbers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
+
+    from .pretrained import Network
 
 
 class ModelDescription:
@@ -106,6 +109,29 @@ class ModelDescription:
             return read_json(self.folder / part / SCHEDULER_FILE) | {"_class_name": cls}
         return with_defaults(cls, read_json(self.folder / part / "config.json"))
 
+    @property
+    def networks(self) -> list[str]:
+        """Folders of the components that are networks: the denoiser, text encoders, the autoencoder."""
+        return [self.family.folder, *self.text_parts, "vae"]
+
+    def meta_network(self, part: str) -> "Network":
+        """Return a network of the pipeline on the meta device: its modules and shapes, without weights."""
+        cls = self.denoiser_class if part == self.family.folder else class_in(self.folder, part)
+        with torch.device("meta"):
+            try:
+                if part in self.text_parts:
+                    return cls(cls.config_class.from_pretrained(self.folder / part))
+                return cls.from_config(self.component_config(part))
+            except Exception as error:
+                path = self.folder / part / "config.json"
+                raise UsageProblem(f"{path}: {cls.__name__} refuses it ({reason_of(error)})") from None
+
+    def weight_shapes(self, part: str) -> dict[str, torch.Size]:
+        """Return the weight shapes of a network's quantizable layers, in module order."""
+        return {
+            name: layer.weight.shape for name, layer in quantizable_layers(self.meta_network(part)).items()
+        }
+
     # ------------------------------------------------------------ sizes
 
     @cached_property
@@ -171,14 +197,9 @@ class ModelDescription:
     @cached_property
     def skeleton(self) -> "ModelMixin":
         """The denoiser on the meta device: its modules and shapes, without weights."""
-        with torch.device("meta"):
-            try:
-                network = self.denoiser_class.from_config(self.config)
-            except Exception as error:
-                cls, path = self.family.denoiser.cls, self.folder / self.family.folder / "config.json"
-                raise UsageProblem(f"{path}: {cls} refuses it ({reason_of(error)})") from None
-            if self.split_shortcuts:
-                split_shortcuts(network)
+        network = self.meta_network(self.family.folder)
+        if self.split_shortcuts:
+            split_shortcuts(network)
         return network
 
     @cached_property

@@ -7,6 +7,7 @@ loaded.
 import inspect
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +150,15 @@ def check_supported(folder: Path, family: Family) -> None:
             f"{path}: {GUIDANCE} is missing; expected the channels of an embedded guidance scale, which "
             f"{family.pipelines[0]} needs"
         )
+
+
+def class_in(folder: Path, part: str) -> type[Any]:
+    """Return the class of a component that a pipeline's index names; raise UsageProblem for any other."""
+    index = read_json(folder / INDEX)
+    _check_class(folder / INDEX, index, family_in(folder, str(folder)), part)
+    library, name = index[part]
+    found: type[Any] = getattr(import_module(library), name)
+    return found
 
 
 def text_parts(index: Json, family: Family) -> list[str]:

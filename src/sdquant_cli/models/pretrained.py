@@ -1,11 +1,11 @@
 """Load a network of diffusers or transformers from its folder; every refusal is one line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from ..errors import UsageProblem, first_line
+from ..errors import DamagedArtifact, UsageProblem, first_line
 from .weights import check_finite, check_headers, need_weights
 
 if TYPE_CHECKING:
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 Network: TypeAlias = "ModelMixin | PreTrainedModel"
 
 
-def load_network(cls: "type[Network]", folder: Path, variant: str | None, dtype: torch.dtype) -> "Network":
-    """Return a network in eval mode, without gradients; raise UsageProblem for weights that do not fit."""
+def load_network(
+    cls: "type[Network]", folder: Path, variant: str | None, dtype: torch.dtype, **options: Any
+) -> "Network":
+    """Return a network in eval mode, without gradients; raise UsageProblem for weights that do not fit.
+
+    `options` are further ones of `from_pretrained`.
+    """
     weights = need_weights(folder, variant)
     check_headers(weights)
     try:
@@ -28,9 +33,10 @@ def load_network(cls: "type[Network]", folder: Path, variant: str | None, dtype:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:
-        if _is_out_of_memory(error):
+        if _is_out_of_memory(error) or isinstance(error, DamagedArtifact):
             raise
         raise UsageProblem(f"{folder}: {reason_of(error)}") from None
     for kind in ("missing", "unexpected"):

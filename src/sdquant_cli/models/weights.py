@@ -14,6 +14,9 @@ from torch import nn
 
 from ..errors import UsageProblem, first_line
 
+# by their names in a header
+_FLOATING = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -105,6 +108,18 @@ def count_numbers(folder: Path, variant: str | None) -> int:
             for name in file.keys():  # noqa: SIM118
                 total += math.prod(file.get_slice(name).get_shape())
     return total
+
+
+def dtype_in(folder: Path, variant: str | None) -> torch.dtype:
+    """Return the widest floating-point dtype in a component's files, from their headers; fp32 without any."""
+    widest: torch.dtype | None = None
+    for path in weight_files(folder, variant):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                dtype = _FLOATING.get(file.get_slice(name).get_dtype())
+                if dtype is not None:
+                    widest = dtype if widest is None else torch.promote_types(widest, dtype)
+    return widest or torch.float32
 
 
 def check_headers(weights: Weights) -> None:

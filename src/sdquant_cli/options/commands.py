@@ -112,7 +112,7 @@ COMMANDS = {
     "calibrate": CommandOptions(requests.CalibrateRequest, (PRESET, *STAGE)),
     "generate": CommandOptions(requests.GenerateRequest, (PRESET, *STAGE)),
     "evaluate": CommandOptions(requests.EvaluateRequest, STAGE),
-    "quantize": CommandOptions(requests.QuantizeRequest, ()),
+    "quantize": CommandOptions(requests.QuantizeRequest, (DRY_RUN,)),
     "export": CommandOptions(requests.ExportRequest, (STORE,)),
     "bench": CommandOptions(requests.BenchRequest, (STORE, JSON)),
     "report": CommandOptions(requests.ReportRequest, (STORE,)),

@@ -15,6 +15,7 @@ from .values import (
     BitsText,
     BudgetText,
     ColumnText,
+    ComponentText,
     Cost,
     Count,
     GateText,
@@ -211,13 +212,25 @@ class QuantizeRequest(Fields):
         ),
     ]
     output: Annotated[Path, Option("Folder to write.")]
+    components: Annotated[
+        tuple[ComponentText, ...],
+        Option(
+            "Networks to quantize, separated by commas, or all: the denoiser's folder, text_encoder, "
+            "text_encoder_2, text_encoder_3, vae. NAME=BITS gives one its own bits; the default of vae is "
+            "w8a16. Default: the denoiser.",
+            commas=True,
+        ),
+    ] = ()
     bits: Annotated[BitsText, Option("Bits of weights and activations, such as w8a8.")] = "w8a8"
     group_size: Annotated[
         Count | None, Option("Input channels of a weight that share a scale. Default: all.", Panel.BITS)
     ] = None
     branch_rank: Annotated[
         Count | None,
-        Option("Rank of a 16-bit branch beside each weight (SVDQuant). Default: none.", Panel.BITS),
+        Option(
+            "Rank of a 16-bit branch beside each weight of the denoiser (SVDQuant). Default: none.",
+            Panel.BITS,
+        ),
     ] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a Hub id.", Panel.MODEL)] = None
     variant: Annotated[str | None, Option("Variant of the weight files, such as fp16.", Panel.MODEL)] = None

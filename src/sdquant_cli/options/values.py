@@ -71,6 +71,23 @@ EdgesText = Annotated[  # as in w8a16
     str, AfterValidator(lambda text: text if text in (NONE, FLOAT) else str(Bits.parse(text)))
 ]
 BatchText = Annotated[str, BeforeValidator(_batch_text)]  # as in 8, or auto
+_COMPONENT = re.compile(r"(\w+)(?:=(\w+))?", re.ASCII)
+
+
+def component(text: str) -> tuple[str, str | None]:
+    """Return the name of a component, and its bits where the text gives any; raises ValueError."""
+    words = _COMPONENT.fullmatch(text)
+    if words is None:
+        raise ValueError("expected names of components, with bits where they differ: text_encoder,vae=w8a16")
+    return words[1], words[2] and str(Bits.parse(words[2]))
+
+
+def _component_text(text: str) -> str:
+    component(text)
+    return text
+
+
+ComponentText = Annotated[str, AfterValidator(_component_text)]  # as in text_encoder, or vae=w8a16
 BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.parse(str(value))))]  # 4.25 or 3MB
 ColumnText = Annotated[  # a name, or a number, which YAML may write as such
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value)

@@ -1,5 +1,6 @@
 """The description inside an exported folder: its configuration, recipe and model card."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..manifests import ModelRef, QuantStateFacts, QuantStateSpec, Setting
@@ -8,6 +9,8 @@ from ..version import __version__
 from .network import Layout
 from .plugin import SdquantConfig, bits_in_groups
 
+Others = Mapping[str, Mapping[str, object]]  # what is said of packed networks beside the denoiser
+NO_OTHERS: Others = {}
 GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)  # what another runtime computes
 
 
@@ -41,8 +44,10 @@ def portable(ref: ModelRef) -> dict[str, object]:
     return fields
 
 
-def recipe_of(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> dict[str, object]:
-    """Return the content of recipe.json: setting, calibration and each layer's bits."""
+def recipe_of(
+    form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts, others: Others = NO_OTHERS
+) -> dict[str, object]:
+    """Return the content of recipe.json: setting, calibration, each layer's bits, other packed networks."""
     setting = facts.setting.model_dump(mode="json") | {"model": portable(facts.setting.model)}
     return {
         "format": str(form),
@@ -50,10 +55,11 @@ def recipe_of(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) 
         "calibration": spec.model_dump(mode="json"),
         "average_bits": facts.average_bits,
         "bits": facts.bits,  # of layers that differ from the calibration's bits
+        **({"components": others} if others else {}),
     }
 
 
-def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> str:
+def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts, others: Others = NO_OTHERS) -> str:
     """Return the model card, which describes the weights and how to load them."""
     setting = facts.setting.as_requested
     bits = ", ".join(f"{value:.2f} bits of {name}" for name, value in facts.average_bits.items())
@@ -64,6 +70,9 @@ def card(form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> st
         "",
         f"Quantized by sdquant {__version__}: {spec.method}, {spec.iterations} iterations; {bits}.",
     ]
+    if others:
+        named = ", ".join(f"{part} at {fields['bits']}" for part, fields in others.items())
+        lines.append(f"Beside the denoiser: {named}, rounded to nearest.")
     if form is ExportFormat.PACKED and spec.activations is Activations.TOKEN:
         lines.append("Activations have a scale for each token and pixel: any scheduler and size draws.")
     elif form in (ExportFormat.PACKED, *GRAPHS):

@@ -21,13 +21,14 @@ from ..models.weights import weight_files
 from ..types import ExportFormat
 from . import digests
 from .checks import check_numbers
-from .description import card, recipe_of
-from .plugin import METHOD, SHA256, SdquantConfig, SdquantQuantizer
+from .components import SHARD, store_digests
+from .description import NO_OTHERS, Others, card, recipe_of
+from .hook import METHOD
+from .plugin import SdquantConfig, SdquantQuantizer
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
-SHARD = "100MB"
 RECIPE, CARD = "recipe.json", "README.md"
 _TEXT_DTYPES = {"text_encoder_3": "bfloat16"}  # T5, as images are generated here; others are float32
 
@@ -38,11 +39,7 @@ def write_packed(network: "ModelMixin", config: SdquantConfig, folder: Path) -> 
     network.hf_quantizer = SdquantQuantizer(config, pre_quantized=True)
     network.register_to_config(quantization_config=config, _name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    weights = {file.name: digests.sha256(file) for file in sorted(folder.glob("*.safetensors"))}
-    content["quantization_config"][SHA256] = weights
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    store_digests(folder)
 
 
 def write_dense(network: "ModelMixin", folder: Path) -> None:
@@ -51,22 +48,29 @@ def write_dense(network: "ModelMixin", folder: Path) -> None:
     network.save_pretrained(folder, max_shard_size=SHARD)
 
 
-def write_description(folder: Path, form: ExportFormat, spec: QuantStateSpec, facts: QuantStateFacts) -> None:
-    """Write the recipe and the model card."""
-    (folder / RECIPE).write_text(json.dumps(recipe_of(form, spec, facts), indent=1) + "\n")
-    (folder / CARD).write_text(card(form, spec, facts))
+def write_description(
+    folder: Path,
+    form: ExportFormat,
+    spec: QuantStateSpec,
+    facts: QuantStateFacts,
+    others: Others = NO_OTHERS,
+) -> None:
+    """Write the recipe and the model card; `others` are packed networks beside the denoiser."""
+    (folder / RECIPE).write_text(json.dumps(recipe_of(form, spec, facts, others), indent=1) + "\n")
+    (folder / CARD).write_text(card(form, spec, facts, others))
 
 
 def write_others(model: Model, sampler: "SchedulerMixin", folder: Path) -> None:
-    """Write all other components and the index; the scheduler is the one of the calibration."""
+    """Write the components that are not there yet, and the index; the scheduler is the calibration's."""
     index = json.loads((model.folder / INDEX).read_text())
     sampler.save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", type(sampler).__name__]
     if model.name.lora:  # an adapter changes text encoders too
         pipeline = model.text_pipeline()
         for part in model.text_parts:
-            getattr(pipeline, part).save_pretrained(folder / part)
-    for part in (*model.other_parts, "feature_extractor"):
+            if not (folder / part).exists():
+                getattr(pipeline, part).save_pretrained(folder / part)
+    for part in (*model.networks, *model.other_parts, "feature_extractor"):
         if (model.folder / part).is_dir() and not (folder / part).exists():
             _copy(model.folder / part, folder / part, model.name.variant)
     for part in model.text_parts:

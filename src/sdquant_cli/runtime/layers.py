@@ -121,7 +121,7 @@ class Packed(nn.Module):
         dtype = torch.float32 if groups == 1 else torch.float16
         scales = torch.empty(self.weight_shape[0] * groups, dtype=dtype, device="meta")
         self.register_buffer("weight_step", scales)
-        self.register_buffer("activation_step", torch.empty(spec.tables, device="meta"))
+        self.register_buffer("activation_step", torch.empty(spec.tables, dtype=torch.float32, device="meta"))
         self.register_buffer("activation_zero", torch.empty(spec.tables, dtype=torch.int32, device="meta"))
         rank = spec.form.rank(self.weight_shape)
         self.tables = TABLES + (BRANCH if rank else ()) + ((SMOOTHING,) if spec.form.smoothing else ())

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from ..errors import DamagedArtifact, NewerFormat, UsageProblem
+from ..models.layers import quantizable_layers
 from ..models.shortcuts import SHORTCUT
+from ..models.weights import is_finite
 from ..quant.allocate import ends
 from ..quant.format import NumberFormat
 from ..quant.state import rounded_to_nearest
@@ -28,14 +30,15 @@ from ..types import Activations, Bits, Execution, Relax, Tables
 from . import digests
 from .checks import check_numbers
 from .engines import ENGINES, engine_for
-from .hook import register_with_diffusers
+from .hook import METHOD, register_with_diffusers
 from .layers import BRANCH, SMOOTHING, TABLES, Packed
 from .network import Layout, missing, pack_network, packed_layers, use_engine
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-METHOD = "sdquant"
+    from ..models.pretrained import Network
+
 FORMAT = 2
 _FORMAT_1 = {
     "activations": Activations.PER_STEP.value,
@@ -205,6 +208,53 @@ def _fields(fields: dict[str, object]) -> _Fields:
         ) from None
 
 
+def check_digests(config: SdquantConfig, files: Sequence[str | Path]) -> None:
+    """Raise DamagedArtifact for a weight file that has changed, by the digests in config.json."""
+    if config.sha256 and os.environ.get(SKIP_VARIABLE, "0") == "0":
+        for path in map(Path, files):
+            digests.check(path, config.sha256.get(path.name, ""))
+
+
+def pack_in_place(network: nn.Module, config: SdquantConfig, pre_quantized: bool) -> SdquantConfig:
+    """Give a network on the meta device packed layers; return the config with nothing left open.
+
+    Unless its files are `pre_quantized`, the layers expect floating-point weights.
+    """
+    names = list(quantizable_layers(network))
+    if pre_quantized:
+        pack_network(network, config.layout(names))
+        return config
+    config = config.for_floating_point(names)
+    pack_network(network, config.layout(names))
+    for layer in packed_layers(network).values():
+        layer.expect_weight()
+    return config
+
+
+def fill_from_floating_point(layer: Packed, weight: Tensor, name: str) -> None:
+    """Fill a packed layer with a weight rounded to nearest; raise UsageProblem if it is not finite."""
+    if not is_finite(weight):
+        raise UsageProblem(f"{name} has numbers that are not finite (NaN or infinity)")
+    layer.fill(rounded_to_nearest(weight, layer.bits, layer.form))
+
+
+def make_ready(network: "Network") -> None:
+    """Let a filled network compute with the engine that the environment names, and be cast.
+
+    Raises DamagedArtifact for what is missing or outside its grid, UsageProblem for an engine that is none.
+    """
+    if left := missing(network):
+        raise DamagedArtifact(
+            f"{len(left)} tensors are missing from the weight files, first {left[0]}; {digests.REMEDY}"
+        )
+    check_numbers(network)
+    engine = os.environ.get(ENGINE_VARIABLE, "auto")
+    if engine not in ("auto", *ENGINES):
+        raise UsageProblem(f"{ENGINE_VARIABLE}={engine}: expected auto, {' or '.join(ENGINES)}")
+    use_engine(network, engine_for(None if engine == "auto" else Execution(engine)))
+    network.is_quantized = False  # so that casts are allowed, which `Packed` handles
+
+
 class SdquantQuantizer(DiffusersQuantizer):
     """A quantizer that loads networks whose weights sdquant has packed, and saves them to the same bytes.
 
@@ -219,10 +269,7 @@ class SdquantQuantizer(DiffusersQuantizer):
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
         """Check weight files against the digests in config.json; return the keys unchanged."""
-        expected = self.quantization_config.sha256
-        if expected and os.environ.get(SKIP_VARIABLE, "0") == "0":
-            for path in map(Path, checkpoint_files):
-                digests.check(path, expected.get(path.name, ""))
+        check_digests(self.quantization_config, checkpoint_files)
         return loaded_keys
 
     def check_if_quantized_param(
@@ -248,7 +295,7 @@ class SdquantQuantizer(DiffusersQuantizer):
         layer, tensor = model.get_submodule(path), state_dict[name].to(device)
         if not self.pre_quantized:
             assert isinstance(layer, Packed)
-            layer.fill(rounded_to_nearest(tensor, layer.bits, layer.form))
+            fill_from_floating_point(layer, tensor, name)
             return
         expected = getattr(layer, field)
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
@@ -262,17 +309,9 @@ class SdquantQuantizer(DiffusersQuantizer):
             setattr(layer, field, tensor)
 
     def _process_model_before_weight_loading(self, model: "ModelMixin", **_: object) -> None:
-        from ..models.layers import quantizable_layers
-
-        names = list(quantizable_layers(model))
-        if self.pre_quantized:
-            pack_network(model, self.quantization_config.layout(names))
-            return
-        self.quantization_config = self.quantization_config.for_floating_point(names)
-        model.register_to_config(quantization_config=self.quantization_config)
-        pack_network(model, self.quantization_config.layout(names))
-        for layer in packed_layers(model).values():
-            layer.expect_weight()
+        self.quantization_config = pack_in_place(model, self.quantization_config, self.pre_quantized)
+        if not self.pre_quantized:
+            model.register_to_config(quantization_config=self.quantization_config)
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:  # noqa: ARG002
         """Return the keys that a file lacks, without the scales of weights that are packed while loading."""
@@ -281,16 +320,7 @@ class SdquantQuantizer(DiffusersQuantizer):
         return [name for name in missing_keys if name.rpartition(".")[2] not in (*TABLES, *BRANCH, SMOOTHING)]
 
     def _process_model_after_weight_loading(self, model: "ModelMixin", **_: object) -> None:
-        if left := missing(model):
-            raise DamagedArtifact(
-                f"{len(left)} tensors are missing from the weight files, first {left[0]}; {digests.REMEDY}"
-            )
-        check_numbers(model)
-        engine = os.environ.get(ENGINE_VARIABLE, "auto")
-        if engine not in ("auto", *ENGINES):
-            raise UsageProblem(f"{ENGINE_VARIABLE}={engine}: expected auto, {' or '.join(ENGINES)}")
-        use_engine(model, engine_for(None if engine == "auto" else Execution(engine)))
-        model.is_quantized = False  # so that diffusers allows casts, which `Packed` handles
+        make_ready(model)
 
     @property
     def is_serializable(self) -> bool:

@@ -1,6 +1,7 @@
 """`export`: a quantizer state as a pipeline directory that diffusers loads, or as a file; and `verify`."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..quant.format import NumberFormat
 from ..quant.relaxing import relaxed_rows
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
-from ..runtime import directory, proof
+from ..runtime import components, directory, proof
 from ..runtime.description import config_of, portable, recipe_of
 from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, packed_layers, use_engine
@@ -225,20 +226,38 @@ def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:
     """Check digests, then the stored call on this machine's engines; return its SNR in dB by engine."""
     files = proof.check_files(folder)
     events.note(f"{files} files are as they were written")
-    denoiser, packed = directory.load_denoiser(folder)
     facts: dict[str, float | str] = {"files": files}
-    engines = {Execution.FP}
-    if packed:
-        form = next(iter(packed_layers(denoiser).values())).form
-        engines = {Execution.DEQUANTIZED, choose(torch.device("cpu"), form)}
-    for execution in sorted(engines):
-        if packed:
-            use_engine(denoiser, engine_for(execution))
-        ratio = proof.replay(denoiser, folder / proof.SELF_TEST)
-        if not ratio >= ENOUGH_DB:
-            raise DamagedArtifact(
-                f"{folder}: self-test failed on engine {execution}: SNR {ratio:.1f} dB, expected at least "
-                f"{ENOUGH_DB:g} dB; this machine's libraries compute it wrongly"
-            )
-        facts[f"signal to noise, dB, {execution}"] = ratio
+    tested = components.tested_parts(folder)
+    if not tested or (folder / proof.SELF_TEST).exists():
+        denoiser, packed = directory.load_denoiser(folder)
+        for execution in _engines(denoiser, packed):
+            ratio = proof.replay(denoiser, folder / proof.SELF_TEST)
+            facts[f"signal to noise, dB, {execution}"] = _checked(ratio, folder, f"on engine {execution}")
+    for part in tested:
+        network = components.load(folder, part)
+        for execution in _engines(network, packed=True):
+            ratio = components.replay(network, folder, part)
+            what = f"of {part} on engine {execution}"
+            facts[f"signal to noise of {part}, dB, {execution}"] = _checked(ratio, folder, what)
     return facts
+
+
+def _engines(network: nn.Module, packed: bool) -> Iterator[Execution]:
+    """Yield the engines of this machine, the network computing with each in turn."""
+    if not packed:
+        yield Execution.FP
+        return
+    form = next(iter(packed_layers(network).values())).form
+    for execution in sorted({Execution.DEQUANTIZED, choose(torch.device("cpu"), form)}):
+        use_engine(network, engine_for(execution))
+        yield execution
+
+
+def _checked(ratio: float, folder: Path, what: str) -> float:
+    """Return the SNR of a self-test, in dB; raise DamagedArtifact if it is too low."""
+    if not ratio >= ENOUGH_DB:
+        raise DamagedArtifact(
+            f"{folder}: self-test failed {what}: SNR {ratio:.1f} dB, expected at least {ENOUGH_DB:g} dB; "
+            f"this machine's libraries compute it wrongly"
+        )
+    return ratio
