@@ -128,7 +128,8 @@ class Relax(StrEnum):
 class StepMatch(StrEnum):
     """The activation quantizers that a timestep without calibration uses."""
 
-    NEAREST = "nearest"
+    NEAREST = "nearest"  # those of the nearest calibrated timestep
+    INTERPOLATE = "interpolate"  # between two calibrated ones, linearly in log-SNR
 
 
 class Dtype(StrEnum):

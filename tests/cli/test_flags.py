@@ -178,6 +178,7 @@ FLAGS = {
         **STATE,
         "--format": ("dequant", ExportFormat.DEQUANT, None),
         "--lossy": (None, True, None),
+        **{flag: (word, value, None) for flag, (word, value, _) in SCHEDULE.items()},
     },
     "bench": {
         **STATE,

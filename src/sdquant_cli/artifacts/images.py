@@ -123,7 +123,8 @@ class _Painter:
         setting, device = drawing.spec.setting, workspace.device
         model = workspace.model(setting)
         if drawing.state:
-            denoiser = quantized_denoiser(workspace, drawing.state, setting, drawing.spec.engine)
+            spec = drawing.spec
+            denoiser = quantized_denoiser(workspace, drawing.state, setting, spec.engine, spec.step_match)
         else:
             denoiser = model.denoiser(Dtype(setting.dtype), str(device))
         texts, index = drawing.embeds.texts(model, setting), drawing.embeds.index()

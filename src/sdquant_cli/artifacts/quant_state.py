@@ -1,6 +1,7 @@
 """Quantizer state: the parameters from which a quantized denoiser is rebuilt, simulated or packed."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,15 +15,17 @@ from ..methods.number_choices import floating_layers
 from ..models.attention import open_attention
 from ..models.layers import is_text_fed, table_widths
 from ..models.load import TORCH_DTYPES, Model
+from ..models.schedule import log_snr
 from ..quant.correction import Correction, correct_outputs
 from ..quant.format import NumberFormat
-from ..quant.relaxing import relaxed_rows
+from ..quant.interpolation import Interpolation
+from ..quant.relaxing import RelaxedRows, relaxed_rows
 from ..quant.rows import Rows
 from ..quant.state import FIELDS, State, restore, state_from_arrays, stored_fields, stored_values
 from ..runtime.engines import choose, engine_for
 from ..runtime.network import Layout, fill_layers, fill_rest, missing, pack_network, use_engine
 from ..store import ArraySpec, Artifact
-from ..types import Bits, Dtype, Engine, Execution, Kind, Relax, Tables
+from ..types import Bits, Dtype, Engine, Execution, Kind, Relax, StepMatch, Tables
 from .time_table import TimeTable, make_time_table
 from .workspace import Workspace
 
@@ -129,25 +132,70 @@ def refuse_unless_packable(state: QuantState, flag: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Scheduled:
+    """What a state computes with at the timesteps of a schedule: its own, or interpolated."""
+
+    layers: State
+    table: TimeTable
+    relaxed: RelaxedRows | None
+    correction: Correction | None
+
+
+def scheduled(
+    workspace: Workspace, state: QuantState, model: Model, setting: Setting, match: StepMatch | None = None
+) -> Scheduled:
+    """Return a state's numbers for the calibrated schedule, with `interpolate` for that of a setting."""
+    table = workspace.input(TimeTable, state, "time-table")
+    layers, rows = state.state(model), len(table.timesteps())
+    relaxed = relaxed_rows(state.spec.relax, rows)
+    correction = state.correction() if state.spec.correction else None
+    if match is not StepMatch.INTERPOLATE:
+        return Scheduled(layers, table, relaxed, correction)
+    own = _table_of(workspace, model, setting, table)
+    before, after = model.sampler(state.facts.setting), model.sampler(setting)
+    between = Interpolation.between(log_snr(before, table.timesteps()), log_snr(after, own.timesteps()))
+    wider = relaxed_rows(state.spec.relax, len(own.timesteps()))
+    layers = between.state(layers, relaxed, wider)
+    return Scheduled(layers, own, wider, correction and between.correction(correction))
+
+
+def _table_of(workspace: Workspace, model: Model, setting: Setting, calibrated: TimeTable) -> TimeTable:
+    """Return the time table of a setting, its time path rounded as that of the calibration."""
+    bits = Bits.parse(calibrated.spec.bits) if calibrated.spec.bits else None
+    return make_time_table(workspace, model, setting, bits)
+
+
 def quantized_denoiser(
     workspace: Workspace,
     state: QuantState,
     setting: Setting,
     execution: Execution = Execution.SIMULATED,
+    match: StepMatch | None = None,
 ) -> nn.Module:
-    """Return the denoiser of a quantizer state on the workspace's device, computed in the given way."""
+    """Return the denoiser of a quantizer state on the workspace's device, computed in the given way.
+
+    For a setting of another schedule, the activation quantizers of a simulated one are those of the nearest
+    calibrated timestep, or those that `match` says.
+    """
     if execution is Execution.SIMULATED:
-        return _simulated(workspace, state, setting)
-    network, _ = packed_denoiser(workspace, state, setting)
+        return _simulated(workspace, state, setting, match)
+    network, _ = packed_denoiser(workspace, state, setting, match)
     use_engine(network, engine_for(execution))
     return network.to(workspace.device)
 
 
-def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -> tuple[nn.Module, Layout]:
-    """Return the packed denoiser on the CPU, and its layout. Of FP weights only the unquantized are read."""
-    model, table = workspace.model(setting), workspace.input(TimeTable, state, "time-table")
-    layers = state.state(model)
-    bits = {name: layer.bits for name, layer in layers.items()}
+def packed_denoiser(
+    workspace: Workspace, state: QuantState, setting: Setting, match: StepMatch | None = None
+) -> tuple[nn.Module, Layout]:
+    """Return the packed denoiser on the CPU, and its layout. Of FP weights only the unquantized are read.
+
+    Its tables are those of the calibrated schedule; with `interpolate` those of the setting's.
+    """
+    model = workspace.model(setting)
+    numbers = scheduled(workspace, state, model, setting, match)
+    table = numbers.table
+    bits = {name: layer.bits for name, layer in numbers.layers.items()}
     form = NumberFormat.of(state.spec)
     rounds_time_path = table.spec.bits is not None
     has_table = not model.family.pooled and (rounds_time_path or not form.per_token)
@@ -164,7 +212,7 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
     network = copy.deepcopy(model.skeleton)
     names = list(table_widths(network))
     pack_network(network, layout)
-    fill_layers(network, layers)
+    fill_layers(network, numbers.layers)
     tensors = {}
     if has_table:
         parts = table.features().values.split(model.time_widths, dim=1)
@@ -174,28 +222,24 @@ def packed_denoiser(workspace: Workspace, state: QuantState, setting: Setting) -
     return network, layout
 
 
-def _simulated(workspace: Workspace, state: QuantState, setting: Setting) -> nn.Module:
-    """Return the denoiser with rounded values in floating-point arithmetic: the specification.
-
-    For a setting of another schedule the time features are its own, the activation quantizers those of the
-    nearest calibrated timestep.
-    """
-    table = workspace.input(TimeTable, state, "time-table")
+def _simulated(
+    workspace: Workspace, state: QuantState, setting: Setting, match: StepMatch | None
+) -> nn.Module:
+    """Return the denoiser with rounded values in floating-point arithmetic: the specification."""
     model = model_of(workspace, state.spec, setting)
-    calibrated = table.timesteps()
-    other_schedule = setting != state.facts.setting
-    if other_schedule:
-        bits = Bits.parse(table.spec.bits) if table.spec.bits else None
-        table = make_time_table(workspace, model, setting, bits)
+    numbers = scheduled(workspace, state, model, setting, match)
+    table, calibrated = numbers.table, numbers.table.timesteps()
+    takes_nearest = setting != state.facts.setting and match is not StepMatch.INTERPOLATE
+    if takes_nearest:
+        table = _table_of(workspace, model, setting, table)
     tabulated = tabulated_denoiser(model, Dtype(setting.dtype), workspace.device, table.features())
     rows = tabulated.rows
-    if other_schedule and not state.is_for_any_schedule:
+    if takes_nearest and not state.is_for_any_schedule:
         rows = Rows(calibrated, nearest=True)
         rows.follow(tabulated.network)
     if state.spec.attention_bits:
         open_attention(tabulated.network)
-    relaxed = relaxed_rows(state.spec.relax, len(calibrated))
-    restore(tabulated.network, state.state(model), NumberFormat.of(state.spec), rows, relaxed)
-    if state.spec.correction:
-        correct_outputs(tabulated.network, state.correction(), rows)
+    restore(tabulated.network, numbers.layers, NumberFormat.of(state.spec), rows, numbers.relaxed)
+    if numbers.correction is not None:
+        correct_outputs(tabulated.network, numbers.correction, rows)
     return tabulated.network.to(workspace.device)

@@ -184,6 +184,7 @@ class DriftSpec(Spec):
     prompts: int  # number used, from the first on
     seed: int
     micro_batch: int
+    step_match: StepMatch | None = None  # where tables are interpolated
 
 
 class MetricsSpec(Spec):

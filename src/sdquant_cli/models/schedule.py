@@ -4,9 +4,15 @@ PNDM with 50 steps calls the UNet 51 times at 50 distinct timesteps: its second 
 the third. Tables have one row per distinct timestep, in the order of first use.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .samplers import Sampler
+import torch
+from torch import Tensor
+
+from .samplers import Sampler, is_flow
+
+SMALLEST = 1e-8  # share of signal or noise that a log-SNR is computed of, so that it is finite
 
 
 @dataclass(frozen=True)
@@ -30,3 +36,20 @@ class Schedule:
 def schedule_of(sampler: Sampler) -> Schedule:
     """Return the calls of a sampler whose timesteps are set."""
     return Schedule(tuple(map(float, sampler.timesteps)))
+
+
+def log_snr(sampler: Sampler, timesteps: Sequence[float]) -> Tensor:
+    """Return the logarithm of the signal-to-noise ratio (R) fp64 of latents at timesteps of a sampler.
+
+    It is log(a / (1 - a)) of the share a of the signal's variance, linear between the trained timesteps; in
+    flow matching, whose latents are (1 - s) x + s noise at timestep 1000 s, it is 2 log((1 - s) / s).
+    """
+    t = torch.tensor(timesteps, dtype=torch.float64)
+    if is_flow(sampler):
+        noise = (t / float(sampler.config["num_train_timesteps"])).clamp(SMALLEST, 1 - SMALLEST)
+        return 2 * ((1 - noise).log() - noise.log())
+    signal = sampler.alphas_cumprod.double().clamp(SMALLEST, 1 - SMALLEST)
+    trained = signal.log() - (1 - signal).log()
+    lower = t.floor().long().clamp(0, len(trained) - 1)
+    upper = (lower + 1).clamp(max=len(trained) - 1)
+    return torch.lerp(trained[lower], trained[upper], (t - lower).clamp(0, 1))

@@ -94,6 +94,19 @@ class SettingRequest(Request):
     ] = None
 
 
+class RescheduleRequest(Request):
+    """The schedule of a folder, if it is not the calibrated one."""
+
+    scheduler: Annotated[
+        SchedulerText | None,
+        Option("Scheduler of the folder, tables interpolated for it. Default: as calibrated.", Panel.MODEL),
+    ] = None
+    steps: Annotated[
+        Steps | None,
+        Option("Number of its steps, tables interpolated for them. Default: as calibrated.", Panel.MODEL),
+    ] = None
+
+
 _MESSAGES = {
     "extra_forbidden": "unknown field",
     "missing": "is required",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..types import Engine, ExportFormat, Measure, Select, StepMatch
-from .base import MODEL, SCHEDULE, SIZE, Fields, Request, SettingRequest, first_problem
+from .base import MODEL, SCHEDULE, SIZE, Fields, Request, RescheduleRequest, SettingRequest, first_problem
 from .calibration import CalibrateRequest, NumberOptions
 from .option import Option, Panel
 from .values import (
@@ -185,7 +185,8 @@ class GenerateRequest(SettingRequest):
     step_match: Annotated[
         StepMatch | None,
         Option(
-            "Allow another --scheduler or --steps than calibrated: take the nearest timestep's scales.",
+            "Allow another --scheduler or --steps than calibrated: take the nearest timestep's scales, or "
+            "interpolate between two.",
             Panel.MODEL,
             "ImagesSpec.step_match",
         ),
@@ -241,7 +242,7 @@ class QuantizeRequest(Fields):
     lora_scale: Annotated[Scale | None, Option("Scale of --lora. Default: 1.", Panel.MODEL)] = None
 
 
-class ExportRequest(Request):
+class ExportRequest(RescheduleRequest):
     """Options of `export`."""
 
     without_flag = frozenset({"device"})

@@ -74,7 +74,12 @@ _WITHOUT_FLAG: dict[type[Frozen], dict[str, Source]] = {
         "second": INHERITED,
     },
     ImagesSpec: {"setting": INHERITED},
-    DriftSpec: {"setting": INHERITED, "seed": INHERITED, "micro_batch": INHERITED},
+    DriftSpec: {
+        "setting": INHERITED,
+        "seed": INHERITED,
+        "micro_batch": INHERITED,
+        "step_match": INHERITED,
+    },
     TimeTableSpec: dict.fromkeys(TimeTableSpec.model_fields, INHERITED),
     MetricsSpec: {"metrics": INHERITED, "weights": INHERITED},
 }

@@ -28,7 +28,7 @@ from ..models.schedule import schedule_of
 from ..models.trajectory import Trajectory
 from ..quant.finite import check_finite
 from ..store import Draft, Facts
-from ..types import Dtype
+from ..types import Dtype, StepMatch
 
 NOT_FINITE = "the model computes NaN or infinity for it"
 
@@ -84,7 +84,13 @@ def measure_drift(workspace: Workspace, images: Images, count: int) -> Drift:
     count = min(count, images.facts.images)
     calls = schedule_of(workspace.model(setting).sampler(setting)).calls
     blueprint = Blueprint(
-        DriftSpec(setting=setting, prompts=count, seed=images.spec.seed, micro_batch=micro_batch),
+        DriftSpec(
+            setting=setting,
+            prompts=count,
+            seed=images.spec.seed,
+            micro_batch=micro_batch,
+            step_match=_interpolated(images),
+        ),
         {
             "prompts": workspace.input(Prompts, images, "prompts"),
             "text-embeds": workspace.input(TextEmbeds, images, "text-embeds"),
@@ -96,12 +102,18 @@ def measure_drift(workspace: Workspace, images: Images, count: int) -> Drift:
     return workspace.produce(Drift, blueprint, partial(_compare_units, workspace, images))
 
 
+def _interpolated(images: Images) -> StepMatch | None:
+    """Return `interpolate` if the pictures' tables are; None for any other, as specs were before it."""
+    return images.spec.step_match if images.spec.step_match is StepMatch.INTERPOLATE else None
+
+
 def _compare_units(workspace: Workspace, images: Images, draft: Draft) -> Facts:
     setting, seed, device = images.spec.setting, images.spec.seed, workspace.device
     model = workspace.model(setting)
     embeds = workspace.input(TextEmbeds, images, "text-embeds")
     teacher = model.denoiser(Dtype(setting.dtype), str(device))
-    student = quantized_denoiser(workspace, workspace.input(QuantState, images, "state"), setting)
+    state = workspace.input(QuantState, images, "state")
+    student = quantized_denoiser(workspace, state, setting, match=_interpolated(images))
     texts, index = embeds.texts(model, setting), embeds.index()
     scale = setting.guidance_scale
     calls = schedule_of(model.sampler(setting)).calls

@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..artifacts.latents import Latents, load_items
-from ..artifacts.quant_state import QuantState, find_state, packed_denoiser, refuse_unless_packable
+from ..artifacts.quant_state import (
+    QuantState,
+    find_state,
+    packed_denoiser,
+    refuse_unless_packable,
+    scheduled,
+)
 from ..artifacts.time_table import TimeTable
 from ..artifacts.workspace import Workspace
 from ..errors import DamagedArtifact, MissingArtifact, UsageProblem
@@ -17,15 +24,17 @@ from ..events import SILENT, Events
 from ..formats import graph, single_file
 from ..formats.limits import left_out, lost
 from ..formats.lowered import lowered
+from ..manifests import QuantStateFacts, Setting
 from ..metrics.ratios import snr
+from ..models.conditioning import Conditioning
 from ..models.example_call import ExampleCall
 from ..models.layers import table_widths
 from ..models.load import Model
 from ..models.schedule import schedule_of
+from ..options.base import SCHEDULE
 from ..options.requests import ExportRequest
 from ..paths import check_output
 from ..quant.format import NumberFormat
-from ..quant.relaxing import relaxed_rows
 from ..quant.rows import TOLERANCE
 from ..quant.state import State
 from ..runtime import components, directory, proof
@@ -33,7 +42,7 @@ from ..runtime.description import config_of, portable, recipe_of
 from ..runtime.engines import choose, dequantized, engine_for
 from ..runtime.network import Layout, packed_layers, use_engine
 from ..runtime.whole import check_new_folder, output_folder
-from ..types import Dtype, Execution, ExportFormat, Relax
+from ..types import Dtype, Execution, ExportFormat, Relax, StepMatch
 from ..version import __version__
 
 _FILES = (ExportFormat.SINGLE_FILE, ExportFormat.COMFYUI_INT8)
@@ -53,6 +62,7 @@ def run(request: ExportRequest, workspace: Workspace) -> Path:
     state = find_state(workspace, request.state)
     refuse_unless_packable(state, "export")
     workspace.announce({"state": state})
+    setting = _setting(request, state, workspace)
     if request.format not in (ExportFormat.PACKED, ExportFormat.DEQUANT):
         _check_losses(request, state, workspace)
     if is_file:
@@ -60,10 +70,44 @@ def run(request: ExportRequest, workspace: Workspace) -> Path:
         return request.output
     with output_folder(request.output) as folder:
         if request.format in _GRAPHS:
-            _write_graph(folder, request.format, state, workspace)
+            _write_graph(folder, request.format, _Source(state, setting), workspace)
         else:
-            _write(folder, request.format, state, workspace)
+            _write(folder, request.format, _Source(state, setting), workspace)
     return request.output
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A state, and the setting that it is exported for: its own, or one of another schedule."""
+
+    state: QuantState
+    setting: Setting
+
+    @property
+    def match(self) -> StepMatch | None:
+        """How its tables come to the setting's timesteps."""
+        return None if self.setting == self.state.facts.setting else StepMatch.INTERPOLATE
+
+    @property
+    def facts(self) -> QuantStateFacts:
+        """The state's facts, with that setting."""
+        return self.state.facts.model_copy(update={"setting": self.setting})
+
+
+def _setting(request: ExportRequest, state: QuantState, workspace: Workspace) -> Setting:
+    """Return the state's setting with the request's schedule; raise UsageProblem where none can be chosen."""
+    calibrated = state.facts.setting
+    given = {name: value for name in SCHEDULE if (value := getattr(request, name)) is not None}
+    if not given:
+        return calibrated
+    flags = " ".join(f"--{name} {value}" for name, value in sorted(given.items()))
+    if state.is_for_any_schedule:
+        raise UsageProblem(f"{flags}: {state.name} draws at any timestep; leave it out and set the scheduler")
+    if request.format not in (ExportFormat.PACKED, *_GRAPHS):
+        raise UsageProblem(f"{flags}: --format {request.format} has no tables; leave it out")
+    setting = calibrated.model_copy(update=given)
+    workspace.model(calibrated).rehearse(setting)
+    return setting
 
 
 def _check_new_file(path: Path, store: str) -> None:
@@ -111,17 +155,17 @@ def _write_file(request: ExportRequest, state: QuantState, workspace: Workspace)
     single_file.write(request.output, model, state.state(model), recipe, int8=int8)
 
 
-def _write_graph(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
+def _write_graph(folder: Path, form: ExportFormat, source: _Source, workspace: Workspace) -> None:
     """Write a pipeline folder whose denoiser is a graph, and compare the graph with the network it is of."""
-    setting = state.facts.setting
+    state, setting = source.state, source.setting
     model = workspace.model(setting)
-    features = workspace.input(TimeTable, state, "time-table").features()
+    numbers = scheduled(workspace, state, model, setting, source.match)
+    features = numbers.table.features()
     network, table = model.denoiser(), None
     if not model.family.pooled:
         parts = features.values.split(model.time_widths, dim=1)
         table = dict(zip(table_widths(network), parts, strict=True))
-    relaxed = relaxed_rows(state.spec.relax, len(features.timesteps))
-    lowered(network, state.state(model), features.timesteps, table, relaxed)
+    lowered(network, numbers.layers, features.timesteps, table, numbers.relaxed)
     call = ExampleCall.of(model, setting, 2, features.timesteps[0])
     denoiser = folder / model.family.folder
     with workspace.events.task("exporting", 2, "part") as task:
@@ -129,7 +173,7 @@ def _write_graph(folder: Path, form: ExportFormat, state: QuantState, workspace:
         (denoiser / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n")
         task.advance()
         directory.write_others(model, model.sampler(setting), folder)
-        directory.write_description(folder, form, state.spec, state.facts)
+        directory.write_description(folder, form, state.spec, source.facts)
         task.advance()
     written = graph.load(denoiser)
     answer = torch.from_numpy(written.run(graph.inputs(call.x, call.timestep, call.conditioning)))
@@ -151,13 +195,13 @@ def _verdict(form: ExportFormat, written: graph.Loaded, ratio: float) -> list[st
     return lines
 
 
-def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Workspace) -> None:
-    setting = state.facts.setting
+def _write(folder: Path, form: ExportFormat, source: _Source, workspace: Workspace) -> None:
+    state, setting = source.state, source.setting
     model = workspace.model(setting)
     denoiser = folder / model.family.folder
     with workspace.events.task("exporting", 3, "part") as task:
         if form is ExportFormat.PACKED:
-            network, layout = packed_denoiser(workspace, state, setting)
+            network, layout = packed_denoiser(workspace, state, setting, source.match)
             directory.write_packed(network, config_of(layout), denoiser)
             use_engine(network, dequantized)
         else:
@@ -170,7 +214,7 @@ def _write(folder: Path, form: ExportFormat, state: QuantState, workspace: Works
         if form is ExportFormat.PACKED and not state.is_for_any_schedule:
             _check_schedule(folder, model, sampler, layout, state)
         task.advance()
-        _write_proof(folder, network, form, state, workspace)
+        _write_proof(folder, network, form, source, workspace)
         task.advance()
 
 
@@ -203,15 +247,13 @@ def _dense(model: Model, state: State) -> nn.Module:
 
 
 def _write_proof(
-    folder: Path, network: nn.Module, form: ExportFormat, state: QuantState, workspace: Workspace
+    folder: Path, network: nn.Module, form: ExportFormat, source: _Source, workspace: Workspace
 ) -> None:
     """Write what a reader checks the folder by: a stored call, recipe, card and provenance."""
-    latents = workspace.input(Latents, state, "latents")
-    items = load_items(workspace, latents, workspace.input(TimeTable, state, "time-table"), 1)
-    batch = items.batch([0], torch.device("cpu"))
-    timestep = batch.timestep[:1]
-    proof.write_self_test(network, batch.x, timestep, batch.conditioning, folder / proof.SELF_TEST)
-    directory.write_description(folder, form, state.spec, state.facts)
+    state = source.state
+    x, timestep, conditioning = _call(source, workspace)
+    proof.write_self_test(network, x, timestep, conditioning, folder / proof.SELF_TEST)
+    directory.write_description(folder, form, state.spec, source.facts)
     provenance = {
         "sdquant": __version__,
         "state": state.ref.model_dump(mode="json"),
@@ -220,6 +262,20 @@ def _write_proof(
         "calibrated": state.manifest.provenance.model_dump(mode="json"),
     }
     proof.write_provenance(folder, provenance)
+
+
+def _call(source: _Source, workspace: Workspace) -> tuple[Tensor, Tensor, Conditioning]:
+    """Return the denoiser's call of the self-test: a calibrated latent, at the setting's nearest timestep."""
+    state = source.state
+    latents = workspace.input(Latents, state, "latents")
+    items = load_items(workspace, latents, workspace.input(TimeTable, state, "time-table"), 1)
+    batch = items.batch([0], torch.device("cpu"))
+    timestep = batch.timestep[:1]
+    if source.match is not None:
+        sampler = workspace.model(source.setting).sampler(source.setting)
+        own = torch.tensor(schedule_of(sampler).timesteps).to(timestep)
+        timestep = own[(own - timestep).abs().argmin()][None]
+    return batch.x, timestep, batch.conditioning
 
 
 def verify(folder: Path, events: Events = SILENT) -> dict[str, float | str]:

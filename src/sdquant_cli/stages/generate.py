@@ -1,6 +1,7 @@
 """`generate`: pictures from fixed per-prompt noise, by the floating-point or the quantized UNet."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,11 @@ from ..quant.rows import TOLERANCE, Rows
 from ..ranks import current
 from ..resources import predicted
 from ..resources.fitting import micro_batch
-from ..types import Engine, Execution
+from ..types import Engine, Execution, StepMatch
 
 FP = "fp"
-_SCHEDULE = ("scheduler", "steps")
-_DRAWN = (*_SCHEDULE, "guidance_scale", "height", "width")
+_SCHEDULE, _SIZE = ("scheduler", "steps"), ("height", "width")
+_DRAWN = (*_SCHEDULE, "guidance_scale", *_SIZE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class _Source:
     def execution(self, request: GenerateRequest, device: torch.device) -> Execution:
         if self.state is None:
             return Execution.FP
-        if request.step_match:  # packed weights come with the tables of the calibrated steps alone
+        if request.step_match is StepMatch.NEAREST:  # packed weights come with the rows of all their steps
             return Execution.SIMULATED
         return execution_of(self.state, request.engine, device)
 
@@ -150,11 +151,25 @@ def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     if state.is_for_any_schedule:
         return _Source(_any_setting(request, state, workspace), state)
     _refuse_packed(request, state)
+    model = workspace.model(state.facts.setting)
     if request.step_match:
-        return _Source(_other_steps(request, state, workspace), state)
+        setting = _free(request, state, model, _SCHEDULE)
+        model.rehearse(setting)
+        workspace.events.note(_stand_ins(model, state.facts.setting, setting, request.step_match))
+        return _Source(setting, state)
     _refuse_other_steps(request, state, workspace)
-    inherit(state.facts.setting, request, state)
-    return _Source(state.facts.setting, state)
+    return _Source(_free(request, state, model, ()), state)
+
+
+def _free(request: GenerateRequest, state: QuantState, model: Model, names: Sequence[str]) -> Setting:
+    """Return a state's setting with what a request says of `names`, which no table belongs to."""
+    given = {name: value for name in names if (value := getattr(request, name)) is not None}
+    inherit(state.facts.setting, request.model_copy(update=dict.fromkeys(names)), state)
+    if "guidance_scale" in given:
+        given |= guidance_fields(model, given["guidance_scale"])
+    setting = state.facts.setting.model_copy(update=given)
+    check_sides(model, height=setting.height, width=setting.width)
+    return setting
 
 
 def _refuse_packed(request: GenerateRequest, state: QuantState) -> None:
@@ -162,10 +177,10 @@ def _refuse_packed(request: GenerateRequest, state: QuantState) -> None:
     if request.engine in (Engine.AUTO, Engine.SIMULATED):
         return
     refuse_unless_packable(state, f"--engine {request.engine}")
-    if request.step_match:
+    if request.step_match is StepMatch.NEAREST:
         raise UsageProblem(
             f"--engine {request.engine}: packed weights come with the tables of the calibrated steps "
-            f"alone; leave --step-match out, or --engine"
+            f"alone; leave --step-match out, or --engine, or take --step-match interpolate"
         )
 
 
@@ -177,35 +192,25 @@ def _any_setting(request: GenerateRequest, state: QuantState, workspace: Workspa
             f"leave the flag out"
         )
     _refuse_packed(request, state)
-    calibrated = state.facts.setting
-    given = {name: value for name in _DRAWN if (value := getattr(request, name)) is not None}
-    inherit(calibrated, request.model_copy(update=dict.fromkeys(_DRAWN)), state)
-    model = workspace.model(calibrated)
-    if request.guidance_scale is not None:
-        given |= guidance_fields(model, request.guidance_scale)
-    setting = calibrated.model_copy(update=given)
-    check_sides(model, height=setting.height, width=setting.width)
-    if given:
+    model = workspace.model(state.facts.setting)
+    setting = _free(request, state, model, _DRAWN)
+    if setting != state.facts.setting:
         model.rehearse(setting)
     return setting
 
 
-def _other_steps(request: GenerateRequest, state: QuantState, workspace: Workspace) -> Setting:
-    """Return a state's setting with the request's schedule; tell which steps stand in for others."""
-    calibrated = state.facts.setting
-    schedule = {name: value for name in _SCHEDULE if (value := getattr(request, name)) is not None}
-    inherit(calibrated, request.model_copy(update=dict.fromkeys(_SCHEDULE)), state)
-    setting = calibrated.model_copy(update=schedule)
-    model = workspace.model(calibrated)
-    model.rehearse(setting)
+def _stand_ins(model: Model, calibrated: Setting, setting: Setting, match: StepMatch | None) -> str:
+    """Return a line that says how many timesteps were not calibrated, and what they take instead."""
     rows = Rows(schedule_of(model.sampler(calibrated)).timesteps, nearest=True)
     timesteps = torch.tensor(schedule_of(model.sampler(setting)).timesteps)
     distance = (rows.timesteps[rows.find(timesteps)] - timesteps).abs()
-    workspace.events.note(
-        f"{int((distance > TOLERANCE).sum())} of {len(timesteps)} timesteps were not calibrated and take the "
-        f"activation quantizers of the nearest (at most {float(distance.max()):g} away)"
+    taken = "the activation quantizers of the nearest"
+    if match is StepMatch.INTERPOLATE:
+        taken = "activation quantizers between those of their neighbours"
+    return (
+        f"{int((distance > TOLERANCE).sum())} of {len(timesteps)} timesteps were not calibrated and take "
+        f"{taken} (at most {float(distance.max()):g} away)"
     )
-    return setting
 
 
 def _refuse_other_steps(request: GenerateRequest, state: QuantState, workspace: Workspace) -> None:
@@ -217,7 +222,7 @@ def _refuse_other_steps(request: GenerateRequest, state: QuantState, workspace: 
             raise UsageProblem(
                 f"--{name} {requested}: quant-state/{state.key} was calibrated with {calibrated} "
                 f"({len(timesteps)} timesteps, {timesteps[0]:g} ... {timesteps[-1]:g}); leave the flag out, "
-                f"or add --step-match nearest"
+                f"or add --step-match nearest or interpolate"
             )
 
 
