@@ -238,6 +238,18 @@ def test_the_other_families(sdquant, tiny, tmp_path, name):
     assert drawn.size == (setting.width, setting.height)
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_image_to_image_runs_some_of_the_calibrated_timesteps(exported, strength):
+    start = Image.fromarray(draw(sdquant_cli.load(exported[1]), seed=5))
+    drawn = []
+    for folder in (exported[1], EMBEDDED_FOLDER):
+        pipeline = quiet(StableDiffusionImg2ImgPipeline.from_pretrained(folder))
+        noise = torch.Generator().manual_seed(0)
+        given = {"image": start, "strength": strength, "num_inference_steps": STEPS, "generator": noise}
+        drawn.append(np.array(pipeline(PROMPT, guidance_scale=3.0, **given).images[0]))
+    assert psnr(*drawn) > 15
+
+
 def test_other_timesteps_are_refused(exported):
     with pytest.raises(UsageProblem, match="is not among the 4 calibrated ones"):
         quiet(sdquant_cli.load(exported[1]))(PROMPT, num_inference_steps=7)

@@ -113,6 +113,16 @@ def test_a_state_without_tables_needs_no_schedule(sdquant, tiny, tmp_path):
     assert "draws at any timestep" in said
 
 
+def test_a_state_with_tables_draws_at_other_sizes(store):
+    spec, pictures = generated(store, "--height", 32, "--width", 96)
+    assert (spec["setting"]["height"], spec["setting"]["width"]) == (32, 96)
+    assert pictures.shape[1:3] == (32, 96)
+    assert measured(store)["metrics"]["psnr"]["mean"] > 20
+    assert "--height 33: expected a multiple of" in store("generate", "--height", 33, code=2).stderr
+    spec, _ = generated(store, "--height", 32, *OTHER, "--step-match", "interpolate")
+    assert (spec["setting"]["height"], spec["setting"]["steps"]) == (32, 6)
+
+
 def test_a_graph_is_exported_for_another_schedule(store, tmp_path):
     said = store("export", "--output", tmp_path / "graph", "--format", "onnx", "--lossy", *OTHER).stderr
     assert "signal to noise of a call" in said

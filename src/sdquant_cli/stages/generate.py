@@ -152,13 +152,14 @@ def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
         return _Source(_any_setting(request, state, workspace), state)
     _refuse_packed(request, state)
     model = workspace.model(state.facts.setting)
+    sizes = () if model.shifts_by_resolution else _SIZE  # where a size decides timesteps, it is calibrated
     if request.step_match:
-        setting = _free(request, state, model, _SCHEDULE)
+        setting = _free(request, state, model, (*_SCHEDULE, *sizes))
         model.rehearse(setting)
         workspace.events.note(_stand_ins(model, state.facts.setting, setting, request.step_match))
         return _Source(setting, state)
     _refuse_other_steps(request, state, workspace)
-    return _Source(_free(request, state, model, ()), state)
+    return _Source(_free(request, state, model, sizes), state)
 
 
 def _free(request: GenerateRequest, state: QuantState, model: Model, names: Sequence[str]) -> Setting:
