@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.cli import bench, demo, doctor, execute, export, run
 from sdquant_cli.cli.command import Invocation
 from sdquant_cli.errors import GateFailed
@@ -97,8 +98,12 @@ def test_demo_names_the_file_that_it_wrote(returns, capsys, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     returns("pipeline.run", Made())
     drawn = returns("pipeline.side_by_side", None)
+    images = SimpleNamespace(spec=SimpleNamespace(engine="integer"))
+    monkeypatch.setattr(Workspace, "input", lambda *_: images)
     demo.demo(DemoRequest(output=tmp_path / "x.png"), CALL)
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"images: {tmp_path / 'x.png'} (above: ")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"images: {tmp_path / 'x.png'} (above: floating-point; below: w4a8, integer)"
+    )
     assert drawn[0].name == "latents/k"
 
 

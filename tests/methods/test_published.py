@@ -136,4 +136,5 @@ def test_the_first_steps_of_sdxl_are_relaxed(method):
         recipe = on_family(recipe_of(request), family)
         found[family.name] = spec_of(request, recipe, 12, ranked=False, pictures=None).relax
     assert found.pop("Stable Diffusion XL") is Relax.FIRST
+    assert found.pop("Stable Diffusion XL inpainting") is Relax.FIRST
     assert set(found.values()) == {Relax.LAST}
