@@ -1,4 +1,4 @@
-"""What packing text encoder and autoencoder saves and costs, each alone and together.
+"""Size and PSNR of folders with packed text encoder and autoencoder, each alone and together.
 
     uv run python benchmarks/components.py
 
@@ -12,10 +12,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 import sdquant_cli
 from sdquant_cli.events import SILENT
+from sdquant_cli.metrics.ratios import psnr
 from sdquant_cli.models.source import EMBEDDED_FOLDER
 from sdquant_cli.options.requests import QuantizeRequest
 from sdquant_cli.prompts import read_prompts
@@ -37,7 +40,7 @@ FOLDERS: tuple[dict[str, object], ...] = (
 )
 
 
-def draw(folder: Path, prompts: list[str], steps: int) -> np.ndarray:
+def draw(folder: Path, prompts: list[str], steps: int) -> Tensor:
     """Pictures (N,H,W,3) uint8 of a pipeline."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -46,13 +49,7 @@ def draw(folder: Path, prompts: list[str], steps: int) -> np.ndarray:
         texts = prompts[first : first + AT_ONCE]
         noise = [sdquant_cli.generator(SEED, first + i) for i in range(len(texts))]
         drawn += pipeline(texts, num_inference_steps=steps, guidance_scale=3.0, generator=noise).images
-    return np.stack([np.asarray(picture) for picture in drawn])
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """PSNR of each picture, dB."""
-    error = np.square(a.astype(float) - b.astype(float)).mean((1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(error, 1e-9))
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in drawn]))
 
 
 def megabytes(folder: Path) -> float:
@@ -79,7 +76,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             quantize.run(QuantizeRequest(model="shapes", output=folder, **options), SILENT)
-            ratios = psnr(reference, draw(folder, prompts, asked.steps))
+            ratios = psnr(draw(folder, prompts, asked.steps), reference)
             words = [f"--{name.replace('_', '-')} {words_of(value)}" for name, value in options.items()]
             line(
                 f"`{' '.join(words)}`",

@@ -15,6 +15,7 @@ import torch
 import sdquant_cli
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.cli.render import Terminal
+from sdquant_cli.metrics.ratios import psnr
 from sdquant_cli.options.requests import CalibrateRequest, ExportRequest, GenerateRequest, SampleRequest
 from sdquant_cli.stages import calibrate, export, generate, sample
 from sdquant_cli.store import Store
@@ -27,10 +28,9 @@ FORMATS = (ExportFormat.OPENVINO, ExportFormat.ONNX)
 ENGINES = (Engine.SIMULATED, Engine.INTEGER)
 
 
-def psnr(images: np.ndarray, reference: np.ndarray) -> float:
+def mean_psnr(images: np.ndarray, reference: np.ndarray) -> float:
     """Return the mean PSNR in dB of pictures (N,H,W,3) uint8."""
-    errors = np.square(images.astype(float) - reference).mean(axis=(1, 2, 3))
-    return float((10 * np.log10(255**2 / errors)).mean())
+    return float(psnr(torch.from_numpy(images), torch.from_numpy(reference)).mean())
 
 
 def drawn(workspace: Workspace, count: int, **options: object) -> np.ndarray:
@@ -71,13 +71,13 @@ def main() -> None:
         request = CalibrateRequest(method="rtn", bits=bits, activations="per-step", edges="none")
         state = f"quant-state/{calibrate.run(request, workspace).manifest.key}"
         reference = drawn(workspace, asked.count, model="fp")
-        row = [psnr(drawn(workspace, asked.count, state=state, engine=e), reference) for e in ENGINES]
+        row = [mean_psnr(drawn(workspace, asked.count, state=state, engine=e), reference) for e in ENGINES]
         for form in FORMATS:
             folder = RUNS / f"{state.removeprefix('quant-state/')}-{form}"
             if not folder.exists():
                 export.run(ExportRequest(output=folder, format=form, state=state), workspace)
             scale = latents.spec.setting.guidance_scale
-            row.append(psnr(drawn_by_graph(folder, asked.count, asked.steps, scale), reference))
+            row.append(mean_psnr(drawn_by_graph(folder, asked.count, asked.steps, scale), reference))
         rows.append(f"| {bits} | {' | '.join(f'{value:.1f}' for value in row)} |")
     print(
         "| bits | simulated | our integers | OpenVINO | ONNX Runtime |",

@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from sdquant_cli.artifacts.text_embeds import store_embeddings
 from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.artifacts.workspace import Workspace
 from sdquant_cli.manifests import ImagesSpec, Setting
+from sdquant_cli.metrics.ratios import psnr
 from sdquant_cli.models.schedule import log_snr
 from sdquant_cli.prompts import read_prompts
 from sdquant_cli.quant.interpolation import Interpolation
@@ -46,7 +46,7 @@ class Ground:
 
     def pictures(
         self, changes: dict[str, object], state: QuantState | None = None, match: StepMatch | None = None
-    ) -> np.ndarray:
+    ) -> Tensor:
         """Pictures (N,H,W,3) at a changed setting, by a state or the floating-point model."""
         spec = ImagesSpec(
             setting=self.setting.model_copy(update=changes),
@@ -56,16 +56,15 @@ class Ground:
             step_match=match,
         )
         images = draw(self.workspace, Drawing(spec, self.prompts, self.embeds, state))
-        return images.read("image").astype(float)
+        return torch.from_numpy(images.read("image"))
 
     def psnr(
         self, changes: dict[str, object], state: QuantState, match: StepMatch | None = None
     ) -> tuple[str, str, str]:
         """PSNR to floating point, dB: mean, median and lowest."""
-        error = np.square(self.pictures(changes) - self.pictures(changes, state, match)).mean((1, 2, 3))
-        ratios = 10 * np.log10(255**2 / np.maximum(error, 1e-9))
-        half = 1.96 * ratios.std(ddof=1) / len(ratios) ** 0.5
-        return f"{ratios.mean():.1f} ± {half:.1f}", f"{np.median(ratios):.1f}", f"{ratios.min():.1f}"
+        ratios = psnr(self.pictures(changes, state, match), self.pictures(changes))
+        half = 1.96 * ratios.std() / len(ratios) ** 0.5
+        return f"{ratios.mean():.1f} ± {half:.1f}", f"{ratios.quantile(0.5):.1f}", f"{ratios.min():.1f}"
 
 
 def left_out(state: QuantState, workspace: Workspace) -> Iterator[tuple[str, float]]:

@@ -93,6 +93,7 @@ def page(found: dict[str, Any]) -> str:
         beside="\n".join(tables),
         memory="\n".join(rows),
         parts="\n".join(of_parts(found.get("parts", {}))),
+        attention="\n".join(of_attention(found.get("attention", {}))),
         layers="\n".join(chain.from_iterable(starmap(of_layers, found.get("layers", {}).items()))),
         costs="\n".join(lines),
     )
@@ -105,6 +106,20 @@ def of_parts(calls: dict[str, dict[str, float]]) -> list[str]:
     for title, spent in calls.items():
         cells = (f"{spent.get(name, 0):.2f}" for name in names)
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def of_attention(cpus: dict[str, list[dict[str, float]]]) -> list[str]:
+    """The table of attention's shapes, on each CPU."""
+    lines = [
+        "| CPU | queries, keys, channels of a head | torch, s | sdquant, s | x torch |",
+        "|---|---|---|---|---|",
+    ]
+    for cpu, rows in cpus.items():
+        for row in rows:
+            shape = f"{row['queries']}, {row['keys']}, {row['channels']}"
+            times = f"{row['torch']:.4f} | {row['sdquant']:.4f} | {row['torch'] / row['sdquant']:.2f}"
+            lines.append(f"| {cpu} | {shape} | {times} |")
     return lines
 
 

@@ -244,7 +244,7 @@ def test_a_component_of_two_layers_has_none_to_quantize():
 
     config = sdquant_cli.SdquantConfig(bits="w8a8")
     with pytest.raises(UsageProblem, match="--components text_encoder: has no layers to quantize"):
-        components.decided(Model(), "text_encoder", config)
+        components.component_config(Model(), "text_encoder", config)
 
 
 def test_an_adapter_is_fused_before_an_encoder_is_packed(tiny, tmp_path):

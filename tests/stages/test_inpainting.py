@@ -115,14 +115,15 @@ def test_every_source_of_items_has_the_context(run, words):
     assert min(run.opened().need(Kind.DRIFT).facts.prediction_sqnr) > 10
 
 
+@pytest.mark.parametrize("run", ["sd-inpainting"], indirect=True)
 def test_a_single_file_of_an_inpainting_model(run, tmp_path):
     run("calibrate", "--method", "rtn", "--bits", "w8a8")
     run("export", "--format", "single-file", "--output", tmp_path / "x.safetensors")
-    model = model_of(run)
-    if model.family.pooled:
-        return
     pipeline = StableDiffusionInpaintPipeline.from_single_file(
-        str(tmp_path / "x.safetensors"), config=str(model.folder), local_files_only=True, safety_checker=None
+        str(tmp_path / "x.safetensors"),
+        config=str(model_of(run).folder),
+        local_files_only=True,
+        safety_checker=None,
     )
     assert pipeline.unet.config.in_channels == 9
 

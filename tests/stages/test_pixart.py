@@ -12,6 +12,7 @@ from sdquant_cli.artifacts.text_embeds import TextEmbeds
 from sdquant_cli.artifacts.time_table import TimeTable
 from sdquant_cli.models.load import find_model
 from sdquant_cli.models.noise import initial_noise, step_generators
+from sdquant_cli.runtime.network import packed_layers
 from sdquant_cli.types import Kind
 from tests.conftest import Sdquant
 from tests.runtime.exports import psnr, quiet
@@ -97,7 +98,7 @@ def test_methods(run, words):
     assert measured["psnr"]["mean"] > 20
 
 
-def test_quantize_and_a_pipeline_that_packs(tiny, sdquant, tmp_path):
+def test_what_quantize_writes_is_verified(tiny, sdquant, tmp_path):
     sdquant.without_store("quantize", tiny("pixart-sigma"), "--output", tmp_path / "folder")
     sdquant.without_store("verify", tmp_path / "folder")
 
@@ -137,4 +138,6 @@ def test_the_class_of_older_folders_is_read(sdquant, tiny, run, tmp_path):
     sdquant("sample", "--prompts", run.store.parent / "prompts.txt", "--model", folder, "--steps", 2)
     sdquant("calibrate", "--method", "rtn", "--bits", "w8a8")
     sdquant("export", "--output", tmp_path / "export")
-    quiet(DiffusionPipeline.from_pretrained(tmp_path / "export"))
+    transformer = DiffusionPipeline.from_pretrained(tmp_path / "export").transformer
+    assert type(transformer).__name__ == "PixArtTransformer2DModel"
+    assert len(packed_layers(transformer)) == len(find_model(str(folder)).layer_shapes)

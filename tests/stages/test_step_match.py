@@ -11,6 +11,7 @@ from tests.conftest import Sdquant
 from tests.runtime.exports import psnr, quiet
 
 PROMPT = "a big red circle"
+WITHOUT_NOISE = ("--scheduler", "EDMEulerScheduler", "--steps", 6)
 OTHER = ("--scheduler", "unipc", "--steps", 6)
 
 
@@ -93,6 +94,11 @@ def test_drift_tells_the_two_apart(store):
             "--scheduler unipc --steps 6: --format dequant has no tables",
         ),
         (("export", "--steps", 2000), "--steps 2000: expected 1..1000"),
+        (
+            ("generate", *WITHOUT_NOISE, "--step-match", "interpolate"),
+            "does not say how noisy its latents are",
+        ),
+        (("export", *WITHOUT_NOISE), "EDMEulerScheduler: does not say how noisy its latents are"),
     ],
 )
 def test_what_cannot_be_is_one_line(store, tmp_path, words, line):

@@ -132,9 +132,15 @@ def refuse_unless_packable(state: QuantState, flag: str) -> None:
         )
 
 
+def refuse_without_log_snr(model: Model, *settings: Setting) -> None:
+    """Raise UsageProblem for a setting whose sampler does not say how noisy its latents are."""
+    for setting in settings:
+        log_snr(model.sampler(setting), ())
+
+
 @dataclass(frozen=True)
 class Scheduled:
-    """What a state computes with at the timesteps of a schedule: its own, or interpolated."""
+    """The numbers of a state for the timesteps of a schedule, calibrated or interpolated."""
 
     layers: State
     table: TimeTable
@@ -152,12 +158,12 @@ def scheduled(
     correction = state.correction() if state.spec.correction else None
     if match is not StepMatch.INTERPOLATE:
         return Scheduled(layers, table, relaxed, correction)
-    own = _table_of(workspace, model, setting, table)
+    target = _table_of(workspace, model, setting, table)
     before, after = model.sampler(state.facts.setting), model.sampler(setting)
-    between = Interpolation.between(log_snr(before, table.timesteps()), log_snr(after, own.timesteps()))
-    wider = relaxed_rows(state.spec.relax, len(own.timesteps()))
+    between = Interpolation.between(log_snr(before, table.timesteps()), log_snr(after, target.timesteps()))
+    wider = relaxed_rows(state.spec.relax, len(target.timesteps()))
     layers = between.state(layers, relaxed, wider)
-    return Scheduled(layers, own, wider, correction and between.correction(correction))
+    return Scheduled(layers, target, wider, correction and between.correction(correction))
 
 
 def _table_of(workspace: Workspace, model: Model, setting: Setting, calibrated: TimeTable) -> TimeTable:

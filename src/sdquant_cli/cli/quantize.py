@@ -24,8 +24,16 @@ def quantize(request: "QuantizeRequest", call: Invocation) -> None:
     from .render import Terminal, print_pairs
 
     if call.dry_run:
-        print_pairs("quantize would write", stage.sizes(request))
+        sizes = stage.sizes(request)
+        lines = {part: f"{megabytes(size.bytes)}, {size.bits or 'as it is'}" for part, size in sizes.items()}
+        total = sum(size.bytes for size in sizes.values())
+        print_pairs("quantize would write", {**lines, "together": megabytes(total)})
         return
     folder = stage.run(request, Terminal())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    typer.echo(f"{folder} ({size / 1e6:.1f} MB)")
+    typer.echo(f"{folder} ({megabytes(size)})")
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{size / 1e6:.1f} MB"

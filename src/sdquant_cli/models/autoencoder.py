@@ -10,7 +10,7 @@ from ..errors import SdquantError
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
-CELLS = 4 * 64 * 64  # of latents that a GPU decodes together: some 8 GB of activations in fp32
+CELLS = 4 * 64 * 64  # of latents that a GPU decodes together: some 3 GB of activations in fp32
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What an inpainting denoiser reads beside the latent: a mask, and the latent of the picture around it.
+"""The inputs of an inpainting denoiser beside the latent: a mask, and the latent of the masked picture.
 
 A prompt file has no pictures, so each prompt is given one that follows from its number: pink noise, whose
 spectrum falls as that of photographs does, and a box of random place and size for the mask.

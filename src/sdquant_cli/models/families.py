@@ -6,7 +6,7 @@ are the defaults of their pipelines.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -221,26 +221,28 @@ class Family:
 
 NORMALISING = ("latents_mean", "latents_std", "shift_factor")  # each pipeline reads some of them
 
+SD = Family(
+    name="Stable Diffusion 1 and 2",
+    pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+    denoiser=UNET,
+    folder="unet",
+    texts=("text_encoder",),
+)
+SDXL = Family(
+    name="Stable Diffusion XL",
+    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    denoiser=UNET,
+    folder="unet",
+    texts=("text_encoder", "text_encoder_2"),
+    sized=True,
+    pooled=True,
+    indexed=True,
+    normalised=("latents_mean", "latents_std"),
+    guidance_scale=5.0,
+)
 FAMILIES = (
-    Family(
-        name="Stable Diffusion 1 and 2",
-        pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
-        denoiser=UNET,
-        folder="unet",
-        texts=("text_encoder",),
-    ),
-    Family(
-        name="Stable Diffusion XL",
-        pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-        denoiser=UNET,
-        folder="unet",
-        texts=("text_encoder", "text_encoder_2"),
-        sized=True,
-        pooled=True,
-        indexed=True,
-        normalised=("latents_mean", "latents_std"),
-        guidance_scale=5.0,
-    ),
+    SD,
+    SDXL,
     Family(
         name="Stable Diffusion 3",
         pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
@@ -266,33 +268,24 @@ FAMILIES = (
         steps=20,
         guidance_scale=4.5,
     ),
-    Family(
+    replace(
+        SD,
         name="Stable Diffusion inpainting",
         pipelines=("StableDiffusionInpaintPipeline",),
-        denoiser=UNET,
-        folder="unet",
-        texts=("text_encoder",),
         indexed=True,
         context=5,
     ),
-    Family(
+    replace(
+        SDXL,
         name="Stable Diffusion XL inpainting",
         pipelines=("StableDiffusionXLInpaintPipeline",),
-        denoiser=UNET,
-        folder="unet",
-        texts=("text_encoder", "text_encoder_2"),
-        sized=True,
-        pooled=True,
-        indexed=True,
-        normalised=("latents_mean", "latents_std"),
         context=5,
+        guidance_scale=7.5,
     ),
-    Family(
+    replace(
+        SD,
         name="Latent consistency models",
         pipelines=("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
-        denoiser=UNET,
-        folder="unet",
-        texts=("text_encoder",),
         embeds_guidance=True,
         scheduler="LCMScheduler",
         steps=4,

@@ -157,8 +157,8 @@ def class_in(folder: Path, part: str) -> type[Any]:
     index = read_json(folder / INDEX)
     _check_class(folder / INDEX, index, family_in(folder, str(folder)), part)
     library, name = index[part]
-    found: type[Any] = getattr(import_module(library), name)
-    return found
+    cls: type[Any] = getattr(import_module(library), name)
+    return cls
 
 
 def text_parts(index: Json, family: Family) -> list[str]:

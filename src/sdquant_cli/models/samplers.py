@@ -37,7 +37,6 @@ class Sampler(Protocol):
 
     config: Config
     timesteps: Tensor  # of each call of the network
-    alphas_cumprod: Tensor  # of each trained timestep; samplers of flow matching have none
 
     def step(self, prediction: Tensor, timestep: Tensor, latents: Tensor, **options: object) -> "Step":
         """Return the latents after a call, from the network's prediction."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UsageProblem
 from .samplers import Sampler, is_flow
 
 SMALLEST = 1e-8  # share of signal or noise that a log-SNR is computed of, so that it is finite
@@ -42,13 +43,21 @@ def log_snr(sampler: Sampler, timesteps: Sequence[float]) -> Tensor:
     """Return the logarithm of the signal-to-noise ratio (R) fp64 of latents at timesteps of a sampler.
 
     It is log(a / (1 - a)) of the share a of the signal's variance, linear between the trained timesteps; in
-    flow matching, whose latents are (1 - s) x + s noise at timestep 1000 s, it is 2 log((1 - s) / s).
+    flow matching, whose latents are (1 - s) x + s noise at timestep 1000 s, it is 2 log((1 - s) / s). Raises
+    UsageProblem for a sampler of neither kind.
     """
     t = torch.tensor(timesteps, dtype=torch.float64)
     if is_flow(sampler):
         noise = (t / float(sampler.config["num_train_timesteps"])).clamp(SMALLEST, 1 - SMALLEST)
         return 2 * ((1 - noise).log() - noise.log())
-    signal = sampler.alphas_cumprod.double().clamp(SMALLEST, 1 - SMALLEST)
+    products: Tensor | None = getattr(sampler, "alphas_cumprod", None)
+    if products is None:
+        name = type(sampler).__name__
+        raise UsageProblem(
+            f"--scheduler {name}: does not say how noisy its latents are, which interpolated tables need; "
+            f"choose another scheduler, or draw with --step-match nearest"
+        )
+    signal = products.double().clamp(SMALLEST, 1 - SMALLEST)
     trained = signal.log() - (1 - signal).log()
     lower = t.floor().long().clamp(0, len(trained) - 1)
     upper = (lower + 1).clamp(max=len(trained) - 1)

@@ -12,11 +12,11 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 @cache
 def library(dtype: str) -> ctypes.CDLL | None:
     """Return the kernel of a dtype, bf16 or fp32, compiled by the first call; None if it is not."""
-    found = load(f"attention_{dtype}")
-    if found is not None:
-        found.attention.argtypes = [*[_POINTER] * 4, *[_INT] * 5, _FLOAT]
-        found.attention.restype = ctypes.c_int
-    return found
+    kernel = load(f"attention_{dtype}")
+    if kernel is not None:
+        kernel.attention.argtypes = [*[_POINTER] * 4, *[_INT] * 5, _FLOAT]
+        kernel.attention.restype = ctypes.c_int
+    return kernel
 
 
 def available(dtype: str) -> bool:
@@ -24,8 +24,8 @@ def available(dtype: str) -> bool:
 
     That is bf16 where the CPU multiplies it, and fp32 with AVX2 alone.
     """
-    found = library(dtype)
-    return found is not None and bool(found.attention_supported())
+    kernel = library(dtype)
+    return kernel is not None and bool(kernel.attention_supported())
 
 
 def attention(
@@ -36,7 +36,7 @@ def attention(
     `shape` is batch, queries, keys, heads, channels of a head (n, l, s, heads, channels).
     Raises MemoryError if there is no memory for the kernel's layout of keys and values.
     """
-    found = library(dtype)
-    assert found is not None
-    if found.attention(*addresses, *shape, scale):
+    kernel = library(dtype)
+    assert kernel is not None
+    if kernel.attention(*addresses, *shape, scale):
         raise MemoryError("attention: no room for keys and values")

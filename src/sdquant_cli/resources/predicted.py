@@ -42,7 +42,7 @@ Numbers = dict[str, int | float | str]
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a simulated denoiser rounds."""
+    """The rounding of a simulated denoiser, as far as it takes memory."""
 
     quantized: bool = False  # whether it has codes beside its weights
     attention: int | None = None  # bits of attention's products, which the fused kernel cannot round

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import DamagedArtifact, UsageProblem, first_line
+from ..errors import UsageProblem
 from ..metrics.ratios import snr
 from ..models.description import ModelDescription
 from ..models.folder import class_in
@@ -26,7 +25,8 @@ from . import digests
 from .engines import dequantized
 from .layers import Packed
 from .network import pack_network, use_engine
-from .plugin import SHA256, SdquantConfig
+from .plugin import SdquantConfig
+from .proof import refusing_other_calls
 
 if TYPE_CHECKING:
     from ..models.pretrained import Network
@@ -41,7 +41,7 @@ TOKENS = 32  # of a text encoder's self-test
 # ---------------------------------------------------------------- what is packed
 
 
-def decided(model: ModelDescription, part: str, config: SdquantConfig) -> SdquantConfig:
+def component_config(model: ModelDescription, part: str, config: SdquantConfig) -> SdquantConfig:
     """Return the config of a component with nothing left open.
 
     The layers at its ends stay in floating point. Raises UsageProblem for bits that cannot be, and for a
@@ -57,10 +57,11 @@ def decided(model: ModelDescription, part: str, config: SdquantConfig) -> Sdquan
 
 def _ends_of_autoencoder(names: list[str]) -> list[str]:
     """Return the first and the last layer of encoder and decoder, and those outside both."""
-    within = {half: [name for name in names if name.startswith(half)] for half in ("encoder.", "decoder.")}
-    kept = set(names).difference(*within.values())
-    for layers in filter(None, within.values()):
-        kept.update(ends(layers))
+    halves = ("encoder.", "decoder.")
+    kept = {name for name in names if not name.startswith(halves)}
+    for half in halves:
+        if layers := [name for name in names if name.startswith(half)]:
+            kept.update(ends(layers))
     return [name for name in names if name in kept]
 
 
@@ -105,7 +106,7 @@ def write(
     if hasattr(network, "register_to_config"):
         network.register_to_config(_name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
-    store_digests(folder)
+    digests.record(folder)
 
 
 def halve(network: nn.Module) -> None:
@@ -116,15 +117,6 @@ def halve(network: nn.Module) -> None:
                 half = parameter.data.to(dtype)
                 if torch.equal(half.float(), parameter.data):
                     parameter.data = half
-
-
-def store_digests(folder: Path) -> None:
-    """Write the digests of a packed network's weight files into its config.json."""
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    weights = {file.name: digests.sha256(file) for file in sorted(folder.glob("*.safetensors"))}
-    content["quantization_config"][SHA256] = weights
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def facts(folder: Path) -> dict[str, object]:
@@ -163,14 +155,9 @@ def replay(network: "Network", folder: Path, part: str) -> float:
     Raises DamagedArtifact for a file without a call of this network.
     """
     file = folder / SELF_TESTS.replace("*", part)
-    try:
+    with refusing_other_calls(file):
         stored = load_file(file)
         ratio = snr(stored["output"][None], _answer(network, stored["input"])[None])
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise DamagedArtifact(
-            f"{file}: has no call of this network ({type(error).__name__}: {first_line(error)}); "
-            f"{digests.REMEDY}"
-        ) from None
     return float(ratio)
 
 

@@ -21,7 +21,7 @@ from ..models.weights import weight_files
 from ..types import ExportFormat
 from . import digests
 from .checks import check_numbers
-from .components import SHARD, store_digests
+from .components import SHARD
 from .description import NO_OTHERS, Others, card, recipe_of
 from .hook import METHOD
 from .plugin import SdquantConfig, SdquantQuantizer
@@ -39,7 +39,7 @@ def write_packed(network: "ModelMixin", config: SdquantConfig, folder: Path) -> 
     network.hf_quantizer = SdquantQuantizer(config, pre_quantized=True)
     network.register_to_config(quantization_config=config, _name_or_path="")
     network.save_pretrained(folder, max_shard_size=SHARD)
-    store_digests(folder)
+    digests.record(folder)
 
 
 def write_dense(network: "ModelMixin", folder: Path) -> None:

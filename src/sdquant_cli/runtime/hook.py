@@ -53,7 +53,7 @@ def _register_encoders(auto: ModuleType) -> None:
 
 
 class _Config:
-    """What makes a SdquantConfig for transformers, which is not imported whole when this is registered."""
+    """A stand-in for SdquantConfig, registered while transformers is still being imported."""
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, object], **options: object) -> object:

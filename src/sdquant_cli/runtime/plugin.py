@@ -48,7 +48,6 @@ _FORMAT_1 = {
     "smoothing": False,
     "floating": None,
 }
-SHA256 = "sha256"  # the field with the digests of weight files
 ENGINE_VARIABLE = "SDQUANT_ENGINE"
 SKIP_VARIABLE = "SDQUANT_SKIP_SHA256"
 
@@ -108,7 +107,7 @@ class SdquantConfig(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields for a config.json, without digests, since other weight files may be saved."""
-        fields = {name: getattr(self, name) for name in _Fields.model_fields if name != SHA256}
+        fields = {name: getattr(self, name) for name in _Fields.model_fields if name != digests.FIELD}
         if self.embedded_guidance is None:  # as in files of before
             del fields["embedded_guidance"]
         fields["timesteps"] = [int(t) if t.is_integer() else t for t in self.timesteps]

@@ -5,7 +5,9 @@ provenance.json has the sha256 of every other file, and of its own text without 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from ..models.conditioning import Conditioning, predict
 from . import digests
 
 PROVENANCE, SELF_TEST = "provenance.json", "selftest.safetensors"
-_OTHER_PARTS = ("pooled", "size", "guidance", "mask")  # of a conditioning, in its order; some are absent
+_PARTS = tuple(field.name for field in fields(Conditioning))
 _CHECKSUM = "sha256"  # the field of provenance.json with its own digest
 
 
@@ -29,8 +31,7 @@ def write_self_test(
     """Store the inputs and the output of one call of the network."""
     with torch.no_grad():
         tensors = {"x": x, "timestep": timestep, "output": predict(network, x, timestep, conditioning)}
-    tensors["tokens"] = conditioning.tokens
-    tensors |= {n: t for n in _OTHER_PARTS if (t := getattr(conditioning, n)) is not None}
+    tensors |= {n: t for n in _PARTS if (t := getattr(conditioning, n)) is not None}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
@@ -39,18 +40,24 @@ def replay(network: nn.Module, file: Path) -> float:
 
     Raises DamagedArtifact for a file without a call of this network.
     """
-    try:
+    with refusing_other_calls(file), torch.no_grad():
         stored = load_file(file)
-        conditioning = Conditioning(stored["tokens"], *map(stored.get, _OTHER_PARTS))
-        with torch.no_grad():
-            answer = predict(network, stored["x"], stored["timestep"], conditioning)
+        conditioning = Conditioning(**{name: stored[name] for name in _PARTS if name in stored})
+        answer = predict(network, stored["x"], stored["timestep"], conditioning)
         ratio = snr(stored["output"][None], answer[None])
+    return float(ratio)
+
+
+@contextmanager
+def refusing_other_calls(file: Path) -> Iterator[None]:
+    """Raise DamagedArtifact where a file within does not have a call of the network at hand."""
+    try:
+        yield
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise DamagedArtifact(
             f"{file}: has no call of this network ({type(error).__name__}: {first_line(error)}); "
             f"{digests.REMEDY}"
         ) from None
-    return float(ratio)
 
 
 def write_provenance(folder: Path, facts: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ from ..artifacts.quant_state import (
     find_state,
     packed_denoiser,
     refuse_unless_packable,
+    refuse_without_log_snr,
     scheduled,
 )
 from ..artifacts.time_table import TimeTable
@@ -85,7 +86,7 @@ class _Source:
 
     @property
     def match(self) -> StepMatch | None:
-        """How its tables come to the setting's timesteps."""
+        """The way from calibrated tables to those of the setting, None if they are the same."""
         return None if self.setting == self.state.facts.setting else StepMatch.INTERPOLATE
 
     @property
@@ -106,7 +107,9 @@ def _setting(request: ExportRequest, state: QuantState, workspace: Workspace) ->
     if request.format not in (ExportFormat.PACKED, *_GRAPHS):
         raise UsageProblem(f"{flags}: --format {request.format} has no tables; leave it out")
     setting = calibrated.model_copy(update=given)
-    workspace.model(calibrated).rehearse(setting)
+    model = workspace.model(calibrated)
+    model.rehearse(setting)
+    refuse_without_log_snr(model, calibrated, setting)
     return setting
 
 

@@ -11,7 +11,13 @@ import torch
 from ..artifacts.images import Drawing, Images, draw, layout
 from ..artifacts.latents import Latents
 from ..artifacts.prompts import planned_prompts, store_prompts
-from ..artifacts.quant_state import QuantState, execution_of, find_state, refuse_unless_packable
+from ..artifacts.quant_state import (
+    QuantState,
+    execution_of,
+    find_state,
+    refuse_unless_packable,
+    refuse_without_log_snr,
+)
 from ..artifacts.settings import check_sides, guidance_fields, inherit, new_setting
 from ..artifacts.text_embeds import store_embeddings
 from ..artifacts.workspace import Plan, Planned, Workspace
@@ -51,7 +57,7 @@ class _Source:
 
     @property
     def rounding(self) -> predicted.Rounding:
-        """What rounding adds to the memory of a call."""
+        """The rounding that takes memory in a call."""
         attention = self.state.spec.attention_bits if self.state else None
         return predicted.Rounding(quantized=self.state is not None, attention=attention)
 
@@ -156,6 +162,8 @@ def _quantized(request: GenerateRequest, workspace: Workspace) -> _Source:
     if request.step_match:
         setting = _free(request, state, model, (*_SCHEDULE, *sizes))
         model.rehearse(setting)
+        if request.step_match is StepMatch.INTERPOLATE:
+            refuse_without_log_snr(model, state.facts.setting, setting)
         workspace.events.note(_stand_ins(model, state.facts.setting, setting, request.step_match))
         return _Source(setting, state)
     _refuse_other_steps(request, state, workspace)

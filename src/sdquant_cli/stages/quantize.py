@@ -6,8 +6,8 @@ scale for each token and pixel, found at run time.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,22 +58,27 @@ def run(request: QuantizeRequest, events: Events) -> Path:
             directory.write_packed(network, config_of(layout), folder / model.family.folder)
             network.float()
             use_engine(network, dequantized)
-        _write_components(folder, model, configs, events)
-        _write(folder, network, layout, model, _spec(request))
+        packed = {part: config for part, config in configs.items() if part != model.family.folder}
+        _write_components(folder, model, packed, events)
+        _write(folder, network, layout, model, _spec(request), list(packed))
     return request.output
 
 
-def sizes(request: QuantizeRequest) -> dict[str, str]:
-    """Return the size of each network of the folder, and their sum, as text; no weights are read."""
+@dataclass(frozen=True)
+class Size:
+    """The size of a network in the folder."""
+
+    bytes: int
+    bits: str | None  # None: as it is in the model
+
+
+def sizes(request: QuantizeRequest) -> dict[str, Size]:
+    """Return the size of each network that the folder would have; no weights are read."""
     check_new_folder(request.output, None)
     model = find_model(_named(request))
     configs = _configs(request, model)
-    table, total = {}, 0
-    for part, size in components.sizes(model, configs).items():
-        config = configs.get(part)
-        table[part] = f"{size / 1e6:.1f} MB, {config.bits if config else 'as it is'}"
-        total += size
-    return {**table, "together": f"{total / 1e6:.1f} MB"}
+    bits = {part: config.bits for part, config in configs.items()}
+    return {part: Size(count, bits.get(part)) for part, count in components.sizes(model, configs).items()}
 
 
 def _configs(request: QuantizeRequest, model: Model) -> dict[str, SdquantConfig]:
@@ -93,26 +98,26 @@ def _configs(request: QuantizeRequest, model: Model) -> dict[str, SdquantConfig]
             configs[part] = _config(request, text, list(model.layer_shapes))
         else:
             config = SdquantConfig(bits=text, group_size=request.group_size, made_with=__version__)
-            configs[part] = components.decided(model, part, config)
+            configs[part] = components.component_config(model, part, config)
     return configs
 
 
 def _bits_by_component(request: QuantizeRequest, model: Model) -> dict[str, str]:
     """Return the bits of each network that the request names, in the pipeline's order."""
-    own = _named_components(request)
-    if ALL in own:
-        if own.pop(ALL):
+    requested = _named_components(request)
+    if ALL in requested:
+        if requested.pop(ALL):
             raise UsageProblem(f"--components {ALL}: takes no bits of its own; use --bits")
-        own = dict.fromkeys(model.networks) | own
-    own = own or {model.family.folder: None}
+        requested = dict.fromkeys(model.networks) | requested
+    requested = requested or {model.family.folder: None}
     usual = {components.AUTOENCODER: components.AUTOENCODER_BITS}
     bits = {}
     for part in model.networks:
-        if part in own:
-            bits[part] = own.pop(part) or usual.get(part, request.bits)
-    if own:
+        if part in requested:
+            bits[part] = requested.pop(part) or usual.get(part, request.bits)
+    if requested:
         raise UsageProblem(
-            f"--components {next(iter(own))}: is no network of {model.source}, which has "
+            f"--components {next(iter(requested))}: is no network of {model.source}, which has "
             f"{', '.join(model.networks)}"
         )
     return bits
@@ -209,10 +214,9 @@ def _weights(model: Model, names: list[str]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_components(
-    folder: Path, model: Model, configs: Mapping[str, SdquantConfig], events: Events
+    folder: Path, model: Model, packed: Mapping[str, SdquantConfig], events: Events
 ) -> None:
-    """Write the packed networks besides the denoiser, each with a self-test."""
-    packed = {part: config for part, config in configs.items() if part != model.family.folder}
+    """Write the packed networks besides the denoiser."""
     if not packed:
         return
     with (
@@ -239,14 +243,19 @@ def _sources(model: Model, scratch: Path) -> dict[str, Path]:
 
 
 def _write(
-    folder: Path, network: nn.Module | None, layout: Layout, model: Model, spec: QuantStateSpec
+    folder: Path,
+    network: nn.Module | None,
+    layout: Layout,
+    model: Model,
+    spec: QuantStateSpec,
+    packed: Sequence[str],
 ) -> None:
+    """Write what is left of the folder: other components, self-tests, recipe, card and provenance."""
     form = ExportFormat.PACKED
     setting = setting_of(model, SettingRequest())
     sampler = model.sampler(setting)
     if network is None and model.name.lora:
         directory.write_dense(model.denoiser(), folder / model.family.folder)
-    packed = [part for part in model.networks if (folder / part).exists() and part != model.family.folder]
     directory.write_others(model, sampler, folder)
     for part in packed:
         components.write_self_test(folder, part)

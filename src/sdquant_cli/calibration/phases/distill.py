@@ -3,10 +3,10 @@
 from functools import partial
 
 from ...manifests import QuantStateSpec
-from ..ahead import ahead
 from ..checkpoints import run_from_last
 from ..distillation import Training
 from ..job import Job
+from ..prefetch import prefetched
 from ..shares import follow_the_first
 from ..sources import BatchContext
 
@@ -29,7 +29,7 @@ class DistillNetwork:
         if inputs.checkpointing:
             student.enable_gradient_checkpointing()  # type: ignore[operator]
         targets = inputs.targets
-        source = ahead(inputs.recipe.source(_context(job)))
+        source = prefetched(inputs.recipe.source(_context(job)))
         teacher = job.teacher.watching(targets.watched)
         training = Training(student, teacher, source, targets, spec.train, spec.iterations, spec.seed)
         run_from_last(training, job.scratch)

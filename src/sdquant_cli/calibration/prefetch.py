@@ -1,4 +1,4 @@
-"""Batches prepared ahead: one is read from the store and copied while the one before is computed on."""
+"""Prefetching of batches: the next is read from the store and copied while the last one is computed on."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,8 +8,8 @@ from .items import Batch
 from .sources import Source
 
 
-class Ahead:
-    """A source of the same batches as another one that learns nothing from predictions."""
+class Prefetched:
+    """The batches of a source that learns nothing from predictions, each read before it is asked for."""
 
     learns = False
 
@@ -30,6 +30,6 @@ class Ahead:
         """Do nothing: the next batch does not depend on the prediction."""
 
 
-def ahead(source: Source) -> Source:
-    """Return a source that prepares its batches ahead, where they do not depend on predictions."""
-    return source if source.learns else Ahead(source)
+def prefetched(source: Source) -> Source:
+    """Return a source with its batches prefetched, unless they depend on predictions."""
+    return source if source.learns else Prefetched(source)

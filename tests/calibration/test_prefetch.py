@@ -1,11 +1,11 @@
-"""Batches that are prepared ahead are those of their source."""
+"""Prefetched batches are those of their source."""
 
 import threading
 
 import pytest
 import torch
 
-from sdquant_cli.calibration.ahead import ahead
+from sdquant_cli.calibration.prefetch import prefetched
 from sdquant_cli.calibration.sources import MixedLatents, NoisedPictures, Pictures, TrajectoryBatches
 from sdquant_cli.models.conditioning import Conditioning
 
@@ -18,10 +18,10 @@ PICTURES = Pictures(torch.randn(6, 4, 4, 4), torch.arange(6), TEXTS)
 @pytest.mark.parametrize("source", [MixedLatents, NoisedPictures])
 @pytest.mark.parametrize("iterations", [range(5), [3, 4, 9, 2]], ids=["in order", "resumed"])
 def test_batches_are_the_same(source, iterations):
-    plain, prepared = source(context(pictures=PICTURES)), ahead(source(context(pictures=PICTURES)))
-    assert prepared is not plain
+    plain, early = source(context(pictures=PICTURES)), prefetched(source(context(pictures=PICTURES)))
+    assert early is not plain
     for iteration in iterations:
-        one, other = plain.batch(iteration), prepared.batch(iteration)
+        one, other = plain.batch(iteration), early.batch(iteration)
         assert torch.equal(one.x, other.x)
         assert torch.equal(one.row, other.row)
         assert torch.equal(one.conditioning.tokens, other.conditioning.tokens)
@@ -43,15 +43,15 @@ class Slow(MixedLatents):
 
 def test_the_next_batch_begins_before_it_is_asked_for():
     source = Slow(context())
-    prepared = ahead(source)
-    prepared.batch(0)
+    early = prefetched(source)
+    early.batch(0)
     assert source.began[1].wait(timeout=60)
     assert not source.began[2].is_set()
-    prepared.batch(1)
+    early.batch(1)
     with pytest.raises(OSError, match="gone"):
-        prepared.batch(2)
+        early.batch(2)
 
 
 def test_trajectories_wait_for_the_prediction():
     source = TrajectoryBatches(context())
-    assert ahead(source) is source
+    assert prefetched(source) is source
